@@ -1,0 +1,164 @@
+//! `bert-xla plugins`: which plugins are here and which devices they drive; `plugins install`: fetches one.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value as Json, json};
+
+use crate::pjrt::install::install;
+use crate::pjrt::{Backend, Client, Device, DeviceMemory, Error, Plugin, Result, Value, cpu_device_count};
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct PluginsArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Download a plugin into the cache folder
+    Install {
+        /// cpu, gpu or tpu
+        backend: Backend,
+    },
+}
+
+/// What is known of one backend.
+struct Report {
+    backend: Backend,
+    state: State,
+}
+
+enum State {
+    /// Every place that was looked at.
+    Missing(Vec<String>),
+    /// Found, but its hardware is not here; the reason.
+    NotLoaded(PathBuf, String),
+    /// Found, but it does not work; the error.
+    Failed(PathBuf, String),
+    Ready(Client),
+}
+
+/// Lists the plugins or installs one.
+pub fn run(args: PluginsArgs) -> Result<()> {
+    if let Some(Action::Install { backend }) = args.action {
+        let installed = install(backend)?;
+        let verb = if installed.already { "already installed" } else { "installed" };
+        println!("{backend}: {verb}: {}", installed.path.display());
+        return Ok(());
+    }
+    let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
+    let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
+    if args.json {
+        println!("{:#}", Json::Array(reports.iter().map(Report::json).collect()));
+    } else {
+        reports.iter().for_each(Report::print);
+    }
+    Ok(())
+}
+
+fn inspect(backend: Backend) -> Result<State> {
+    let path = match Plugin::find(backend, None) {
+        Ok(path) => path,
+        Err(Error::NotFound { looked, .. }) => return Ok(State::Missing(looked)),
+        Err(error) => return Err(error),
+    };
+    if let Err(reason) = backend.probe() {
+        return Ok(State::NotLoaded(path, reason));
+    }
+    let client = Plugin::load(backend, &path).and_then(|plugin| plugin.client(&look_only(backend)));
+    Ok(match client {
+        Ok(client) => State::Ready(client),
+        Err(error) => State::Failed(path, error.to_string()),
+    })
+}
+
+/// Options with which a client takes no more than it must.
+fn look_only(backend: Backend) -> Vec<(&'static str, Value)> {
+    match backend {
+        Backend::Cpu => vec![cpu_device_count(1)],
+        Backend::Gpu => vec![("preallocate", Value::Bool(false))],
+        Backend::Tpu => Vec::new(),
+    }
+}
+
+impl Report {
+    fn print(&self) {
+        let backend = self.backend;
+        match &self.state {
+            State::Missing(looked) => {
+                println!("{backend}: not found, looked at {}", looked.join(", "));
+                println!("  bert-xla plugins install {backend}");
+            }
+            State::NotLoaded(path, reason) => {
+                println!("{backend}: {}", path.display());
+                println!("  found, not loaded: {reason}");
+            }
+            State::Failed(path, error) => {
+                println!("{backend}: {}", path.display());
+                println!("  found, but fails: {error}");
+            }
+            State::Ready(client) => {
+                let (major, minor) = client.plugin().api_version();
+                println!("{backend}: {}", client.plugin().path().display());
+                println!("  PJRT C API {major}.{minor}, {}", count(client.devices().len(), "device"));
+                client.devices().for_each(print_device);
+            }
+        }
+    }
+
+    fn json(&self) -> Json {
+        let backend = self.backend.to_string();
+        match &self.state {
+            State::Missing(looked) => json!({ "backend": backend, "state": "missing", "looked": looked }),
+            State::NotLoaded(path, reason) => {
+                json!({ "backend": backend, "state": "not loaded", "path": path, "reason": reason })
+            }
+            State::Failed(path, error) => {
+                json!({ "backend": backend, "state": "failed", "path": path, "error": error })
+            }
+            State::Ready(client) => {
+                let (major, minor) = client.plugin().api_version();
+                json!({
+                    "backend": backend,
+                    "state": "ready",
+                    "path": client.plugin().path(),
+                    "api_version": format!("{major}.{minor}"),
+                    "devices": client.devices().map(device_json).collect::<Vec<_>>(),
+                })
+            }
+        }
+    }
+}
+
+fn print_device(device: Device<'_>) {
+    let memory = match device.memory() {
+        Some(DeviceMemory { in_use, limit: Some(limit), .. }) => {
+            format!(", {} of {} in use", gib(in_use), gib(limit))
+        }
+        _ => String::new(),
+    };
+    println!("  device {}: {}{memory}", device.id(), device.kind());
+}
+
+fn device_json(device: Device<'_>) -> Json {
+    let memory = device.memory();
+    json!({
+        "id": device.id(),
+        "kind": device.kind(),
+        "memory_in_use_bytes": memory.map(|memory| memory.in_use),
+        "memory_limit_bytes": memory.and_then(|memory| memory.limit),
+    })
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}

@@ -1,0 +1,160 @@
+//! Token ids of fixed length, by the checkpoint's own WordPiece tokenizer.
+
+use std::fs;
+use std::path::Path;
+
+use ndarray::{Array2, s};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{AddedToken, PostProcessor, TruncationParams};
+
+use super::DataError;
+use crate::hub::TokenizerFiles;
+
+/// Turns texts into `[CLS] ... [SEP] [PAD]...` of `max_length` tokens.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    max_length: usize,
+    pad_id: u32,
+}
+
+/// The token ids of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tokens {
+    /// `[rows, max_length]`
+    pub input_ids: Array2<i32>,
+    /// `[rows]`: tokens of each row before its padding, `[CLS]` and `[SEP]` included.
+    pub lengths: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, whose own truncation and padding are replaced, or builds BERT's tokenizer from
+    /// `vocab.txt`. There, lower-casing is as `tokenizer_config.json` says; without that file, texts are
+    /// lower-cased if the vocabulary has no upper-case letter.
+    ///
+    /// # Errors
+    /// If a file can't be read or lacks a special token, or if `max_length` leaves no room for text.
+    pub fn open(files: &TokenizerFiles, max_length: usize) -> Result<Self, DataError> {
+        let (path, inner) = match files {
+            TokenizerFiles::Json(path) => (path, tokenizers::Tokenizer::from_file(path)),
+            TokenizerFiles::Vocab { vocab, config } => (vocab, word_piece(vocab, config.as_deref())),
+        };
+        let error = |message: String| DataError::Tokenizer { path: path.clone(), message };
+        let mut inner = inner.map_err(|cause| error(format!("not a usable tokenizer: {cause}")))?;
+        let pad_id = match inner.get_padding() {
+            Some(padding) => padding.pad_id,
+            None => inner
+                .token_to_id("[PAD]")
+                .ok_or_else(|| error("the vocabulary has no [PAD] token".to_owned()))?,
+        };
+        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        if max_length <= special {
+            return Err(DataError::Option(format!(
+                "a length of {max_length} tokens leaves no room for text beside {special} special tokens"
+            )));
+        }
+        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        inner.with_padding(None);
+        inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
+        Ok(Self { inner, max_length, pad_id })
+    }
+
+    /// Number of token ids, which the model's `vocab_size` must reach.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Tokenizes all texts, on all cores.
+    pub fn encode(&self, texts: &[String]) -> Result<Tokens, DataError> {
+        // An encoding holds far more than its ids; a chunk at a time bounds what they take.
+        const CHUNK: usize = 4096;
+        let mut input_ids = Array2::from_elem((texts.len(), self.max_length), self.pad_id as i32);
+        let mut lengths = Vec::with_capacity(texts.len());
+        for chunk in texts.chunks(CHUNK) {
+            let chunk: Vec<&str> = chunk.iter().map(String::as_str).collect();
+            let encodings = self
+                .inner
+                .encode_batch_fast(chunk, true)
+                .map_err(|cause| DataError::Encode(cause.to_string()))?;
+            for encoding in encodings {
+                let ids = encoding.get_ids();
+                let mut row = input_ids.slice_mut(s![lengths.len(), ..ids.len()]);
+                row.iter_mut().zip(ids).for_each(|(to, &id)| *to = id as i32);
+                lengths.push(ids.len() as u32);
+            }
+        }
+        Ok(Tokens { input_ids, lengths })
+    }
+}
+
+impl Tokens {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    pub fn max_length(&self) -> usize {
+        self.input_ids.ncols()
+    }
+
+    /// The ids of one row, `[max_length]`.
+    pub fn row(&self, row: usize) -> &[i32] {
+        // `encode` allocates in row-major order, and slices of a matrix built otherwise are refused here.
+        self.input_ids.row(row).to_slice().expect("input_ids is row-major")
+    }
+
+    /// Tokens of one row before its padding.
+    pub fn length(&self, row: usize) -> usize {
+        self.lengths[row] as usize
+    }
+}
+
+/// BERT's tokenizer, as the `transformers` library builds it from a vocabulary.
+fn word_piece(vocab: &Path, config: Option<&Path>) -> tokenizers::Result<tokenizers::Tokenizer> {
+    /// The settings of `tokenizer_config.json` that change the ids, with their defaults.
+    #[derive(serde::Deserialize)]
+    struct Config {
+        do_lower_case: Option<bool>,
+        strip_accents: Option<bool>,
+        tokenize_chinese_chars: Option<bool>,
+    }
+
+    let model = WordPiece::builder().vocab(WordPiece::read_bytes(&fs::read(vocab)?)?).build()?;
+    let config = match config {
+        Some(path) => serde_json::from_slice(&fs::read(path)?)?,
+        None => Config { do_lower_case: None, strip_accents: None, tokenize_chinese_chars: None },
+    };
+    let lower_case = config.do_lower_case.unwrap_or_else(|| !has_upper_case(&model));
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let id_of = |tokenizer: &tokenizers::Tokenizer, token: &str| {
+        let id = tokenizer.token_to_id(token).ok_or_else(|| format!("there is no {token} token"))?;
+        Ok::<_, String>((token.to_owned(), id))
+    };
+    let (sep, cls) = (id_of(&tokenizer, "[SEP]")?, id_of(&tokenizer, "[CLS]")?);
+    let present: Vec<_> =
+        special.into_iter().filter(|token| tokenizer.token_to_id(token).is_some()).collect();
+    tokenizer.add_special_tokens(present.into_iter().map(|token| AddedToken::from(token, true)))?;
+    tokenizer.with_normalizer(Some(BertNormalizer::new(
+        true,
+        config.tokenize_chinese_chars.unwrap_or(true),
+        config.strip_accents,
+        lower_case,
+    )))?;
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
+    Ok(tokenizer)
+}
+
+/// By ASCII letters: uncased vocabularies do hold capitals that have no lower case, such as a mathematical R.
+fn has_upper_case(model: &WordPiece) -> bool {
+    let vocab = tokenizers::Model::get_vocab(model);
+    vocab.keys().any(|token| !token.starts_with('[') && token.contains(|c: char| c.is_ascii_uppercase()))
+}

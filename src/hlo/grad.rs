@@ -1,0 +1,254 @@
+//! Reverse-mode differentiation: the gradient is more graph, so XLA fuses it with the rest.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::graph::{Graph, Node, NodeId, Tensor};
+use super::op::{Binary, Comparison, DotDimensions, Op, Reduction, Unary};
+
+impl Graph {
+    /// The gradient of `loss`, a scalar, with respect to each of `wrt`; `None` for one that `loss` doesn't depend on.
+    #[track_caller]
+    pub fn gradients<'g>(&'g self, loss: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Option<Tensor<'g>>> {
+        assert_eq!(loss.rank(), 0, "gradients: the loss must be a scalar, not {}", loss.shape());
+        let sources = wrt.iter().map(|tensor| tensor.id).collect::<Vec<_>>();
+        let reached = self.reached_from(&sources);
+        let reaching = self.reaching(&[loss.id]);
+        let mut gradients = HashMap::from([(loss.id, loss.like(1.0))]);
+        for id in (0..=loss.id).rev().filter(|id| reached[*id] && reaching[*id]) {
+            let Some(&gradient) = gradients.get(&id) else { continue };
+            let node = self.node(id);
+            let needed = node.inputs.iter().map(|input| reached[*input]).collect::<Vec<_>>();
+            if !needed.contains(&true) {
+                continue;
+            }
+            let path = Rc::from(format!("gradient/{}", node.scope));
+            self.with_path(path, || {
+                let rule = Rule { graph: self, id, node: &node, needed: &needed };
+                for (input, contribution) in node.inputs.iter().zip(rule.input_gradients(gradient)) {
+                    let Some(contribution) = contribution.filter(|_| reached[*input]) else { continue };
+                    let sum = gradients.get(input).map_or(contribution, |sum| *sum + contribution);
+                    gradients.insert(*input, sum);
+                }
+            });
+        }
+        sources.iter().map(|id| gradients.get(id).copied()).collect()
+    }
+}
+
+/// One node, seen by its gradient rule.
+struct Rule<'a, 'g> {
+    graph: &'g Graph,
+    id: NodeId,
+    node: &'a Node,
+    /// Which inputs lead to what is differentiated by; the others may be left out.
+    needed: &'a [bool],
+}
+
+impl<'g> Rule<'_, 'g> {
+    fn input(&self, index: usize) -> Tensor<'g> {
+        Tensor { graph: self.graph, id: self.node.inputs[index] }
+    }
+
+    fn output(&self) -> Tensor<'g> {
+        Tensor { graph: self.graph, id: self.id }
+    }
+
+    /// The gradient of each input, for `g`, the gradient of the output.
+    fn input_gradients(&self, g: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        match &self.node.op {
+            // Leaves, and functions that are constant almost everywhere.
+            Op::Parameter { .. } | Op::Constant(_) | Op::Iota { .. } | Op::ReplicaId => vec![],
+            Op::Compare(_) => vec![None, None],
+            Op::BitcastConvert(_) | Op::RngBitGenerator { .. } | Op::StopGradient => vec![None],
+            Op::Unary(op) => vec![self.unary(*op, g)],
+            Op::Binary(op) => self.binary(*op, g).into(),
+            // f(c, a, b) = c ? a : b;  df/da = c, df/db = !c
+            Op::Select => {
+                let zero = g.like(0.0);
+                vec![None, Some(self.input(0).select(g, zero)), Some(self.input(0).select(zero, g))]
+            }
+            Op::Convert(_) => {
+                let from = self.input(0).shape().element_type;
+                vec![from.is_float().then(|| g.convert(from))]
+            }
+            Op::Broadcast { dims, mapping } => {
+                let repeated = (0..dims.len()).filter(|d| !mapping.contains(d)).collect::<Vec<_>>();
+                vec![Some(g.sum(&repeated))]
+            }
+            Op::Reshape { .. } => vec![Some(g.reshape(&self.input(0).dims()))],
+            Op::Transpose { permutation } => vec![Some(g.transpose(&inverse(permutation)))],
+            Op::Slice { start, limit: _, stride } => vec![Some(self.slice(start, stride, g))],
+            Op::Concatenate { dim } => self.concatenate(*dim, g),
+            Op::Pad { low, high: _, interior } => self.pad(low, interior, g).into(),
+            Op::DotGeneral(dimensions) => self.dot(dimensions, g).into(),
+            Op::Reduce { kind, dims } => vec![Some(self.reduce(*kind, dims, g))],
+            // f(t, i) = t[i];  df/dt adds each row back
+            Op::Gather => {
+                let zeros = self.graph.full(self.input(0).shape(), 0.0);
+                vec![Some(zeros.scatter_add(self.input(1), g)), None]
+            }
+            // f(t, i, u) = t with t[i] += u;  df/dt = 1, df/du = [i]
+            Op::ScatterAdd => vec![Some(g), None, Some(g.gather(self.input(1)))],
+            // f(x) = sum of x over replicas: each replica's x reaches every replica's loss
+            Op::AllReduce => vec![Some(g.all_reduce_sum())],
+        }
+    }
+
+    fn unary(&self, op: Unary, g: Tensor<'g>) -> Option<Tensor<'g>> {
+        let (x, y) = (self.input(0), self.output());
+        match op {
+            // |x|' = sign x
+            Unary::Abs => Some(g * x.sign()),
+            // sign' = 0; not is not differentiable
+            Unary::Sign | Unary::Not => None,
+            Unary::Negate => Some(-g),
+            // (e^x)' = e^x
+            Unary::Exp => Some(g * y),
+            // (e^x - 1)' = e^x
+            Unary::Expm1 => Some(g * (y + 1.0)),
+            // (ln x)' = 1/x
+            Unary::Log => Some(g / x),
+            // (ln(1+x))' = 1/(1+x)
+            Unary::Log1p => Some(g / (x + 1.0)),
+            // tanh' = 1 - tanh^2
+            Unary::Tanh => Some(g * (-(y * y) + 1.0)),
+            // erf' = 2/sqrt(pi) e^(-x^2)
+            Unary::Erf => Some(g * ((-(x * x)).exp() * std::f64::consts::FRAC_2_SQRT_PI)),
+            // sqrt' = 1/(2 sqrt x)
+            Unary::Sqrt => Some(g * 0.5 / y),
+            // (x^-1/2)' = -1/2 x^-3/2
+            Unary::Rsqrt => Some(g * (y * y * y * -0.5)),
+        }
+    }
+
+    fn binary(&self, op: Binary, g: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {
+        let (a, b) = (self.input(0), self.input(1));
+        match op {
+            Binary::Add => [Some(g), Some(g)],
+            Binary::Subtract => [Some(g), Some(-g)],
+            // (ab)' = a'b + ab'
+            Binary::Multiply => [Some(g * b), Some(g * a)],
+            // (a/b)' = a'/b - b' (a/b)/b
+            Binary::Divide => [Some(g / b), Some(-(g * self.output() / b))],
+            // The larger (smaller) side has the gradient; equals share it.
+            Binary::Maximum => [Some(g * wins(a, b, Comparison::Gt)), Some(g * wins(b, a, Comparison::Gt))],
+            Binary::Minimum => [Some(g * wins(a, b, Comparison::Lt)), Some(g * wins(b, a, Comparison::Lt))],
+            // Bits have no gradient.
+            Binary::And | Binary::Or | Binary::Xor | Binary::ShiftLeft | Binary::ShiftRightLogical => {
+                [None, None]
+            }
+        }
+    }
+
+    /// f(x) = x[start..limit by stride]: zeros go back where nothing was taken.
+    fn slice(&self, start: &[usize], stride: &[usize], g: Tensor<'g>) -> Tensor<'g> {
+        let (taken, dims) = (g.dims(), self.input(0).dims());
+        let covered = |d: usize| taken[d] + taken[d].saturating_sub(1) * (stride[d] - 1);
+        let high = (0..dims.len()).map(|d| dims[d] - start[d] - covered(d)).collect::<Vec<_>>();
+        let interior = stride.iter().map(|s| s - 1).collect::<Vec<_>>();
+        g.pad(g.like(0.0), start, &high, &interior)
+    }
+
+    /// f(a, b...) = [a, b...]: each takes its own part of g.
+    fn concatenate(&self, dim: usize, g: Tensor<'g>) -> Vec<Option<Tensor<'g>>> {
+        let mut start = 0;
+        let part = |index: usize| {
+            let size = self.input(index).dim(dim);
+            start += size;
+            Some(g.narrow(dim, start - size, start))
+        };
+        (0..self.node.inputs.len()).map(part).collect()
+    }
+
+    /// f(x, v) = x with v around and between: x takes its own elements of g, v the sum of the others.
+    fn pad(&self, low: &[usize], interior: &[usize], g: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {
+        let dims = self.input(0).dims();
+        let stride = interior.iter().map(|i| i + 1).collect::<Vec<_>>();
+        let last = |d: usize| low[d] + if dims[d] == 0 { 0 } else { (dims[d] - 1) * stride[d] + 1 };
+        let limit = (0..dims.len()).map(last).collect::<Vec<_>>();
+        let own = g.slice(low, &limit, &stride);
+        let all = (0..dims.len()).collect::<Vec<_>>();
+        [Some(own), self.needed[1].then(|| g.sum(&all) - own.sum(&all))]
+    }
+
+    /// f(a, b) = a . b: da = g . b over b's free dimensions, db = g . a over a's free dimensions.
+    fn dot(&self, dimensions: &DotDimensions, g: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {
+        let (a, b) = (self.input(0), self.input(1));
+        let batch = dimensions.lhs_batch.len();
+        let (lhs_free, rhs_free) = (dimensions.lhs_free(a.rank()), dimensions.rhs_free(b.rank()));
+        let free = batch + lhs_free.len();
+        let lhs = Side {
+            batch: &dimensions.lhs_batch,
+            free: &lhs_free,
+            contracting: &dimensions.lhs_contracting,
+            free_in_output: batch..free,
+        };
+        let rhs = Side {
+            batch: &dimensions.rhs_batch,
+            free: &rhs_free,
+            contracting: &dimensions.rhs_contracting,
+            free_in_output: free..g.rank(),
+        };
+        [self.needed[0].then(|| lhs.gradient(g, &rhs, b)), self.needed[1].then(|| rhs.gradient(g, &lhs, a))]
+    }
+
+    fn reduce(&self, kind: Reduction, dims: &[usize], g: Tensor<'g>) -> Tensor<'g> {
+        let x = self.input(0);
+        let spread = |tensor: Tensor<'g>| tensor.keep_dims(dims).broadcast_to(&x.dims());
+        match kind {
+            Reduction::Sum => spread(g),
+            // The largest elements share the gradient equally.
+            Reduction::Max => {
+                let element_type = x.shape().element_type;
+                let is_max = x.compare(Comparison::Eq, spread(self.output())).convert(element_type);
+                spread(g / is_max.sum(dims)) * is_max
+            }
+        }
+    }
+}
+
+/// One side of a dot: its dimensions by role, and where its free ones are in the output.
+struct Side<'a> {
+    batch: &'a [usize],
+    free: &'a [usize],
+    contracting: &'a [usize],
+    free_in_output: std::ops::Range<usize>,
+}
+
+impl Side<'_> {
+    /// This side's gradient: `g` contracted with the other side over the other's free dimensions, then its
+    /// dimensions put back in this side's order.
+    fn gradient<'g>(&self, g: Tensor<'g>, other: &Side, other_value: Tensor<'g>) -> Tensor<'g> {
+        let product = g.dot_general(
+            other_value,
+            DotDimensions {
+                lhs_batch: (0..self.batch.len()).collect(),
+                rhs_batch: other.batch.to_vec(),
+                lhs_contracting: other.free_in_output.clone().collect(),
+                rhs_contracting: other.free.to_vec(),
+            },
+        );
+        // The other side's contracting dimensions come out in its own order.
+        let mut pairs = other.contracting.iter().zip(self.contracting).collect::<Vec<_>>();
+        pairs.sort_unstable();
+        let own = pairs.into_iter().map(|(_, own)| *own);
+        let order =
+            self.batch.iter().copied().chain(self.free.iter().copied()).chain(own).collect::<Vec<_>>();
+        product.transpose(&inverse(&order))
+    }
+}
+
+/// 1 where `a` wins the comparison against `b`, 1/2 where they are equal, else 0.
+fn wins<'g>(a: Tensor<'g>, b: Tensor<'g>, comparison: Comparison) -> Tensor<'g> {
+    let tie = a.compare(Comparison::Eq, b).select(a.like(0.5), a.like(0.0));
+    a.compare(comparison, b).select(a.like(1.0), tie)
+}
+
+fn inverse(permutation: &[usize]) -> Vec<usize> {
+    let mut inverse = vec![0; permutation.len()];
+    for (to, from) in permutation.iter().enumerate() {
+        inverse[*from] = to;
+    }
+    inverse
+}

@@ -1,0 +1,17 @@
+//! The graph builder: typed nodes with shape inference, reverse-mode gradients, and emission as an HLO module.
+//!
+//! [`Graph`] collects nodes; [`Tensor`] is a handle with operators; [`Graph::gradients`] adds the backward pass;
+//! [`Program`] names inputs and outputs and becomes a serialized `HloModuleProto` or readable text.
+
+mod derived;
+mod emit;
+mod grad;
+mod graph;
+mod op;
+mod ops;
+mod shape_rule;
+mod text;
+
+pub use emit::Program;
+pub use graph::{Graph, Tensor};
+pub use op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar, ShapeError, Unary};

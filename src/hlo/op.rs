@@ -1,0 +1,285 @@
+//! The primitive operations: each variant has its own fields, and one rule that gives its output's shape.
+
+use crate::shape::{ElementType, Shape};
+
+/// A primitive HLO operation, without its inputs.
+///
+/// Everything else (softmax, gelu, layer normalization...) is built from these in [`derived`](super::derived),
+/// so only these have a shape rule, a gradient rule and an emission rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// An input of the program. Two parameters are the same one only if name and shape are.
+    Parameter {
+        name: String,
+        shape: Shape,
+    },
+    /// A scalar; arrays of it are broadcasts.
+    Constant(Scalar),
+    /// `0, 1, 2...` along `dim`.
+    Iota {
+        shape: Shape,
+        dim: usize,
+    },
+    /// The index of the replica that runs the program, `u32[]`.
+    ReplicaId,
+    Unary(Unary),
+    Binary(Binary),
+    /// `pred` of two arrays of the same shape.
+    Compare(Comparison),
+    /// `select(pred, on_true, on_false)`, all of the same dimensions.
+    Select,
+    Convert(ElementType),
+    /// Reinterprets the bits. A wider type takes up a trailing dimension: `u32[2,2]` is `u64[2]`.
+    BitcastConvert(ElementType),
+    /// Output dimension `mapping[i]` carries input dimension `i`; the others repeat it.
+    Broadcast {
+        dims: Vec<usize>,
+        mapping: Vec<usize>,
+    },
+    Reshape {
+        dims: Vec<usize>,
+    },
+    /// Output dimension `i` is input dimension `permutation[i]`.
+    Transpose {
+        permutation: Vec<usize>,
+    },
+    Slice {
+        start: Vec<usize>,
+        limit: Vec<usize>,
+        stride: Vec<usize>,
+    },
+    Concatenate {
+        dim: usize,
+    },
+    /// `pad(input, scalar)`: `low` and `high` elements around, `interior` ones between neighbours.
+    Pad {
+        low: Vec<usize>,
+        high: Vec<usize>,
+        interior: Vec<usize>,
+    },
+    /// Output dimensions: batch, then the free ones of the left side, then of the right.
+    DotGeneral(DotDimensions),
+    /// Folds `dims` away.
+    Reduce {
+        kind: Reduction,
+        dims: Vec<usize>,
+    },
+    /// Rows of a table: `gather(table [rows, width], indices s32[...])` is `[..., width]`.
+    Gather,
+    /// `scatter(table [rows, width], indices s32[...], updates [..., width])`: each update is added to its row.
+    ScatterAdd,
+    /// Random bits of `shape` from a `u64[2]` state, by the Philox counter generator
+    /// (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+    RngBitGenerator {
+        shape: Shape,
+    },
+    /// The sum over all replicas.
+    AllReduce,
+    /// Its input, through which no gradient flows. Not emitted.
+    StopGradient,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unary {
+    Abs,
+    Sign,
+    Negate,
+    Exp,
+    /// `e^x - 1`, exact near zero.
+    Expm1,
+    Log,
+    /// `ln(1 + x)`, exact near zero.
+    Log1p,
+    Tanh,
+    Erf,
+    Sqrt,
+    Rsqrt,
+    Not,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Binary {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Maximum,
+    Minimum,
+    And,
+    Or,
+    Xor,
+    ShiftLeft,
+    ShiftRightLogical,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Comparison {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reduction {
+    Sum,
+    Max,
+}
+
+/// Which dimensions of the two sides of a dot pair up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DotDimensions {
+    pub lhs_batch: Vec<usize>,
+    pub rhs_batch: Vec<usize>,
+    pub lhs_contracting: Vec<usize>,
+    pub rhs_contracting: Vec<usize>,
+}
+
+impl DotDimensions {
+    /// Dimensions of the left side (of `rank`) that are neither batch nor contracting.
+    pub fn lhs_free(&self, rank: usize) -> Vec<usize> {
+        free(rank, &self.lhs_batch, &self.lhs_contracting)
+    }
+
+    /// Dimensions of the right side (of `rank`) that are neither batch nor contracting.
+    pub fn rhs_free(&self, rank: usize) -> Vec<usize> {
+        free(rank, &self.rhs_batch, &self.rhs_contracting)
+    }
+}
+
+fn free(rank: usize, batch: &[usize], contracting: &[usize]) -> Vec<usize> {
+    (0..rank).filter(|d| !batch.contains(d) && !contracting.contains(d)).collect()
+}
+
+/// A value of an element type, compared and hashed by its bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scalar {
+    pub element_type: ElementType,
+    bits: u64,
+}
+
+impl Scalar {
+    /// `value` rounded to `element_type`.
+    pub fn new(element_type: ElementType, value: f64) -> Self {
+        let bits = match element_type {
+            ElementType::Pred => u64::from(value != 0.0),
+            ElementType::U8 | ElementType::U32 | ElementType::U64 => value as u64,
+            ElementType::S32 => u64::from(value as i32 as u32),
+            ElementType::S64 => value as i64 as u64,
+            ElementType::F16 => u64::from(half::f16::from_f64(value).to_bits()),
+            ElementType::Bf16 => u64::from(half::bf16::from_f64(value).to_bits()),
+            ElementType::F32 => u64::from((value as f32).to_bits()),
+            ElementType::F64 => value.to_bits(),
+        };
+        Self { element_type, bits }
+    }
+
+    pub fn to_f64(self) -> f64 {
+        match self.element_type {
+            ElementType::Pred | ElementType::U8 | ElementType::U32 | ElementType::U64 => self.bits as f64,
+            ElementType::S32 => f64::from(self.bits as u32 as i32),
+            ElementType::S64 => self.bits as i64 as f64,
+            ElementType::F16 => half::f16::from_bits(self.bits as u16).to_f64(),
+            ElementType::Bf16 => half::bf16::from_bits(self.bits as u16).to_f64(),
+            ElementType::F32 => f64::from(f32::from_bits(self.bits as u32)),
+            ElementType::F64 => f64::from_bits(self.bits),
+        }
+    }
+
+    /// The value's bits, in the low end of the word.
+    pub fn bits(self) -> u64 {
+        self.bits
+    }
+}
+
+/// Inputs that do not fit an operation: names it and every shape.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{op}: {problem}; inputs {inputs}")]
+pub struct ShapeError {
+    pub op: &'static str,
+    pub problem: String,
+    pub inputs: String,
+}
+
+impl Op {
+    /// The HLO opcode.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Parameter { .. } => "parameter",
+            Op::Constant(_) => "constant",
+            Op::Iota { .. } => "iota",
+            Op::ReplicaId => "replica-id",
+            Op::Unary(op) => op.name(),
+            Op::Binary(op) => op.name(),
+            Op::Compare(_) => "compare",
+            Op::Select => "select",
+            Op::Convert(_) => "convert",
+            Op::BitcastConvert(_) => "bitcast-convert",
+            Op::Broadcast { .. } => "broadcast",
+            Op::Reshape { .. } => "reshape",
+            Op::Transpose { .. } => "transpose",
+            Op::Slice { .. } => "slice",
+            Op::Concatenate { .. } => "concatenate",
+            Op::Pad { .. } => "pad",
+            Op::DotGeneral(_) => "dot",
+            Op::Reduce { .. } => "reduce",
+            Op::Gather => "gather",
+            Op::ScatterAdd => "scatter",
+            Op::RngBitGenerator { .. } => "rng-bit-generator",
+            Op::AllReduce => "all-reduce",
+            Op::StopGradient => "stop-gradient",
+        }
+    }
+}
+
+impl Unary {
+    pub fn name(self) -> &'static str {
+        match self {
+            Unary::Abs => "abs",
+            Unary::Sign => "sign",
+            Unary::Negate => "negate",
+            Unary::Exp => "exponential",
+            Unary::Expm1 => "exponential-minus-one",
+            Unary::Log => "log",
+            Unary::Log1p => "log-plus-one",
+            Unary::Tanh => "tanh",
+            Unary::Erf => "erf",
+            Unary::Sqrt => "sqrt",
+            Unary::Rsqrt => "rsqrt",
+            Unary::Not => "not",
+        }
+    }
+}
+
+impl Binary {
+    pub fn name(self) -> &'static str {
+        match self {
+            Binary::Add => "add",
+            Binary::Subtract => "subtract",
+            Binary::Multiply => "multiply",
+            Binary::Divide => "divide",
+            Binary::Maximum => "maximum",
+            Binary::Minimum => "minimum",
+            Binary::And => "and",
+            Binary::Or => "or",
+            Binary::Xor => "xor",
+            Binary::ShiftLeft => "shift-left",
+            Binary::ShiftRightLogical => "shift-right-logical",
+        }
+    }
+}
+
+impl Comparison {
+    pub fn name(self) -> &'static str {
+        match self {
+            Comparison::Eq => "EQ",
+            Comparison::Ne => "NE",
+            Comparison::Lt => "LT",
+            Comparison::Le => "LE",
+            Comparison::Gt => "GT",
+            Comparison::Ge => "GE",
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The primitives as methods and operators of [`Tensor`].
+//!
+//! Binary operators broadcast as NumPy's do. Shapes that don't fit are mistakes of the calling code: they panic at
+//! the caller's line with the operation and both shapes; [`Graph::apply`] returns the same as an error.
+
+use super::graph::{Graph, Tensor};
+use super::op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar, Unary};
+use crate::shape::{ElementType, Shape};
+
+impl Graph {
+    /// A scalar constant: `value` rounded to `element_type`.
+    pub fn constant(&self, element_type: ElementType, value: f64) -> Tensor<'_> {
+        self.insert(Op::Constant(Scalar::new(element_type, value)), &[])
+    }
+
+    /// An array that holds `value` everywhere.
+    pub fn full(&self, shape: Shape, value: f64) -> Tensor<'_> {
+        self.constant(shape.element_type, value).broadcast_to(&shape.dims)
+    }
+
+    /// `0, 1, 2...` along `dim`.
+    pub fn iota(&self, shape: Shape, dim: usize) -> Tensor<'_> {
+        self.insert(Op::Iota { shape, dim }, &[])
+    }
+
+    /// The index of the replica that runs the program, `u32[]`.
+    pub fn replica_id(&self) -> Tensor<'_> {
+        self.insert(Op::ReplicaId, &[])
+    }
+
+    /// The inputs one after another along `dim`.
+    #[track_caller]
+    pub fn concatenate<'g>(&'g self, tensors: &[Tensor<'g>], dim: usize) -> Tensor<'g> {
+        self.insert(Op::Concatenate { dim }, tensors)
+    }
+}
+
+macro_rules! unary_methods {
+    ($($(#[$doc:meta])* $method:ident => $variant:ident;)*) => {
+        impl<'g> Tensor<'g> {
+            $($(#[$doc])* #[track_caller]
+            pub fn $method(self) -> Tensor<'g> {
+                self.graph.insert(Op::Unary(Unary::$variant), &[self])
+            })*
+        }
+    };
+}
+
+unary_methods! {
+    abs => Abs;
+    /// -1, 0 or 1.
+    sign => Sign;
+    exp => Exp;
+    /// `e^x - 1`, exact near zero.
+    expm1 => Expm1;
+    log => Log;
+    /// `ln(1 + x)`, exact near zero.
+    log1p => Log1p;
+    tanh => Tanh;
+    erf => Erf;
+    sqrt => Sqrt;
+    /// `1 / sqrt(x)`.
+    rsqrt => Rsqrt;
+}
+
+macro_rules! binary_methods {
+    ($($(#[$doc:meta])* $method:ident => $variant:ident;)*) => {
+        impl<'g> Tensor<'g> {
+            $($(#[$doc])* #[track_caller]
+            pub fn $method(self, other: Tensor<'g>) -> Tensor<'g> {
+                self.binary(Binary::$variant, other)
+            })*
+        }
+    };
+}
+
+binary_methods! {
+    maximum => Maximum;
+    minimum => Minimum;
+}
+
+macro_rules! operators {
+    ($($trait:ident $method:ident => $variant:ident;)*) => {$(
+        impl<'g> std::ops::$trait<Tensor<'g>> for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, other: Tensor<'g>) -> Tensor<'g> {
+                self.binary(Binary::$variant, other)
+            }
+        }
+        impl<'g> std::ops::$trait<f64> for Tensor<'g> {
+            type Output = Tensor<'g>;
+            #[track_caller]
+            fn $method(self, other: f64) -> Tensor<'g> {
+                self.binary(Binary::$variant, self.like(other))
+            }
+        }
+    )*};
+}
+
+operators! {
+    Add add => Add;
+    Sub sub => Subtract;
+    Mul mul => Multiply;
+    Div div => Divide;
+    BitAnd bitand => And;
+    BitOr bitor => Or;
+    BitXor bitxor => Xor;
+    Shl shl => ShiftLeft;
+    Shr shr => ShiftRightLogical;
+}
+
+impl<'g> std::ops::Neg for Tensor<'g> {
+    type Output = Tensor<'g>;
+    #[track_caller]
+    fn neg(self) -> Tensor<'g> {
+        self.graph.insert(Op::Unary(Unary::Negate), &[self])
+    }
+}
+
+impl<'g> std::ops::Not for Tensor<'g> {
+    type Output = Tensor<'g>;
+    #[track_caller]
+    fn not(self) -> Tensor<'g> {
+        self.graph.insert(Op::Unary(Unary::Not), &[self])
+    }
+}
+
+impl<'g> Tensor<'g> {
+    #[track_caller]
+    fn binary(self, op: Binary, other: Tensor<'g>) -> Tensor<'g> {
+        let dims = common_dims(&self.dims(), &other.dims());
+        self.graph.insert(Op::Binary(op), &[self.broadcast_to(&dims), other.broadcast_to(&dims)])
+    }
+
+    /// `pred`: whether `self` stands to `other` as `comparison` says.
+    #[track_caller]
+    pub fn compare(self, comparison: Comparison, other: Tensor<'g>) -> Tensor<'g> {
+        let dims = common_dims(&self.dims(), &other.dims());
+        self.graph.insert(Op::Compare(comparison), &[self.broadcast_to(&dims), other.broadcast_to(&dims)])
+    }
+
+    /// `on_true` where `self` (`pred`) holds, else `on_false`.
+    #[track_caller]
+    pub fn select(self, on_true: Tensor<'g>, on_false: Tensor<'g>) -> Tensor<'g> {
+        let dims = common_dims(&self.dims(), &common_dims(&on_true.dims(), &on_false.dims()));
+        let inputs = [self, on_true, on_false].map(|tensor| tensor.broadcast_to(&dims));
+        self.graph.insert(Op::Select, &inputs)
+    }
+
+    /// A scalar constant of this tensor's element type.
+    pub fn like(self, value: f64) -> Tensor<'g> {
+        self.graph.constant(self.shape().element_type, value)
+    }
+
+    pub fn convert(self, element_type: ElementType) -> Tensor<'g> {
+        if self.shape().element_type == element_type {
+            return self;
+        }
+        self.graph.insert(Op::Convert(element_type), &[self])
+    }
+
+    /// Reinterprets the bits; a wider type takes up a trailing dimension.
+    #[track_caller]
+    pub fn bitcast_convert(self, element_type: ElementType) -> Tensor<'g> {
+        self.graph.insert(Op::BitcastConvert(element_type), &[self])
+    }
+
+    /// Repeats leading dimensions and dimensions of size 1 as NumPy's `broadcast_to` does.
+    #[track_caller]
+    pub fn broadcast_to(self, dims: &[usize]) -> Tensor<'g> {
+        let own = self.dims();
+        if own == dims {
+            return self;
+        }
+        let leading = dims.len().saturating_sub(own.len());
+        let mut kept = (0..own.len()).collect::<Vec<_>>();
+        kept.retain(|d| own[*d] != 1 || dims.get(d + leading) == Some(&1));
+        let squeezed = self.reshape(&kept.iter().map(|d| own[*d]).collect::<Vec<_>>());
+        let mapping = kept.iter().map(|d| d + leading).collect();
+        self.graph.insert(Op::Broadcast { dims: dims.to_vec(), mapping }, &[squeezed])
+    }
+
+    #[track_caller]
+    pub fn reshape(self, dims: &[usize]) -> Tensor<'g> {
+        if self.dims() == dims {
+            return self;
+        }
+        let node = self.graph.node(self.id);
+        if matches!(node.op, Op::Reshape { .. }) {
+            let before = Tensor { graph: self.graph, id: node.inputs[0] };
+            return before.reshape(dims);
+        }
+        self.graph.insert(Op::Reshape { dims: dims.to_vec() }, &[self])
+    }
+
+    /// Dimension `i` of the output is dimension `permutation[i]` of `self`.
+    #[track_caller]
+    pub fn transpose(self, permutation: &[usize]) -> Tensor<'g> {
+        if permutation.iter().copied().eq(0..self.rank()) {
+            return self;
+        }
+        self.graph.insert(Op::Transpose { permutation: permutation.to_vec() }, &[self])
+    }
+
+    /// Elements `start..limit` by `stride` of each dimension.
+    #[track_caller]
+    pub fn slice(self, start: &[usize], limit: &[usize], stride: &[usize]) -> Tensor<'g> {
+        let op = Op::Slice { start: start.to_vec(), limit: limit.to_vec(), stride: stride.to_vec() };
+        self.graph.insert(op, &[self])
+    }
+
+    /// Elements `start..limit` of dimension `dim`.
+    #[track_caller]
+    pub fn narrow(self, dim: usize, start: usize, limit: usize) -> Tensor<'g> {
+        let mut from = vec![0; self.rank()];
+        let mut to = self.dims();
+        (from[dim], to[dim]) = (start, limit);
+        self.slice(&from, &to, &vec![1; self.rank()])
+    }
+
+    /// `low` and `high` copies of `value` (a scalar) around, and `interior` ones between neighbours.
+    #[track_caller]
+    pub fn pad(self, value: Tensor<'g>, low: &[usize], high: &[usize], interior: &[usize]) -> Tensor<'g> {
+        let op = Op::Pad { low: low.to_vec(), high: high.to_vec(), interior: interior.to_vec() };
+        self.graph.insert(op, &[self, value])
+    }
+
+    /// The general dot product; output dimensions are batch, free ones of `self`, free ones of `other`.
+    #[track_caller]
+    pub fn dot_general(self, other: Tensor<'g>, dimensions: DotDimensions) -> Tensor<'g> {
+        self.graph.insert(Op::DotGeneral(dimensions), &[self, other])
+    }
+
+    /// The sum over `dims`, which disappear.
+    #[track_caller]
+    pub fn sum(self, dims: &[usize]) -> Tensor<'g> {
+        self.reduce(Reduction::Sum, dims)
+    }
+
+    /// The largest element over `dims`, which disappear.
+    #[track_caller]
+    pub fn max(self, dims: &[usize]) -> Tensor<'g> {
+        self.reduce(Reduction::Max, dims)
+    }
+
+    #[track_caller]
+    fn reduce(self, kind: Reduction, dims: &[usize]) -> Tensor<'g> {
+        if dims.is_empty() {
+            return self;
+        }
+        self.graph.insert(Op::Reduce { kind, dims: dims.to_vec() }, &[self])
+    }
+
+    /// Rows of `self` `[rows, width]` at `indices` `s32[...]`: `[..., width]`. Indices are clamped to the table.
+    #[track_caller]
+    pub fn gather(self, indices: Tensor<'g>) -> Tensor<'g> {
+        self.graph.insert(Op::Gather, &[self, indices])
+    }
+
+    /// `self` `[rows, width]` with each of `updates` `[..., width]` added to its row of `indices` `s32[...]`.
+    #[track_caller]
+    pub fn scatter_add(self, indices: Tensor<'g>, updates: Tensor<'g>) -> Tensor<'g> {
+        self.graph.insert(Op::ScatterAdd, &[self, indices, updates])
+    }
+
+    /// Random `u32` bits of `dims`, a function of `self`, a `u64[2]` state.
+    #[track_caller]
+    pub fn random_bits(self, dims: &[usize]) -> Tensor<'g> {
+        let shape = Shape::new(ElementType::U32, dims);
+        self.graph.insert(Op::RngBitGenerator { shape }, &[self])
+    }
+
+    /// The sum of every replica's value.
+    pub fn all_reduce_sum(self) -> Tensor<'g> {
+        self.graph.insert(Op::AllReduce, &[self])
+    }
+
+    /// The same value, through which no gradient flows.
+    pub fn stop_gradient(self) -> Tensor<'g> {
+        self.graph.insert(Op::StopGradient, &[self])
+    }
+}
+
+/// The dimensions that two arrays broadcast to: aligned at the last one, each pair equal or one of them 1.
+/// Pairs that don't fit keep the left size, so that the operation itself reports both shapes.
+fn common_dims(a: &[usize], b: &[usize]) -> Vec<usize> {
+    let rank = a.len().max(b.len());
+    let size = |dims: &[usize], d: usize| (d + dims.len()).checked_sub(rank).map_or(1, |own| dims[own]);
+    (0..rank).map(|d| if size(a, d) == 1 { size(b, d) } else { size(a, d) }).collect()
+}

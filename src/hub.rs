@@ -1,0 +1,238 @@
+//! The files of a pretrained model: from a local folder, or from the Hugging Face Hub and its cache.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::{ApiBuilder, ApiError};
+use hf_hub::{Cache, Repo, RepoType};
+
+/// Why a model's files were not found. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    #[error("`{0}` is neither a folder here nor a model id such as google-bert/bert-base-multilingual-cased")]
+    NotAModel(String),
+    #[error("{}: is a file; give the folder that holds config.json and model.safetensors", .0.display())]
+    NotAFolder(PathBuf),
+    #[error("{place}: there is no {wanted}")]
+    MissingFile { place: String, wanted: &'static str },
+    #[error(
+        "{place}: the weights are in PyTorch's pickle format alone; convert them to model.safetensors, or choose \
+         a revision that has it"
+    )]
+    OnlyPickle { place: String },
+    #[error("{path}: {message}")]
+    Index { path: String, message: String },
+    #[error("{model}: HF_HUB_OFFLINE is set and {} does not hold all of its files", cache.display())]
+    Offline { model: String, cache: PathBuf },
+    #[error(
+        "{model}: the Hub at {endpoint} answered {status}: check the name and the revision, and set HF_TOKEN if the \
+         model is private or gated"
+    )]
+    Refused { model: String, endpoint: String, status: u16 },
+    #[error("{model}: downloading {what} from {endpoint} failed: {message}")]
+    Download { model: String, what: String, endpoint: String, message: String },
+    #[error("there is no home folder for the Hub's cache: set HF_HOME")]
+    NoHome,
+}
+
+impl HubError {
+    /// True where the model's name or files are at fault, false where the network failed.
+    pub fn is_input_error(&self) -> bool {
+        !matches!(self, Self::Download { .. })
+    }
+}
+
+/// Where models that are not local folders come from.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    cache: PathBuf,
+    endpoint: String,
+    token: Option<String>,
+    offline: bool,
+}
+
+impl Hub {
+    /// As the environment says; see [`Hub::from_variables`].
+    pub fn from_env() -> Result<Self, HubError> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    /// As the variables say: `HF_HOME` (default `~/.cache/huggingface`; the cache is its folder `hub`),
+    /// `HF_ENDPOINT`, `HF_TOKEN` (else the file `token` in `HF_HOME`), and `HF_HUB_OFFLINE`, which is true as
+    /// `1`, `true`, `yes` or `on`.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, HubError> {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let home = match set("HF_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => std::env::home_dir().ok_or(HubError::NoHome)?.join(".cache/huggingface"),
+        };
+        let cache = home.join("hub");
+        let truth = ["1", "true", "yes", "on"];
+        Ok(Self {
+            token: set("HF_TOKEN").or_else(|| Cache::new(cache.clone()).token()),
+            endpoint: set("HF_ENDPOINT").map_or_else(
+                || "https://huggingface.co".to_owned(),
+                |url| url.trim_end_matches('/').to_owned(),
+            ),
+            offline: set("HF_HUB_OFFLINE")
+                .is_some_and(|value| truth.contains(&value.to_lowercase().as_str())),
+            cache,
+        })
+    }
+}
+
+/// The files that a tokenizer is built from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerFiles {
+    /// `tokenizer.json`
+    Json(PathBuf),
+    /// `vocab.txt`, and `tokenizer_config.json` if there is one.
+    Vocab { vocab: PathBuf, config: Option<PathBuf> },
+}
+
+/// The files of a pretrained model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// `config.json`
+    pub config: PathBuf,
+    pub tokenizer: TokenizerFiles,
+    /// `model.safetensors`, or its shards.
+    pub weights: Vec<PathBuf>,
+}
+
+impl ModelFiles {
+    /// Finds a model's files. A path that is a folder is read as it is; otherwise `model` is a Hub id, whose files
+    /// come from the cache if it has them all, and are downloaded if not. `revision` is a branch, tag or commit.
+    pub fn resolve(model: &str, revision: Option<&str>, hub: &Hub) -> Result<Self, HubError> {
+        let path = Path::new(model);
+        if path.is_dir() {
+            return select(model, |name| path.join(name).is_file(), |name| Ok(path.join(name)));
+        }
+        if path.is_file() {
+            return Err(HubError::NotAFolder(path.to_owned()));
+        }
+        if !is_model_id(model) {
+            return Err(HubError::NotAModel(model.to_owned()));
+        }
+        let repo =
+            Repo::with_revision(model.to_owned(), RepoType::Model, revision.unwrap_or("main").to_owned());
+        if let Some(folder) = cached_snapshot(hub, &repo) {
+            let files = select(model, |name| folder.join(name).is_file(), |name| Ok(folder.join(name)));
+            match files {
+                Ok(files) if hub.offline || files.is_certain() => return Ok(files),
+                _ => {}
+            }
+        }
+        if hub.offline {
+            return Err(HubError::Offline { model: model.to_owned(), cache: hub.cache.clone() });
+        }
+        download(model, &repo, hub)
+    }
+
+    /// False if a file that changes the meaning of another may be missing from a cache.
+    fn is_certain(&self) -> bool {
+        !matches!(self.tokenizer, TokenizerFiles::Vocab { config: None, .. })
+    }
+}
+
+/// One or two names of letters, digits, `-`, `_` and `.`, with a slash between.
+fn is_model_id(model: &str) -> bool {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    model.split('/').count() <= 2 && model.split('/').all(is_name)
+}
+
+/// The folder of a repository's files in the cache: a recorded branch or tag, or a commit.
+fn cached_snapshot(hub: &Hub, repo: &Repo) -> Option<PathBuf> {
+    let cache = Cache::new(hub.cache.clone()).repo(repo.clone());
+    let reference = hub.cache.join(repo.folder_name()).join("refs").join(repo.revision());
+    let commit = std::fs::read_to_string(reference).unwrap_or_else(|_| repo.revision().to_owned());
+    Some(cache.pointer_path(commit.trim())).filter(|folder| folder.is_dir())
+}
+
+/// Downloads what the cache lacks, all of it from the commit that the revision stands for now.
+fn download(model: &str, repo: &Repo, hub: &Hub) -> Result<ModelFiles, HubError> {
+    let failed = |what: &str, error: ApiError| download_error(model, what, hub, error);
+    let cache = Cache::new(hub.cache.clone());
+    let api = ApiBuilder::from_cache(cache.clone())
+        .with_endpoint(hub.endpoint.clone())
+        .with_token(hub.token.clone())
+        .with_retries(5)
+        .build()
+        .map_err(|error| failed("files", error))?;
+    let listed = api.repo(repo.clone()).info().map_err(|error| failed("the list of files", error))?;
+    let commit = Repo::with_revision(model.to_owned(), RepoType::Model, listed.sha.clone());
+    let folder = cache.repo(commit.clone()).pointer_path(&listed.sha);
+    let commit = api.repo(commit);
+    let files = select(
+        model,
+        |name| listed.siblings.iter().any(|file| file.rfilename == name),
+        |name| match folder.join(name) {
+            path if path.is_file() => Ok(path),
+            _ => commit.download(name).map_err(|error| failed(name, error)),
+        },
+    )?;
+    let recorded = cache.repo(repo.clone()).create_ref(&listed.sha);
+    recorded.map_err(|error| failed("the revision", error.into()))?;
+    Ok(files)
+}
+
+fn download_error(model: &str, what: &str, hub: &Hub, error: ApiError) -> HubError {
+    let (model, endpoint) = (model.to_owned(), hub.endpoint.clone());
+    if let ApiError::RequestError(request) = &error
+        && let ureq::Error::StatusCode(status @ 400..500) = **request
+    {
+        return HubError::Refused { model, endpoint, status };
+    }
+    HubError::Download { model, what: what.to_owned(), endpoint, message: error.to_string() }
+}
+
+/// Chooses among the files of one place: `has` says whether it has a file, `get` gives its path here.
+fn select(
+    place: &str,
+    has: impl Fn(&str) -> bool,
+    get: impl Fn(&str) -> Result<PathBuf, HubError>,
+) -> Result<ModelFiles, HubError> {
+    let wanted = |name: &str, wanted: &'static str| match has(name) {
+        true => get(name),
+        false => Err(HubError::MissingFile { place: place.to_owned(), wanted }),
+    };
+    let config = wanted("config.json", "config.json")?;
+    let tokenizer = if has("tokenizer.json") {
+        TokenizerFiles::Json(get("tokenizer.json")?)
+    } else {
+        let vocab = wanted("vocab.txt", "tokenizer.json or vocab.txt")?;
+        let config = has("tokenizer_config.json").then(|| get("tokenizer_config.json")).transpose()?;
+        TokenizerFiles::Vocab { vocab, config }
+    };
+    let weights = if has("model.safetensors.index.json") && !has("model.safetensors") {
+        let names = shard_names(&get("model.safetensors.index.json")?)?;
+        let shard = |name: &String| wanted(name, "shard that model.safetensors.index.json names");
+        names.iter().map(shard).collect::<Result<_, _>>()?
+    } else if !has("model.safetensors") && has("pytorch_model.bin") {
+        return Err(HubError::OnlyPickle { place: place.to_owned() });
+    } else {
+        vec![wanted("model.safetensors", "model.safetensors")?]
+    };
+    Ok(ModelFiles { config, tokenizer, weights })
+}
+
+/// The distinct files that `model.safetensors.index.json` names, sorted.
+fn shard_names(index: &Path) -> Result<Vec<String>, HubError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let error = |message: String| HubError::Index { path: index.display().to_string(), message };
+    let text = std::fs::read(index).map_err(|cause| error(cause.to_string()))?;
+    let Index { weight_map } = serde_json::from_slice(&text).map_err(|cause| error(cause.to_string()))?;
+    let mut names: Vec<_> = weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    match names.iter().find(|name| name.contains(['/', '\\'])) {
+        Some(name) => Err(error(format!("shard `{name}` is not in the same folder"))),
+        None if names.is_empty() => Err(error("no shard is named".to_owned())),
+        None => Ok(names),
+    }
+}

@@ -1,0 +1,15 @@
+pub mod checkpoint;
+pub mod cli;
+pub mod data;
+pub mod error;
+pub mod files;
+pub mod hlo;
+pub mod hub;
+pub mod model;
+pub mod nn;
+pub mod pjrt;
+mod proto;
+pub mod report;
+pub mod shape;
+pub mod strategy;
+pub mod train;

@@ -1,0 +1,153 @@
+//! The BERT encoder (Devlin et al., 2018), with the names and the arithmetic of transformers' `BertModel`.
+
+use super::config::{Activation, BertConfig};
+use crate::hlo::{Graph, Tensor};
+use crate::nn::{Dense, Embedding, Init, LayerNorm, Mode, ParamPath, SelfAttention, dropout};
+
+/// The standard deviation that BERT's weights start with.
+const INITIALIZER_RANGE: Init = Init::Normal(0.02);
+
+/// Token ids in, one vector per token out.
+pub struct Bert<'g> {
+    graph: &'g Graph,
+    embeddings: Embeddings<'g>,
+    layers: Vec<Layer<'g>>,
+}
+
+impl<'g> Bert<'g> {
+    /// Declares the weights under `embeddings`, `encoder` and `pooler`. The pooler is declared only to be kept with
+    /// the checkpoint: the recipe reads the last hidden states, so nothing uses it.
+    pub fn new(config: &BertConfig, graph: &'g Graph, params: ParamPath<'_, 'g>) -> Self {
+        let embeddings = Embeddings::new(config, params.pp("embeddings"));
+        let layer = |i| Layer::new(config, params.pp("encoder").pp(&format!("layer.{i}")));
+        let layers = (0..config.num_hidden_layers).map(layer).collect();
+        Dense::new(
+            config.hidden_size,
+            config.hidden_size,
+            INITIALIZER_RANGE,
+            params.pp("pooler").pp("dense"),
+        );
+        Self { graph, embeddings, layers }
+    }
+
+    /// Keeps the embedding of `[PAD]` as it is while training.
+    pub fn freeze_padding(mut self, pad_token_id: u32) -> Self {
+        self.embeddings.word_embeddings = self.embeddings.word_embeddings.freeze(pad_token_id);
+        self
+    }
+
+    /// `input_ids` `s32[batch, seq]` and an optional attention mask of the same shape (0 hides a token) to the last
+    /// hidden states `[batch, seq, hidden]`.
+    pub fn forward(&self, input_ids: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g> {
+        let mut hidden = self.graph.scope("embeddings", || self.embeddings.forward(input_ids, mode));
+        for (i, layer) in self.layers.iter().enumerate() {
+            hidden = self.graph.scope(&format!("encoder/layer.{i}"), || layer.forward(hidden, mask, mode));
+        }
+        hidden
+    }
+}
+
+/// `BertEmbeddings`: word, position and token type, normalized. Every token has type 0.
+struct Embeddings<'g> {
+    word_embeddings: Embedding<'g>,
+    position_embeddings: Embedding<'g>,
+    token_type_embeddings: Embedding<'g>,
+    layer_norm: LayerNorm<'g>,
+    dropout: f64,
+}
+
+impl<'g> Embeddings<'g> {
+    fn new(config: &BertConfig, params: ParamPath<'_, 'g>) -> Self {
+        let table =
+            |name: &str, rows| Embedding::new(rows, config.hidden_size, INITIALIZER_RANGE, params.pp(name));
+        Self {
+            word_embeddings: table("word_embeddings", config.vocab_size),
+            position_embeddings: table("position_embeddings", config.max_position_embeddings),
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size),
+            layer_norm: LayerNorm::new(config.hidden_size, config.layer_norm_eps, params.pp("LayerNorm")),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    /// `s32[batch, seq]` to `[batch, seq, hidden]`.
+    fn forward(&self, input_ids: Tensor<'g>, mode: &Mode<'g>) -> Tensor<'g> {
+        let words = self.word_embeddings.forward(input_ids);
+        let positions = self.position_embeddings.first_rows(input_ids.dim(1));
+        let sum = words + positions + self.token_type_embeddings.first_rows(1);
+        dropout(self.layer_norm.forward(sum), self.dropout, mode)
+    }
+}
+
+/// `BertLayer`: self-attention and a feed-forward block, each added to its input and then normalized (post-LN).
+struct Layer<'g> {
+    attention: SelfAttention<'g>,
+    attention_output: Output<'g>,
+    intermediate: Dense<'g>,
+    activation: Activation,
+    output: Output<'g>,
+}
+
+impl<'g> Layer<'g> {
+    fn new(config: &BertConfig, params: ParamPath<'_, 'g>) -> Self {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let attention = SelfAttention::new(
+            hidden,
+            config.num_attention_heads,
+            config.attention_probs_dropout_prob,
+            INITIALIZER_RANGE,
+            params.pp("attention").pp("self"),
+        );
+        Self {
+            attention,
+            attention_output: Output::new(hidden, config, params.pp("attention").pp("output")),
+            intermediate: Dense::new(
+                hidden,
+                intermediate,
+                INITIALIZER_RANGE,
+                params.pp("intermediate").pp("dense"),
+            ),
+            activation: config.hidden_act,
+            output: Output::new(intermediate, config, params.pp("output")),
+        }
+    }
+
+    /// `[batch, seq, hidden]` to the same.
+    fn forward(&self, x: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g> {
+        let graph = x.graph();
+        let attended = graph.scope("attention", || {
+            let context = self.attention.forward(x, mask, mode);
+            self.attention_output.forward(context, x, mode)
+        });
+        graph.scope("feed_forward", || {
+            let inner = self.intermediate.forward(attended);
+            let inner = match self.activation {
+                Activation::Gelu => inner.gelu(),
+                Activation::GeluNew => inner.gelu_tanh(),
+                Activation::Relu => inner.relu(),
+            };
+            self.output.forward(inner, attended, mode)
+        })
+    }
+}
+
+/// `BertSelfOutput` and `BertOutput`: dense, dropout, residual, layer normalization.
+struct Output<'g> {
+    dense: Dense<'g>,
+    layer_norm: LayerNorm<'g>,
+    dropout: f64,
+}
+
+impl<'g> Output<'g> {
+    fn new(inputs: usize, config: &BertConfig, params: ParamPath<'_, 'g>) -> Self {
+        Self {
+            dense: Dense::new(inputs, config.hidden_size, INITIALIZER_RANGE, params.pp("dense")),
+            layer_norm: LayerNorm::new(config.hidden_size, config.layer_norm_eps, params.pp("LayerNorm")),
+            dropout: config.hidden_dropout_prob,
+        }
+    }
+
+    /// `x` `[batch, seq, inputs]` and `residual` `[batch, seq, hidden]` to `[batch, seq, hidden]`.
+    fn forward(&self, x: Tensor<'g>, residual: Tensor<'g>, mode: &Mode<'g>) -> Tensor<'g> {
+        self.layer_norm.forward(dropout(self.dense.forward(x), self.dropout, mode) + residual)
+    }
+}

@@ -1,0 +1,60 @@
+use serde::{Deserialize, Serialize};
+
+use super::{Bert, BertConfig, Head, HeadConfig};
+use crate::hlo::{Graph, Tensor};
+use crate::nn::{Mode, Params, Weight};
+use crate::shape::ElementType;
+
+/// Everything that fixes the classifier's graph but the batch size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassifierConfig {
+    pub bert: BertConfig,
+    pub head: HeadConfig,
+    /// Tokens per text, padding included.
+    pub max_length: usize,
+    /// Whether an attention mask hides the padding; the recipe attends to it.
+    pub mask: bool,
+    /// Whether the embedding of `[PAD]` stays as it is, as in PyTorch (`padding_idx`). Keras, and so the recipe,
+    /// trains it.
+    pub freeze_padding: bool,
+}
+
+impl ClassifierConfig {
+    /// The weights that the classifier declares, in order.
+    pub fn weights(&self) -> Vec<Weight> {
+        let graph = Graph::new();
+        let params = Params::new(&graph, ElementType::F32);
+        Classifier::new(self, &graph, &params);
+        params.declared().into_iter().map(|(weight, _)| weight).collect()
+    }
+
+    /// Number of values in all weights.
+    pub fn num_parameters(&self) -> usize {
+        self.weights().iter().map(|weight| weight.shape.num_elements()).sum()
+    }
+}
+
+/// BERT under `bert.`, and the head beside it.
+pub struct Classifier<'g> {
+    graph: &'g Graph,
+    pub bert: Bert<'g>,
+    head: Head<'g>,
+}
+
+impl<'g> Classifier<'g> {
+    pub fn new(config: &ClassifierConfig, graph: &'g Graph, params: &Params<'g>) -> Self {
+        let features = config.max_length * config.bert.hidden_size;
+        let mut bert = Bert::new(&config.bert, graph, params.root().pp("bert"));
+        if config.freeze_padding {
+            bert = bert.freeze_padding(config.bert.pad_token_id);
+        }
+        Self { graph, bert, head: Head::new(features, &config.head, params.root()) }
+    }
+
+    /// `input_ids` `s32[batch, seq]` and the mask of the same shape, or none, to positive, unnormalized class scores
+    /// `[batch, classes]`.
+    pub fn forward(&self, input_ids: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g> {
+        let states = self.graph.scope("bert", || self.bert.forward(input_ids, mask, mode));
+        self.graph.scope("head", || self.head.forward(states, mode))
+    }
+}

@@ -1,0 +1,147 @@
+//! A BERT checkpoint's `config.json`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Why a configuration can't be used. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {message}", path.display())]
+pub struct ConfigError {
+    pub path: PathBuf,
+    pub message: String,
+}
+
+impl ConfigError {
+    /// Always true: the file is at fault.
+    pub fn is_input_error(&self) -> bool {
+        true
+    }
+}
+
+/// The sizes of a BERT encoder, under the Hugging Face names; other fields of the file don't matter here.
+///
+/// Values that `config.json` leaves out are BERT-base's, as in the `transformers` library.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BertConfig {
+    /// `bert`: no other family is supported.
+    pub model_type: String,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub intermediate_size: usize,
+    /// The most tokens that a text can have.
+    pub max_position_embeddings: usize,
+    pub type_vocab_size: usize,
+    pub layer_norm_eps: f64,
+    pub hidden_act: Activation,
+    pub hidden_dropout_prob: f64,
+    pub attention_probs_dropout_prob: f64,
+    pub pad_token_id: u32,
+    /// Always `absolute`; `relative_key` and its kin are other models.
+    pub position_embedding_type: PositionEmbedding,
+}
+
+/// The activation between the two dense layers of a feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// By the error function.
+    #[serde(alias = "gelu_python")]
+    Gelu,
+    /// By the hyperbolic tangent.
+    #[serde(alias = "gelu_pytorch_tanh")]
+    GeluNew,
+    Relu,
+}
+
+/// How a token's position enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionEmbedding {
+    Absolute,
+}
+
+impl Default for BertConfig {
+    fn default() -> Self {
+        Self {
+            model_type: "bert".to_owned(),
+            vocab_size: 30_522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            hidden_act: Activation::Gelu,
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            pad_token_id: 0,
+            position_embedding_type: PositionEmbedding::Absolute,
+        }
+    }
+}
+
+impl BertConfig {
+    /// Reads and checks a `config.json`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let error = |message: String| ConfigError { path: path.to_owned(), message };
+        let text = std::fs::read(path).map_err(|cause| error(format!("can't read it: {cause}")))?;
+        // The family first: another family's own values should not be what is complained of.
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|cause| error(cause.to_string()))?;
+        if let Some(family) = value.get("model_type").filter(|family| *family != "bert") {
+            return Err(error(format!("model_type is {family}; only \"bert\" is supported")));
+        }
+        let config: Self = serde_json::from_value(value).map_err(|cause| error(cause.to_string()))?;
+        config.check().map_err(error)?;
+        Ok(config)
+    }
+
+    /// Width of one attention head.
+    pub fn head_size(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// What is wrong with the sizes, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(format!("{name} is 0"));
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Err(format!(
+                "hidden_size {} can't be divided among {} attention heads",
+                self.hidden_size, self.num_attention_heads
+            ));
+        }
+        if self.layer_norm_eps.is_nan() || self.layer_norm_eps <= 0.0 {
+            return Err(format!("layer_norm_eps is {}, not above 0", self.layer_norm_eps));
+        }
+        let rates = [
+            ("hidden_dropout_prob", self.hidden_dropout_prob),
+            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
+        ];
+        if let Some((name, rate)) = rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
+            return Err(format!("{name} is {rate}, not from 0 to below 1"));
+        }
+        if self.pad_token_id as usize >= self.vocab_size {
+            return Err(format!(
+                "pad_token_id {} is not below vocab_size {}",
+                self.pad_token_id, self.vocab_size
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! The model: a BERT encoder, the recipe's head, and both together as a classifier.
+
+mod bert;
+mod classifier;
+mod config;
+mod head;
+
+pub use bert::Bert;
+pub use classifier::{Classifier, ClassifierConfig};
+pub use config::{Activation, BertConfig, ConfigError, PositionEmbedding};
+pub use head::{Head, HeadConfig};

@@ -1,0 +1,15 @@
+//! Layers: structs of tensors with `new(params)` and `forward(x)`, their fields named as in the Hub's checkpoints.
+
+mod attention;
+mod dense;
+mod dropout;
+mod embedding;
+mod layer_norm;
+mod params;
+
+pub use attention::SelfAttention;
+pub use dense::Dense;
+pub use dropout::{Mode, Randomness, dropout};
+pub use embedding::Embedding;
+pub use layer_norm::LayerNorm;
+pub use params::{Init, ParamPath, Params, Weight};

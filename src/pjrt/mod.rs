@@ -1,0 +1,28 @@
+//! Runs compiled XLA programs on TPU, GPU or CPU through a PJRT plugin: a shared library with one C interface for
+//! all three. Nothing here knows about models: programs come in as bytes, data as [`Buffer`]s.
+//!
+//! [`Plugin::find`] and [`Plugin::load`] give a [`Plugin`], its [`Client`] holds the devices, compiles a [`Program`]
+//! and uploads [`Buffer`]s, and a [`LoadedExecutable`] runs. Each handle keeps alive what it depends upon and frees
+//! its C object once.
+
+mod api;
+mod buffer;
+mod client;
+mod error;
+mod event;
+mod executable;
+mod execute;
+pub mod install;
+mod options;
+mod plugin;
+mod sys;
+mod value;
+
+pub use buffer::{Buffer, Element, PendingRead};
+pub use client::{Client, Device, DeviceMemory, Program, ProgramFormat, cpu_device_count};
+pub use error::{Error, Result};
+pub use executable::{Executable, MemoryStats};
+pub use execute::{Argument, Completion, Execution, LoadedExecutable};
+pub use options::{CompileOptions, FlagValue};
+pub use plugin::{Backend, Plugin};
+pub use value::Value;

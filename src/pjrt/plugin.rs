@@ -1,0 +1,288 @@
+//! The three platforms: where each one's plugin lies, whether its hardware is here, what it wants in the environment.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+
+use super::api::Api;
+use super::client::Client;
+use super::error::{Error, Result};
+use super::install;
+use super::value::Value;
+
+/// A platform that a PJRT plugin drives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    Cpu,
+    Gpu,
+    Tpu,
+}
+
+/// All that differs between platforms before their plugin is loaded.
+pub(super) struct Platform {
+    name: &'static str,
+    /// Environment variables that name the plugin's file, strongest first.
+    pub variables: &'static [&'static str],
+    pub wheel: Wheel,
+    /// `Err` tells what of the hardware is missing.
+    probe: fn() -> std::result::Result<(), String>,
+    /// Variables that the plugin should find set when it is opened.
+    environment: fn() -> Vec<(&'static str, String)>,
+}
+
+/// A package of the Python package index that holds the plugin, pinned.
+pub(super) struct Wheel {
+    pub package: &'static str,
+    pub version: &'static str,
+    /// The plugin's path in the wheel.
+    pub member: &'static str,
+    /// The wheel's Python version, where its builds differ in it although the plugin does not use Python.
+    pub python: Option<&'static str>,
+    pub builds: &'static [Build],
+}
+
+/// One wheel file: for which machine, pip's name for the platform, the file's hash.
+pub(super) struct Build {
+    pub machine: &'static str,
+    pub platform: &'static str,
+    pub sha256: &'static str,
+}
+
+static CPU: Platform = Platform {
+    name: "cpu",
+    variables: &["BERT_XLA_CPU_PLUGIN"],
+    wheel: Wheel {
+        package: "xla-cpu-pjrt",
+        version: "0.0.1",
+        member: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
+        python: None,
+        builds: &[
+            Build {
+                machine: "x86_64",
+                platform: "manylinux_2_27_x86_64",
+                sha256: "55837b6b7b47daa717f2d9a5a03563ea0ceaa338d06a81a1e2d3f060d960decc",
+            },
+            Build {
+                machine: "aarch64",
+                platform: "manylinux_2_27_aarch64",
+                sha256: "8f613be6e891858f40d64f9799319502fff42689661944fc18a6ffd8210b30c9",
+            },
+        ],
+    },
+    probe: || Ok(()),
+    environment: Vec::new,
+};
+
+static GPU: Platform = Platform {
+    name: "gpu",
+    variables: &["BERT_XLA_GPU_PLUGIN"],
+    wheel: Wheel {
+        package: "jax-cuda13-pjrt",
+        version: "0.12.0.1",
+        member: "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
+        python: None,
+        builds: &[
+            Build {
+                machine: "x86_64",
+                platform: "manylinux_2_27_x86_64",
+                sha256: "5899bb6177eda86ea532afb9a26794f2bdd04966f6a01f9028266b16c2b6cf90",
+            },
+            Build {
+                machine: "aarch64",
+                platform: "manylinux_2_27_aarch64",
+                sha256: "40758d042df8c06991b6a1a8016b56e9cefb1ed4c677c062125c3eb71c3dab97",
+            },
+        ],
+    },
+    probe: probe_gpu,
+    environment: gpu_environment,
+};
+
+static TPU: Platform = Platform {
+    name: "tpu",
+    // The second is libtpu's own convention.
+    variables: &["BERT_XLA_TPU_PLUGIN", "TPU_LIBRARY_PATH"],
+    wheel: Wheel {
+        package: "libtpu",
+        version: "0.0.52",
+        member: "libtpu/libtpu.so",
+        python: Some("3.11"),
+        builds: &[Build {
+            machine: "x86_64",
+            platform: "manylinux_2_31_x86_64",
+            sha256: "f5e2e596eaea9357fbb5a6755a7a9007c6ab75bfde4a55191b03eff402971140",
+        }],
+    },
+    probe: probe_tpu,
+    environment: Vec::new,
+};
+
+impl Backend {
+    /// In order of preference.
+    pub const ALL: [Self; 3] = [Self::Tpu, Self::Gpu, Self::Cpu];
+
+    pub(super) fn platform(self) -> &'static Platform {
+        match self {
+            Self::Cpu => &CPU,
+            Self::Gpu => &GPU,
+            Self::Tpu => &TPU,
+        }
+    }
+
+    /// Looks for the hardware without loading the plugin: `Err` says what is missing. A plugin must not be asked
+    /// for its devices before this: libtpu waits for a metadata server that only a TPU VM has.
+    pub fn probe(self) -> std::result::Result<(), String> {
+        (self.platform().probe)()
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.platform().name)
+    }
+}
+
+impl FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|backend| backend.platform().name == name)
+            .ok_or_else(|| Error::UnknownBackend(name.to_owned()))
+    }
+}
+
+fn probe_gpu() -> std::result::Result<(), String> {
+    if Path::new("/dev/nvidiactl").exists() {
+        return Ok(());
+    }
+    Err("no NVIDIA GPU on this machine (no /dev/nvidiactl)".to_owned())
+}
+
+/// TPUs up to v4 appear as `/dev/accel*`, later ones as VFIO groups, which other passed-through devices use as well.
+fn probe_tpu() -> std::result::Result<(), String> {
+    let product = std::fs::read_to_string("/sys/class/dmi/id/product_name").unwrap_or_default();
+    let product = product.trim();
+    let numbered = |folder: &str, prefix: &str| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| {
+            name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        })
+    };
+    let accel = numbered("/dev", "accel") || numbered("/dev/accel", "accel");
+    if accel || (product.starts_with("Google") && numbered("/dev/vfio", "")) {
+        return Ok(());
+    }
+    Err(format!(
+        "no TPU on this machine (no /dev/accel*, no TPU in /dev/vfio, product name is \"{product}\")"
+    ))
+}
+
+/// Points XLA at the CUDA toolkit's data folder, whose `libdevice` it compiles kernels with.
+fn gpu_environment() -> Vec<(&'static str, String)> {
+    const FLAG: &str = "--xla_gpu_cuda_data_dir";
+    let flags = std::env::var("XLA_FLAGS").unwrap_or_default();
+    let home = std::env::var_os("CUDA_HOME").map(PathBuf::from);
+    // Where the plugin's own search path finds NVIDIA's wheels, when unpacked beside it.
+    let wheels = install::backend_folder(Backend::Gpu).ok().map(|folder| folder.join("nvidia/cu13"));
+    let system = Some(PathBuf::from("/usr/local/cuda"));
+    let data = [home, wheels, system].into_iter().flatten().find(|folder| folder.join("nvvm").is_dir());
+    match data {
+        Some(folder) if !flags.contains(FLAG) => {
+            vec![("XLA_FLAGS", format!("{flags} {FLAG}={}", folder.display()).trim().to_owned())]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A loaded plugin. Clones share it; it stays loaded until the process ends.
+#[derive(Clone)]
+pub struct Plugin {
+    backend: Backend,
+    path: Arc<Path>,
+    pub(super) api: Api,
+}
+
+impl Plugin {
+    /// The plugin's file: `explicit` if given, else what the backend's environment variable names, else the
+    /// installed one in the cache folder.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] lists each place; a place that the user named is not passed over when it is empty.
+    pub fn find(backend: Backend, explicit: Option<&Path>) -> Result<PathBuf> {
+        let not_found = |looked| Error::NotFound { backend, looked };
+        let existing = |path: PathBuf, place: String| {
+            if path.is_file() { Ok(path) } else { Err(not_found(vec![place])) }
+        };
+        if let Some(path) = explicit {
+            return existing(path.to_owned(), path.display().to_string());
+        }
+        if let Some((variable, path)) = Self::from_environment(backend) {
+            let place = format!("{} ({variable})", path.display());
+            return existing(path, place);
+        }
+        let variables = backend.platform().variables.iter().map(|name| format!("${name} (not set)"));
+        let path = install::installed_path(backend)?;
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(not_found(variables.chain([path.display().to_string()]).collect()))
+    }
+
+    /// The path that the user's environment names, and the variable.
+    pub(super) fn from_environment(backend: Backend) -> Option<(&'static str, PathBuf)> {
+        backend.platform().variables.iter().find_map(|&variable| {
+            let path = std::env::var_os(variable).filter(|path| !path.is_empty())?;
+            Some((variable, PathBuf::from(path)))
+        })
+    }
+
+    /// Opens and initializes a plugin. Its log is silenced unless `TF_CPP_MIN_LOG_LEVEL` is set.
+    ///
+    /// # Errors
+    /// When the file is no shared library, no PJRT plugin, or of a version that this program does not know.
+    pub fn load(backend: Backend, path: &Path) -> Result<Self> {
+        // A bare file name would make the loader search its own folders instead.
+        let path = std::path::absolute(path).map_err(Error::io(path))?;
+        prepare_environment(backend);
+        let api = Api::load(backend, &path)?;
+        Ok(Self { backend, path: path.into(), api })
+    }
+
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Major and minor version of the PJRT C API that the plugin has.
+    pub fn api_version(&self) -> (i32, i32) {
+        self.api.version()
+    }
+
+    /// Takes hold of the plugin's devices. Options are the plugin's own, such as `cpu_device_count` on CPU and
+    /// `memory_fraction` and `preallocate` on GPU, and of the type that it expects: a wrong one is not an error to
+    /// plugins but an exception, which ends the process.
+    pub fn client(&self, options: &[(&str, Value)]) -> Result<Client> {
+        Client::new(self.clone(), options)
+    }
+}
+
+/// Sets the variables that a plugin reads while it is opened, where the user has not.
+fn prepare_environment(backend: Backend) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // 3 leaves fatal messages alone; errors come back through the C API.
+    let quiet = ("TF_CPP_MIN_LOG_LEVEL", "3".to_owned());
+    let quiet = std::env::var_os(quiet.0).is_none().then_some(quiet);
+    for (name, value) in quiet.into_iter().chain((backend.platform().environment)()) {
+        // SAFETY: the standard library serializes all access from Rust. C code that reads the environment is that
+        // of plugins loaded before; each variable is set at most once, by the first load that needs it, which the
+        // program does from its main thread before it has work on any device.
+        unsafe { std::env::set_var(name, value) };
+    }
+}

@@ -1,0 +1,45 @@
+//! What a run tells its user: progress while it trains, metrics per epoch, curves, a classification report.
+
+mod history;
+mod metrics;
+mod plot;
+mod progress;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use history::{EpochRecord, History, median};
+pub use metrics::{Average, ClassScore, Classification, argmax};
+pub use plot::{Curve, line_chart, plot_history};
+pub use progress::EpochProgress;
+
+/// Why a report could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error("{}: cannot {action}: {source}; check the folder's permissions and free space", path.display())]
+    File { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{}, line {line}: not an epoch record ({source}); repair the line or remove the file", path.display())]
+    Record { path: PathBuf, line: usize, source: serde_json::Error },
+    #[error(
+        "{what} has {found} values where {expected} were expected ({rows} labels, {num_classes} classes)"
+    )]
+    Length { what: &'static str, expected: usize, found: usize, rows: usize, num_classes: usize },
+    #[error("row {row}: {what} is class {class}; classes are 0 to {}", num_classes - 1)]
+    Class { what: &'static str, row: usize, class: u32, num_classes: usize },
+    #[error("nothing to report: there are no labelled rows; give at least one")]
+    Empty,
+    #[error("cannot draw the chart \"{title}\": {reason}")]
+    Plot { title: String, reason: String },
+}
+
+impl ReportError {
+    /// True when the caller's input is at fault (exit code 2), false for a failure of the machine (1).
+    pub fn is_input_error(&self) -> bool {
+        match self {
+            Self::Record { .. } | Self::Class { .. } | Self::Empty => true,
+            Self::File { .. } | Self::Length { .. } | Self::Plot { .. } => false,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, ReportError>;

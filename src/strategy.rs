@@ -1,0 +1,148 @@
+//! Where a program runs: one backend, and the replicas on its devices.
+
+use std::path::PathBuf;
+
+use crate::data::Share;
+use crate::error::{Error, Result};
+use crate::pjrt::{
+    Backend, Buffer, Client, CompileOptions, LoadedExecutable, Plugin, Program, ProgramFormat,
+    cpu_device_count,
+};
+use crate::train::Step;
+
+/// What the user asked for.
+#[derive(Clone, Debug, Default)]
+pub struct StrategyOptions {
+    /// `None` takes the first of TPU, GPU and CPU that is there.
+    pub backend: Option<Backend>,
+    /// `None` takes every device of a TPU or GPU, and one on the CPU.
+    pub replicas: Option<usize>,
+    /// The plugin's file; it needs `backend`.
+    pub plugin: Option<PathBuf>,
+}
+
+/// Data-parallel replicas, as TensorFlow's `TPUStrategy` has them: each holds all weights and takes an equal share
+/// of each batch.
+pub struct Strategy {
+    client: Client,
+    replicas: usize,
+    /// Why each backend that was tried first was passed over.
+    pub passed_over: Vec<(Backend, String)>,
+}
+
+impl Strategy {
+    /// Loads the plugin and finds the devices.
+    ///
+    /// # Errors
+    /// A backend that was named and isn't usable, no usable backend at all, or more replicas than devices.
+    pub fn new(options: &StrategyOptions) -> Result<Self> {
+        let mut passed_over = Vec::new();
+        let client = match options.backend {
+            Some(backend) => connect(backend, options)?,
+            None if options.plugin.is_some() => {
+                return Err(Error::Usage("--plugin needs --backend cpu, gpu or tpu".into()));
+            }
+            None => first_usable(options, &mut passed_over)?,
+        };
+        let devices = client.addressable_devices().len();
+        let replicas = options.replicas.unwrap_or(devices);
+        if replicas == 0 || replicas > devices {
+            let message =
+                format!("--replicas {replicas}: this machine has {devices} devices of that backend");
+            return Err(Error::Usage(message));
+        }
+        Ok(Self { client, replicas, passed_over })
+    }
+
+    pub fn backend(&self) -> Backend {
+        self.client.plugin().backend()
+    }
+
+    pub fn replicas(&self) -> usize {
+        self.replicas
+    }
+
+    /// Kind of the devices, such as `TPU v3`.
+    pub fn device_kind(&self) -> String {
+        self.client.addressable_devices().first().map_or(String::new(), |device| device.kind().to_owned())
+    }
+
+    /// The rows of a batch that each replica takes.
+    ///
+    /// # Errors
+    /// A batch that can't be split evenly.
+    pub fn rows_per_replica(&self, batch_size: usize) -> Result<usize> {
+        if batch_size == 0 || !batch_size.is_multiple_of(self.replicas) {
+            let message =
+                format!("--batch-size {batch_size} can't be split evenly over {} replicas", self.replicas);
+            return Err(Error::Usage(message));
+        }
+        Ok(batch_size / self.replicas)
+    }
+
+    /// Compiles `step` for the replicas.
+    pub fn compile(&self, step: &Step<'_>) -> Result<LoadedExecutable> {
+        let devices = self.client.addressable_devices();
+        let ids = devices.iter().take(self.replicas).map(|device| device.id()).collect::<Vec<_>>();
+        let program = Program {
+            format: ProgramFormat::Hlo,
+            code: &step.program.to_hlo_proto(),
+            parameters: &step.program.parameter_shapes(),
+        };
+        Ok(self.client.compile(&program, &CompileOptions::on_devices(ids))?)
+    }
+
+    /// Puts the same values on every replica.
+    pub fn mirror<T: crate::pjrt::Element>(&self, values: &[T], dims: &[usize]) -> Result<Vec<Buffer>> {
+        let upload = |replica| {
+            let device = self.client.addressable_device(replica)?;
+            Ok(self.client.buffer_from_host(values, dims, device)?)
+        };
+        (0..self.replicas).map(upload).collect()
+    }
+
+    /// Puts a share of `rows` rows of texts on `replica`: `input_ids` and, if the share has one, the mask.
+    pub fn upload_texts(&self, replica: usize, share: &Share<'_>) -> Result<Vec<Buffer>> {
+        let rows = share.labels.len();
+        let dims = [rows, share.input_ids.len() / rows.max(1)];
+        let device = self.client.addressable_device(replica)?;
+        let tokens = [Some(share.input_ids), share.attention_mask].into_iter().flatten();
+        let upload = |values: &[i32]| Ok(self.client.buffer_from_vec(values.to_vec(), &dims, device)?);
+        tokens.map(upload).collect()
+    }
+
+    /// Puts the labels and weights of a share on `replica`.
+    pub fn upload_labels(&self, replica: usize, share: &Share<'_>) -> Result<[Buffer; 2]> {
+        let device = self.client.addressable_device(replica)?;
+        let dims = [share.labels.len()];
+        Ok([
+            self.client.buffer_from_vec(share.labels.to_vec(), &dims, device)?,
+            self.client.buffer_from_vec(share.weights.to_vec(), &dims, device)?,
+        ])
+    }
+}
+
+fn connect(backend: Backend, options: &StrategyOptions) -> Result<Client> {
+    let path = Plugin::find(backend, options.plugin.as_deref())?;
+    let plugin = Plugin::load(backend, &path)?;
+    let client_options = match backend {
+        Backend::Cpu => vec![cpu_device_count(options.replicas.unwrap_or(1).max(1))],
+        Backend::Gpu | Backend::Tpu => vec![],
+    };
+    Ok(plugin.client(&client_options)?)
+}
+
+fn first_usable(options: &StrategyOptions, passed_over: &mut Vec<(Backend, String)>) -> Result<Client> {
+    for backend in [Backend::Tpu, Backend::Gpu] {
+        // Probe before loading: libtpu waits for a metadata server that only a TPU VM has.
+        let connected = match backend.probe() {
+            Ok(()) => connect(backend, options).map_err(|error| error.to_string()),
+            Err(reason) => Err(reason),
+        };
+        match connected {
+            Ok(client) => return Ok(client),
+            Err(reason) => passed_over.push((backend, reason)),
+        }
+    }
+    connect(Backend::Cpu, options)
+}

@@ -1,0 +1,45 @@
+//! Leaks, in a process of its own: other tests would move the process's memory.
+
+#[path = "suite/common/mod.rs"]
+mod common;
+
+use bert_xla::pjrt::{Argument, CompileOptions, Program, ProgramFormat};
+use bert_xla::shape::{ElementType, Shape};
+use common::cpu_client;
+
+const SUM: &str =
+    "module { func.func public @main(%x: tensor<256xf32>, %y: tensor<256xf32>) -> tensor<256xf32> {
+  %z = stablehlo.add %x, %y : tensor<256xf32>
+  return %z : tensor<256xf32>
+} }";
+
+#[test]
+fn many_executions_do_not_grow_the_process() {
+    let client = cpu_client(1);
+    let device = client.addressable_device(0).unwrap();
+    let parameters = vec![Shape::new(ElementType::F32, [256]); 2];
+    let program = Program { format: ProgramFormat::Mlir, code: SUM.as_bytes(), parameters: &parameters };
+    let program = client.compile(&program, &CompileOptions::default()).unwrap();
+    let damaged = Program { format: ProgramFormat::Hlo, code: b"not a module", parameters: &[] };
+    let step = || {
+        let x = client.buffer_from_host(&[1f32; 256], &[256], device).unwrap();
+        let y = client.buffer_from_vec(vec![2f32; 256], &[256], device).unwrap();
+        let outputs = program.execute(vec![vec![Argument::Borrow(&x), Argument::Donate(y)]]).unwrap();
+        assert_eq!(outputs[0][0].to_host::<f32>().unwrap(), [3.0; 256]);
+        drop(program.execute_async(vec![vec![Argument::Borrow(&x), Argument::Borrow(&x)]]).unwrap());
+        // An error of the plugin, which is freed too.
+        assert!(client.compile(&damaged, &CompileOptions::default()).is_err());
+    };
+    (0..500).for_each(|_| step());
+    let before = resident_bytes();
+    (0..10_000).for_each(|_| step());
+    let grown = resident_bytes().saturating_sub(before);
+    eprintln!("10,000 rounds grew the process by {grown} bytes");
+    // One lost object of 100 bytes in each round would be 1 MB.
+    assert!(grown < 1 << 19, "10,000 rounds grew the process by {grown} bytes");
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}

@@ -1,0 +1,31 @@
+//! What tests of several files share.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub mod hub;
+pub mod minilm;
+
+use std::path::PathBuf;
+
+use bert_xla::pjrt::install::ensure_installed;
+use bert_xla::pjrt::{Backend, Client, Plugin, cpu_device_count};
+
+/// The CPU plugin's file, installed into the user's cache when it is not there.
+pub fn cpu_plugin() -> PathBuf {
+    ensure_installed(Backend::Cpu).expect("the CPU plugin")
+}
+
+/// A CPU client that shows `devices` devices.
+pub fn cpu_client(devices: usize) -> Client {
+    let plugin = Plugin::load(Backend::Cpu, &cpu_plugin()).expect("load the CPU plugin");
+    plugin.client(&[cpu_device_count(devices)]).expect("a CPU client")
+}
+
+/// An empty folder under the build's own temporary folder, named after the test.
+pub fn empty_folder(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}

@@ -1,0 +1,272 @@
+//! Reading tables, and batching them.
+
+use std::path::{Path, PathBuf};
+
+use bert_xla::data::{
+    BadRow, ColumnRef, DataError, Dataset, LabelMap, Order, Purpose, Table, TableOptions, Tokens,
+    parse_quote, parse_separator,
+};
+use ndarray::Array2;
+
+struct File(tempfile::TempDir);
+
+impl File {
+    fn new(bytes: impl AsRef<[u8]>) -> Self {
+        let file = Self(tempfile::tempdir().unwrap());
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("rows.csv")
+    }
+}
+
+fn read(bytes: impl AsRef<[u8]>, options: &TableOptions, purpose: Purpose) -> Result<Table, DataError> {
+    Table::read(&File::new(bytes).path(), options, purpose)
+}
+
+fn train(bytes: impl AsRef<[u8]>) -> Table {
+    read(bytes, &TableOptions::default(), Purpose::Train).unwrap()
+}
+
+fn bad_rows(bytes: impl AsRef<[u8]>, options: &TableOptions) -> (Vec<BadRow>, usize) {
+    match read(bytes, options, Purpose::Train) {
+        Err(DataError::BadRows { rows, total, .. }) => (rows, total),
+        other => panic!("expected bad rows, got {other:?}"),
+    }
+}
+
+fn label_text() -> TableOptions {
+    TableOptions { separator: b';', header: false, ..TableOptions::default() }
+}
+
+fn skipping(options: TableOptions) -> TableOptions {
+    TableOptions { skip_bad_rows: true, ..options }
+}
+
+#[test]
+fn the_recipes_file_by_header_names() {
+    let table = train("\u{feff}label,ID,text\n-1,a,barcha\n0,b,007\n1,c,\"aaa, \"\"bbb\"\"\nccc\"\n");
+    assert_eq!(table.texts, ["barcha", "007", "aaa, \"bbb\"\nccc"]);
+    assert_eq!(table.classes, [1, 2, 3]);
+    assert_eq!(table.ids, ["a", "b", "c"]);
+    assert_eq!((table.duplicates, table.skipped), (0, 0));
+    assert_eq!(table.class_counts(4), [0, 1, 1, 1]);
+}
+
+#[test]
+fn columns_by_position() {
+    assert_eq!(train("x,y,z\n7,hello,1\n").ids, ["7"]);
+    let options = label_text();
+    let table = read("1;a b\n-1;c\n", &options, Purpose::Train).unwrap();
+    assert_eq!((table.texts, table.ids), (vec!["a b".into(), "c".into()], vec!["1".into(), "2".into()]));
+    let table = read("9;a b\n8;c\n", &options, Purpose::Predict).unwrap();
+    assert_eq!((table.texts, table.ids), (vec!["a b".into(), "c".into()], vec!["9".into(), "8".into()]));
+    let table = read("one\ntwo\n", &options, Purpose::Predict).unwrap();
+    assert_eq!((table.texts, table.ids), (vec!["one".into(), "two".into()], vec!["1".into(), "2".into()]));
+}
+
+#[test]
+fn columns_that_are_given() {
+    let options = TableOptions {
+        separator: parse_separator(r"\t").unwrap(),
+        text_column: Some("Tweet".parse().unwrap()),
+        label_column: Some(ColumnRef::Position(0)),
+        ..TableOptions::default()
+    };
+    let table = read("sentiment\ttweet\tid\n1\tahla, bik\t42\r\n", &options, Purpose::Train).unwrap();
+    assert_eq!((table.texts[0].as_str(), table.ids[0].as_str()), ("ahla, bik", "42"));
+
+    let wrong = TableOptions { text_column: Some("comment".parse().unwrap()), ..TableOptions::default() };
+    let error = read("id,text,label\n1,a,1\n", &wrong, Purpose::Train).unwrap_err();
+    assert!(error.to_string().ends_with("no column `comment` for the text; the columns are id, text, label"));
+    let wrong = TableOptions { id_column: Some(ColumnRef::Position(3)), ..TableOptions::default() };
+    assert!(read("id,text,label\n1,a,1\n", &wrong, Purpose::Train).unwrap_err().is_input_error());
+    let error = read("id,tweet,label\n1,a,1\n", &TableOptions::default(), Purpose::Train).unwrap_err();
+    assert!(error.to_string().contains("no column is the text: pass --text-column"), "{error}");
+    let error = read("label;text\n1;a, b\n0;c\n", &TableOptions::default(), Purpose::Train).unwrap_err();
+    assert!(error.to_string().ends_with("the file has one column: is --separator right?"), "{error}");
+}
+
+#[test]
+fn a_file_without_a_header_does_not_lose_its_first_row() {
+    let options = TableOptions { header: true, ..label_text() };
+    let error = read("1;a\n-1;b\n", &options, Purpose::Train).unwrap_err();
+    assert!(error.to_string().contains("pass --no-header"), "{error}");
+}
+
+#[test]
+fn duplicates_are_dropped_for_training_alone() {
+    let csv = "id,text,label\n1,a,1\n2,b,0\n3,a,-1\n4,A,1\n";
+    let table = train(csv);
+    assert_eq!(
+        (table.ids, table.classes, table.duplicates),
+        (vec!["1".into(), "2".into(), "4".into()], vec![3, 2, 3], 1)
+    );
+    assert_eq!(read(csv, &TableOptions::default(), Purpose::Evaluate).unwrap().texts.len(), 4);
+    let table = read(csv, &TableOptions::default(), Purpose::Predict).unwrap();
+    assert_eq!((table.texts.join(""), table.classes, table.duplicates), ("abaA".into(), vec![], 0));
+}
+
+#[test]
+fn predictions_keep_every_row() {
+    let csv = "ID,text\n10,\n11,\"\"\n\n12,NaN\n";
+    let table = read(csv, &TableOptions::default(), Purpose::Predict).unwrap();
+    assert_eq!(
+        (table.ids.join(" "), table.texts),
+        ("10 11 12".into(), vec!["".into(), "".into(), "NaN".into()])
+    );
+}
+
+#[test]
+fn bad_rows_are_named_with_their_lines() {
+    let csv = b"id,text,label\n1,\"two\nlines\",1\n2,b,%1\n3,c\n4,\xff\xfe,1\n5,,1\n6,d,1,x\n7,e,2\n8,f,0\n";
+    let (rows, total) = bad_rows(csv, &TableOptions::default());
+    let shown: Vec<_> = rows.iter().map(|row| format!("{}: {}", row.line, row.reason)).collect();
+    assert_eq!(
+        shown,
+        [
+            "4: label `%1` is not one of -1, 0, 1",
+            "5: 2 fields where the first row has 3 in `3,c`",
+            "6: not valid UTF-8 (byte 0xff) in `4,\u{fffd}\u{fffd},1`",
+            "7: the text is empty",
+            "8: 4 fields where the first row has 3 in `6,d,1,x`",
+        ]
+    );
+    assert_eq!(total, 6);
+    let error = read(csv, &TableOptions::default(), Purpose::Train).unwrap_err();
+    assert!(error.is_input_error());
+    let message = error.to_string();
+    assert!(
+        message.contains("rows.csv: 6 rows can't be used: line 4: ") && message.contains("; and 1 more;"),
+        "{message}"
+    );
+    assert!(!message.contains('\n'));
+
+    let table = read(csv, &skipping(TableOptions::default()), Purpose::Train).unwrap();
+    assert_eq!((table.ids.join(" "), table.skipped), ("1 8".into(), 6));
+}
+
+#[test]
+fn a_stray_quote_swallows_no_row() {
+    // Within a field a quote is a character like any other.
+    let table = read("1;5\" screen\n1;b\n-1;c \"d\n", &label_text(), Purpose::Train).unwrap();
+    assert_eq!(table.texts, ["5\" screen", "b", "c \"d"]);
+    // One that opens a field and is never closed, or is closed before more text, costs its own line.
+    let csv = "1;a\n1;\"never closed\n0;b\n1;\"closed\" early\n-1;c\n";
+    let (rows, _) = bad_rows(csv, &label_text());
+    assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4]);
+    let table = read(csv, &skipping(label_text()), Purpose::Train).unwrap();
+    assert_eq!((table.texts.join(""), table.skipped), ("abc".into(), 2));
+    // Or all of them belong to the text.
+    let options = TableOptions { quote: parse_quote("none").unwrap(), ..label_text() };
+    let table = read(csv, &options, Purpose::Train).unwrap();
+    assert_eq!(table.texts, ["a", "\"never closed", "b", "\"closed\" early", "c"]);
+}
+
+#[test]
+fn many_rows_with_embedded_newlines_stay_apart() {
+    // More than polars reads as one chunk.
+    let rows = 40_000;
+    let csv: String =
+        (0..rows).map(|i| format!("{};\"text {i};\n\"\"quoted\"\"\r\nend\"\r\n", i % 2)).collect();
+    let table = read(csv, &label_text(), Purpose::Train).unwrap();
+    assert_eq!(table.texts.len(), rows);
+    for (i, (text, class)) in table.texts.iter().zip(&table.classes).enumerate() {
+        assert_eq!((text, *class), (&format!("text {i};\n\"quoted\"\r\nend"), 2 + (i % 2) as u32));
+    }
+}
+
+#[test]
+fn empty_files_are_refused() {
+    for csv in ["", "\u{feff}", "\n\n", "id,text,label\n"] {
+        let error = read(csv, &TableOptions::default(), Purpose::Train).unwrap_err();
+        assert!(error.is_input_error(), "{csv:?}: {error}");
+    }
+    let error = Table::read(Path::new("no/such.csv"), &TableOptions::default(), Purpose::Train).unwrap_err();
+    assert!(error.to_string().contains("no/such.csv") && error.is_input_error());
+}
+
+/// Counts by `cut`, `grep`, `sort` and `uniq` on the same file.
+#[test]
+fn the_tunizi_dataset() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/TUNIZI-Dataset.txt");
+    if !path.exists() {
+        return eprintln!("skipped: {} is not here", path.display());
+    }
+    let Err(DataError::BadRows { rows, total, .. }) = Table::read(&path, &label_text(), Purpose::Train)
+    else {
+        panic!("the damaged rows were not seen")
+    };
+    assert_eq!((rows.iter().map(|row| row.line).collect::<Vec<_>>(), total), (vec![5, 1179], 2));
+    let table = Table::read(&path, &skipping(label_text()), Purpose::Evaluate).unwrap();
+    assert_eq!((table.texts.len(), table.skipped, table.class_counts(4)), (2998, 2, vec![0, 1500, 0, 1498]));
+    assert_eq!(table.texts[1], "man eheb rasoule mohamed");
+    let table = Table::read(&path, &skipping(label_text()), Purpose::Train).unwrap();
+    assert_eq!((table.texts.len(), table.duplicates), (2947, 51));
+}
+
+#[test]
+fn label_maps() {
+    let labels = LabelMap::default();
+    assert_eq!(labels.to_string(), "-1=1,0=2,1=3");
+    assert_eq!(labels, "-1=1,0=2,1=3".parse().unwrap());
+    assert_eq!(labels.num_classes(), 4);
+    assert_eq!((labels.class_of(" -1"), labels.class_of("2")), (Some(1), None));
+    assert_eq!(
+        (0..4).map(|class| labels.label_of(class)).collect::<Vec<_>>(),
+        [None, Some("-1"), Some("0"), Some("1")]
+    );
+    assert_eq!("a=b=0".parse::<LabelMap>().unwrap().class_of("a=b"), Some(0));
+    for wrong in ["", "1", "a=x", "a=0,a=1", "a=0,b=0", "a=-1", "a=99999"] {
+        assert!(wrong.parse::<LabelMap>().is_err_and(|error| error.is_input_error()), "{wrong}");
+    }
+    for wrong in ["", ";;", "é", "\""] {
+        assert!(parse_separator(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// Row `r` is `[r, 100 + r, 0]` with two tokens before its padding.
+fn tokens(rows: usize) -> Tokens {
+    let id = |(row, at): (usize, usize)| if at == 2 { 0 } else { (100 * at + row) as i32 };
+    Tokens { input_ids: Array2::from_shape_fn((rows, 3), id), lengths: vec![2; rows] }
+}
+
+#[test]
+fn batches_and_shares() {
+    let (tokens, classes) = (tokens(7), [0, 1, 2, 3, 0, 1, 2]);
+    let dataset = Dataset::new(&tokens, &classes, vec![6, 1, 3, 5, 2], true);
+    let batches: Vec<_> = dataset.batches(4, Order::Sequential).collect();
+    assert_eq!(batches.len(), dataset.batches(4, Order::Sequential).len());
+    assert_eq!(batches[0].rows, [6, 1, 3, 5]);
+    assert_eq!(batches[0].input_ids, [6, 106, 0, 1, 101, 0, 3, 103, 0, 5, 105, 0]);
+    assert_eq!(batches[0].labels, [2, 1, 3, 1]);
+    assert_eq!(batches[1].rows, [2]);
+    assert_eq!(batches[1].input_ids, [2, 102, 0].repeat(4));
+    assert_eq!(batches[1].attention_mask.as_deref(), Some([1, 1, 0].repeat(4).as_slice()));
+    assert_eq!(batches[1].weights, [1.0, 0.0, 0.0, 0.0]);
+
+    let share = batches[0].share(1, 2);
+    assert_eq!(share.input_ids, [3, 103, 0, 5, 105, 0]);
+    assert_eq!((share.labels, share.weights), ([3, 1].as_slice(), [1.0, 1.0].as_slice()));
+    assert_eq!(share.attention_mask, Some([1, 1, 0, 1, 1, 0].as_slice()));
+
+    let unlabelled = Dataset::new(&tokens, &[], vec![0], false);
+    let batch = unlabelled.batches(2, Order::Sequential).next().unwrap();
+    assert_eq!((batch.labels, batch.attention_mask), (vec![0, 0], None));
+}
+
+/// `numpy.random.RandomState([7, 1, epoch]).permutation(10)`
+#[test]
+fn shuffled_orders_are_numpys() {
+    let tokens = tokens(10);
+    let dataset = Dataset::new(&tokens, &[], (0..10).collect(), false);
+    let order = |seed, epoch| -> Vec<usize> {
+        dataset.batches(3, Order::Shuffled { seed, epoch }).flat_map(|batch| batch.rows).collect()
+    };
+    let seed = (1 << 32) + 7;
+    assert_eq!(order(seed, 0), [2, 3, 7, 6, 4, 9, 5, 0, 1, 8]);
+    assert_eq!(order(seed, 1), [5, 9, 2, 1, 6, 0, 7, 4, 3, 8]);
+    assert_ne!(order(seed + 1, 0), order(seed, 0));
+}

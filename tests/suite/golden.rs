@@ -1,0 +1,285 @@
+//! The model and the train step against PyTorch and transformers: `tests/fixtures/tiny_bert.safetensors` holds a
+//! 2-layer BERT with the recipe's head, its outputs, gradients and three Keras-Adam steps, all made there in float32.
+
+use std::path::{Path, PathBuf};
+
+use bert_xla::checkpoint::Checkpoint;
+use bert_xla::data::{Dataset, Tokens};
+use bert_xla::hlo::{Graph, Program, Tensor};
+use bert_xla::model::{BertConfig, Classifier, ClassifierConfig, HeadConfig};
+use bert_xla::nn::{Mode, Params};
+use bert_xla::pjrt::{Argument, Backend, Buffer};
+use bert_xla::shape::{ElementType, Shape};
+use bert_xla::strategy::{Strategy, StrategyOptions};
+use bert_xla::train::{Inference, InitialValues, Step, StepConfig, TrainOptions, Trainer, upload_weights};
+use ndarray::Array2;
+use safetensors::SafeTensors;
+
+use crate::common::{cpu_plugin, minilm};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// The tensors of a fixture file.
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn read(name: &str) -> Self {
+        Self(std::fs::read(fixture(name)).unwrap())
+    }
+
+    fn bytes<const N: usize, T>(&self, name: &str, value: fn([u8; N]) -> T) -> Vec<T> {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = tensors.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
+        tensor.data().chunks_exact(N).map(|chunk| value(chunk.try_into().unwrap())).collect()
+    }
+
+    fn f32s(&self, name: &str) -> Vec<f32> {
+        self.bytes(name, f32::from_le_bytes)
+    }
+
+    fn i32s(&self, name: &str) -> Vec<i32> {
+        self.bytes(name, i32::from_le_bytes)
+    }
+}
+
+fn tiny(mask: bool) -> ClassifierConfig {
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture("tiny_config.json")).unwrap()).unwrap();
+    ClassifierConfig {
+        bert: BertConfig::read(&fixture("tiny_config.json")).unwrap(),
+        head: HeadConfig { hidden: vec![16, 12], dropout: 0.0, num_classes: 4 },
+        max_length: json["max_length"].as_u64().unwrap() as usize,
+        mask,
+        // PyTorch made the file.
+        freeze_padding: true,
+    }
+}
+
+fn strategy() -> Strategy {
+    let options = StrategyOptions { backend: Some(Backend::Cpu), plugin: Some(cpu_plugin()), replicas: None };
+    Strategy::new(&options).unwrap()
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off <= tolerance, "{what}: off by {off}, more than {tolerance}");
+}
+
+/// Runs the tiny model on the fixture's batch, with its parameters: the outputs that `outputs` makes of the hidden
+/// states, the scores and the declared weights.
+fn run_tiny(
+    golden: &Golden,
+    mask: bool,
+    outputs: impl for<'g> FnOnce(Tensor<'g>, Tensor<'g>, &[Tensor<'g>]) -> Vec<Tensor<'g>>,
+) -> (Vec<String>, Vec<Vec<f32>>) {
+    let config = tiny(mask);
+    let (graph, dims) = (Graph::new(), [6, config.max_length]);
+    let params = Params::new(&graph, ElementType::F32);
+    let model = Classifier::new(&config, &graph, &params);
+    let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, dims));
+    let attention_mask = mask.then(|| graph.parameter("attention_mask", Shape::new(ElementType::S32, dims)));
+    let states = model.bert.forward(ids, attention_mask, &Mode::Inference);
+    let scores = model.forward(ids, attention_mask, &Mode::Inference);
+    let (weights, tensors): (Vec<_>, Vec<_>) = params.declared().into_iter().unzip();
+    let outputs = outputs(states, scores, &tensors);
+
+    let mut parameters = tensors;
+    parameters.push(ids);
+    parameters.extend(attention_mask);
+    let strategy = strategy();
+    let step = Step { program: Program::new("tiny", parameters, outputs), weights: weights.clone() };
+    let executable = strategy.compile(&step).unwrap();
+    let mut arguments = vec![];
+    for weight in &weights {
+        let values = golden.f32s(&format!("param/{}", weight.name));
+        arguments.extend(strategy.mirror(&values, &weight.shape.dims).unwrap());
+    }
+    arguments.extend(strategy.mirror(&golden.i32s("input_ids"), &dims).unwrap());
+    if mask {
+        arguments.extend(strategy.mirror(&golden.i32s("attention_mask"), &dims).unwrap());
+    }
+    let outputs = executable.execute(vec![arguments.into_iter().map(Argument::Donate).collect()]).unwrap();
+    let names = weights.into_iter().map(|weight| weight.name).collect();
+    (names, outputs[0].iter().map(|buffer| buffer.to_host().unwrap()).collect())
+}
+
+#[test]
+fn hidden_states_and_outputs_equal_pytorchs() {
+    let golden = Golden::read("tiny_bert.safetensors");
+    for (mask, prefix) in [(false, ""), (true, "masked/")] {
+        let (_, outputs) = run_tiny(&golden, mask, |states, scores, _| vec![states, scores]);
+        assert_close("hidden states", &outputs[0], &golden.f32s(&format!("{prefix}last_hidden_state")), 1e-5);
+        assert_close("scores", &outputs[1], &golden.f32s(&format!("{prefix}output")), 1e-5);
+    }
+}
+
+/// The loss as the file's maker wrote it, in this test's own words: the mean of `-log(out[label] / sum(out))`.
+fn mean_loss<'g>(scores: Tensor<'g>, labels: &[i32]) -> Tensor<'g> {
+    let probabilities = scores / scores.sum(&[1]).reshape(&[6, 1]);
+    let pick = |(row, label): (usize, &i32)| {
+        let (row, label) = (row, *label as usize);
+        probabilities.slice(&[row, label], &[row + 1, label + 1], &[1, 1]).log().reshape(&[1])
+    };
+    let logs = labels.iter().enumerate().map(pick).collect::<Vec<_>>();
+    -scores.graph().concatenate(&logs, 0).sum(&[0]) / 6.0
+}
+
+#[test]
+fn loss_and_every_gradient_equal_pytorchs() {
+    let golden = Golden::read("tiny_bert.safetensors");
+    let labels = golden.i32s("labels");
+    let (names, outputs) = run_tiny(&golden, false, |_, scores, weights| {
+        let loss = mean_loss(scores, &labels);
+        let gradients = loss.graph().gradients(loss, weights).into_iter().zip(weights);
+        let gradients = gradients.map(|(gradient, weight)| gradient.unwrap_or(*weight * 0.0));
+        [loss].into_iter().chain(gradients).collect()
+    });
+    assert_close("loss", &outputs[0], &golden.f32s("loss"), 1e-5);
+    for (name, found) in names.iter().zip(&outputs[1..]) {
+        let expected = golden.f32s(&format!("grad/{name}"));
+        let scale = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
+        // A key's bias moves all scores of a query alike, so its gradient is 0 but for rounding.
+        let floor = if name.ends_with("self.key.bias") { 1e-7 } else { 0.0 };
+        assert_close(name, found, &expected, (1e-4 * scale).max(floor));
+    }
+}
+
+/// The fixture's batch as a data set.
+fn tiny_tokens(golden: &Golden, max_length: usize) -> Tokens {
+    let input_ids = Array2::from_shape_vec((6, max_length), golden.i32s("input_ids")).unwrap();
+    Tokens { input_ids, lengths: vec![max_length as u32; 6] }
+}
+
+fn tiny_checkpoint(golden: &Golden, folder: &Path) -> Checkpoint {
+    let tensors = SafeTensors::deserialize(&golden.0).unwrap();
+    let named = tensors.tensors().into_iter();
+    let params = named.filter_map(|(name, view)| Some((name.strip_prefix("param/")?.to_owned(), view)));
+    let path = folder.join("model.safetensors");
+    safetensors::serialize_to_file(params, None, &path).unwrap();
+    Checkpoint::open_files(&[path]).unwrap()
+}
+
+#[test]
+fn three_adam_steps_equal_the_reference() {
+    let golden = Golden::read("tiny_bert.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(&golden, folder.path());
+    let config = tiny(false);
+    let tokens = tiny_tokens(&golden, config.max_length);
+    let classes = golden.i32s("labels").into_iter().map(|label| label as u32).collect::<Vec<_>>();
+    let data = Dataset::new(&tokens, &classes, (0..6).collect(), false);
+    let options = TrainOptions { batch_size: 6, learning_rate: 1e-3, seed: 0 };
+    let values = InitialValues { checkpoint: Some(&checkpoint), seed: 0 };
+    let mut trainer = Trainer::new(strategy(), &config, options, &values).unwrap();
+
+    // One batch per epoch: the order within it changes nothing.
+    let losses = (1..=3).map(|epoch| trainer.train_epoch(&data, epoch, |_, _| ()).unwrap().loss as f32);
+    assert_close("losses", &losses.collect::<Vec<_>>(), &golden.f32s("adam3/losses"), 1e-5);
+    for (weight, values) in trainer.weights() {
+        assert_close(&weight.name, &values.unwrap(), &golden.f32s(&format!("adam3/{}", weight.name)), 1e-5);
+    }
+}
+
+#[test]
+fn the_padding_row_is_trained_as_keras_does_unless_frozen() {
+    let golden = Golden::read("tiny_bert.safetensors");
+    let labels = golden.i32s("labels");
+    let hidden = tiny(false).bert.hidden_size;
+    let padding_row = |freeze_padding: bool| {
+        let config = ClassifierConfig { freeze_padding, ..tiny(false) };
+        let graph = Graph::new();
+        let params = Params::new(&graph, ElementType::F32);
+        let model = Classifier::new(&config, &graph, &params);
+        let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, [6, config.max_length]));
+        let loss = mean_loss(model.forward(ids, None, &Mode::Inference), &labels);
+        let tensors = params.declared().into_iter().map(|(_, tensor)| tensor).collect::<Vec<_>>();
+        let word_embeddings = graph.gradients(loss, &tensors)[0].unwrap();
+        let weights = params.declared().into_iter().map(|(weight, _)| weight).collect::<Vec<_>>();
+        let parameters = tensors.into_iter().chain([ids]).collect();
+        let strategy = strategy();
+        let step = Step { program: Program::new("padding", parameters, vec![word_embeddings]), weights };
+        let mut arguments = vec![];
+        for weight in &step.weights {
+            let values = golden.f32s(&format!("param/{}", weight.name));
+            arguments.extend(strategy.mirror(&values, &weight.shape.dims).unwrap());
+        }
+        arguments.extend(strategy.mirror(&golden.i32s("input_ids"), &[6, config.max_length]).unwrap());
+        let arguments = arguments.iter().map(Argument::Borrow).collect();
+        let outputs = strategy.compile(&step).unwrap().execute(vec![arguments]).unwrap();
+        outputs[0][0].to_host::<f32>().unwrap()[..hidden].to_vec()
+    };
+    assert!(padding_row(true).iter().all(|value| *value == 0.0));
+    // The largest entry of the row's gradient with `padding_idx=None`, from the same PyTorch model.
+    let largest = padding_row(false).iter().fold(0f32, |max, value| max.max(value.abs()));
+    assert!((largest - 0.0847).abs() < 1e-4, "{largest}");
+}
+
+#[test]
+fn a_real_checkpoints_hidden_states_equal_transformers() {
+    let Some(folder) = minilm::folder() else { return };
+    let golden = Golden::read("minilm_hidden.safetensors");
+    let config = BertConfig::read(&folder.join("config.json")).unwrap();
+    let checkpoint = Checkpoint::open_files(&[folder.join("model.safetensors")]).unwrap();
+    let input_ids = Array2::from_shape_vec((2, 32), golden.i32s("input_ids")).unwrap();
+    let mask = golden.i32s("attention_mask");
+    let lengths = mask.chunks(32).map(|row| row.iter().sum::<i32>() as u32).collect();
+    let tokens = Tokens { input_ids, lengths };
+    let strategy = strategy();
+    for (mask, name) in [(false, "unmasked"), (true, "masked")] {
+        let inference = Inference::for_encoding(&strategy, &config, 2, 32, mask).unwrap();
+        let weights = inference.weights().to_vec();
+        let values = InitialValues { checkpoint: Some(&checkpoint), seed: 0 };
+        let buffers: Vec<Vec<Buffer>> = upload_weights(&strategy, &weights, &values).unwrap();
+        let replicas = buffers.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let mut states = vec![];
+        let data = Dataset::new(&tokens, &[], vec![0, 1], mask);
+        inference
+            .predict(&strategy, &replicas, &data, |rows| {
+                states.extend(rows);
+                Ok(())
+            })
+            .unwrap();
+        assert_close(name, &states, &golden.f32s(name), 2e-4);
+    }
+}
+
+#[test]
+fn the_articles_model_has_its_parameter_count() {
+    let bert = BertConfig { vocab_size: 119_547, ..BertConfig::default() };
+    let config = ClassifierConfig {
+        bert,
+        head: HeadConfig::default(),
+        max_length: 140,
+        mask: false,
+        freeze_padding: false,
+    };
+    // By Keras' model.summary() in the article: encoder 177,853,440, head 55,050,752 + 225,720 + 1,764.
+    assert_eq!(config.num_parameters(), 233_131_676);
+}
+
+#[test]
+fn evaluation_reports_the_reference_loss() {
+    let golden = Golden::read("tiny_bert.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(&golden, folder.path());
+    let config = tiny(false);
+    let tokens = tiny_tokens(&golden, config.max_length);
+    let classes = golden.i32s("labels").into_iter().map(|label| label as u32).collect::<Vec<_>>();
+    let data = Dataset::new(&tokens, &classes, (0..6).collect(), false);
+    let strategy = strategy();
+    // Four rows at a time: the second batch is half padding, which must not count.
+    let step = StepConfig { model: config, batch_size: 4, replicas: 1 };
+    let inference = Inference::for_evaluation(&strategy, &step).unwrap();
+    let values = InitialValues { checkpoint: Some(&checkpoint), seed: 0 };
+    let buffers = upload_weights(&strategy, inference.weights(), &values).unwrap();
+    let replicas = buffers.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let evaluation = inference.evaluate(&strategy, &replicas, &data).unwrap();
+    assert_close("loss", &[evaluation.loss as f32], &golden.f32s("loss"), 1e-5);
+    let scores = golden.f32s("output");
+    let expected = scores.chunks(4).flat_map(|row| row.iter().map(|value| value / row.iter().sum::<f32>()));
+    assert_close("probabilities", &evaluation.probabilities, &expected.collect::<Vec<_>>(), 1e-5);
+}

@@ -1,0 +1,209 @@
+//! `bert-xla plugins` and `plugins install`, as a user runs them.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+
+use crate::common::{cpu_plugin, empty_folder};
+use serde_json::Value as Json;
+use zip::write::{SimpleFileOptions, ZipWriter};
+
+const MEMBER: &str = "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so";
+const FILE: &str = "plugins/cpu/0.0.1/xla_cpu_pjrt.so";
+
+/// The program with an empty environment but for `PATH`, `HOME` and its cache.
+fn bert_xla(cache: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bert-xla"));
+    command.args(arguments).env_clear().env("BERT_XLA_CACHE", cache);
+    for variable in ["PATH", "HOME"] {
+        command.envs(std::env::var_os(variable).map(|value| (variable, value)));
+    }
+    command
+}
+
+/// Lets pip see the wheels in `folder` and nothing else.
+fn offline<'a>(command: &'a mut Command, folder: &Path) -> &'a mut Command {
+    command.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", folder).env("PIP_CONFIG_FILE", "/dev/null")
+}
+
+fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().expect("an exit code"), text(stdout), text(stderr))
+}
+
+fn has_pip() -> bool {
+    let found = Command::new("python3").args(["-m", "pip", "--version"]).output();
+    let found = found.is_ok_and(|output| output.status.success());
+    if !found {
+        eprintln!("skipped: no python3 with pip");
+    }
+    found
+}
+
+/// A wheel of the pinned name and version whose plugin is `content`.
+fn fake_wheel(folder: &Path, content: &[u8]) -> PathBuf {
+    let platform = format!("manylinux_2_27_{}", std::env::consts::ARCH);
+    let path = folder.join(format!("xla_cpu_pjrt-0.0.1-py3-none-{platform}.whl"));
+    let mut zip = ZipWriter::new(fs::File::create(&path).unwrap());
+    let info = "xla_cpu_pjrt-0.0.1.dist-info";
+    let files: [(String, Vec<u8>); 4] = [
+        (MEMBER.to_owned(), content.to_vec()),
+        (format!("{info}/METADATA"), b"Metadata-Version: 2.1\nName: xla_cpu_pjrt\nVersion: 0.0.1\n".to_vec()),
+        (format!("{info}/WHEEL"), format!("Wheel-Version: 1.0\nTag: py3-none-{platform}\n").into_bytes()),
+        (format!("{info}/RECORD"), Vec::new()),
+    ];
+    for (name, content) in files {
+        zip.start_file(name, SimpleFileOptions::default()).unwrap();
+        zip.write_all(&content).unwrap();
+    }
+    zip.finish().unwrap();
+    path
+}
+
+/// Every file below `folder` but lock files.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else if path.file_name().unwrap() != ".lock" {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_wheel_with_the_wrong_hash_is_refused_and_leaves_nothing() {
+    if !has_pip() {
+        return;
+    }
+    let (cache, wheels) = (empty_folder("wrong_hash_cache"), empty_folder("wrong_hash_wheels"));
+    fake_wheel(&wheels, b"not the plugin");
+    let (code, stdout, stderr) = run(offline(&mut bert_xla(&cache, &["plugins", "install", "cpu"]), &wheels));
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.starts_with("error: xla_cpu_pjrt-0.0.1-py3-none-manylinux_2_27_"), "{stderr}");
+    assert!(stderr.contains(": sha256 is ") && stderr.ends_with("; nothing was installed\n"), "{stderr}");
+    assert_eq!(files_below(&cache), Vec::<PathBuf>::new());
+    assert!(!cache.join("plugins/cpu/download").exists());
+}
+
+#[test]
+fn pips_own_message_is_passed_on() {
+    if !has_pip() {
+        return;
+    }
+    let (cache, wheels) = (empty_folder("no_wheel_cache"), empty_folder("no_wheel_wheels"));
+    let (code, _, stderr) = run(offline(&mut bert_xla(&cache, &["plugins", "install", "cpu"]), &wheels));
+    assert_eq!(code, 1);
+    let expected = "error: pip could not download xla-cpu-pjrt==0.0.1: \
+                    No matching distribution found for xla-cpu-pjrt==0.0.1\n";
+    assert_eq!(stderr, expected);
+}
+
+#[test]
+fn without_python_the_message_says_what_to_do() {
+    let cache = empty_folder("no_python_cache");
+    let (code, _, stderr) =
+        run(bert_xla(&cache, &["plugins", "install", "cpu"]).env("PATH", empty_folder("no_python_path")));
+    assert_eq!(code, 2);
+    assert!(
+        stderr.starts_with("error: cannot run python3 -m pip to download xla-cpu-pjrt==0.0.1: ")
+            && stderr.ends_with("; install Python 3, or set BERT_XLA_CPU_PLUGIN\n"),
+        "{stderr}"
+    );
+}
+
+/// The real plugin, from the package index or from where pip is told to look.
+#[test]
+fn two_installs_at_once_give_one_plugin_and_a_third_does_nothing() {
+    let installed = cpu_plugin();
+    if !has_pip() {
+        return;
+    }
+    let cache = empty_folder("two_installs_cache");
+    // What an install that was killed leaves behind.
+    fs::create_dir_all(cache.join("plugins/cpu/download")).unwrap();
+    fs::write(cache.join("plugins/cpu/download/half.whl"), "half").unwrap();
+    let install = || run(&mut bert_xla(&cache, &["plugins", "install", "cpu"]));
+    let results = thread::scope(|scope| {
+        let installs = [scope.spawn(install), scope.spawn(install)];
+        installs.map(|install| install.join().unwrap())
+    });
+    let path = cache.join(FILE);
+    let mut lines: Vec<String> = results
+        .into_iter()
+        .map(|(code, stdout, stderr)| {
+            assert_eq!((code, stderr.as_str()), (0, ""));
+            stdout
+        })
+        .collect();
+    lines.sort();
+    let already = format!("cpu: already installed: {}\n", path.display());
+    assert_eq!(lines, [already.clone(), format!("cpu: installed: {}\n", path.display())]);
+    assert_eq!(files_below(&cache), [path.as_path()]);
+
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    assert_eq!(install(), (0, already, String::new()));
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), time);
+    if std::env::var_os("BERT_XLA_CPU_PLUGIN").is_none() {
+        assert!(fs::read(&path).unwrap() == fs::read(installed).unwrap(), "differs from the first install");
+    }
+    fs::remove_dir_all(cache).unwrap();
+}
+
+#[test]
+fn lists_every_backend_with_the_places_looked_in() {
+    let cache = empty_folder("list_cache");
+    let (code, stdout, stderr) = run(&mut bert_xla(&cache, &["plugins"]));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let expected = format!(
+        "tpu: not found, looked at $BERT_XLA_TPU_PLUGIN (not set), $TPU_LIBRARY_PATH (not set), {cache}/plugins/tpu/0.0.52/libtpu.so
+  bert-xla plugins install tpu
+gpu: not found, looked at $BERT_XLA_GPU_PLUGIN (not set), {cache}/plugins/gpu/0.12.0.1/xla_cuda_plugin.so
+  bert-xla plugins install gpu
+cpu: not found, looked at $BERT_XLA_CPU_PLUGIN (not set), {cache}/{FILE}
+  bert-xla plugins install cpu
+",
+        cache = cache.display()
+    );
+    assert_eq!(stdout, expected);
+    let (_, stdout, _) = run(bert_xla(&cache, &["plugins"]).env("BERT_XLA_CPU_PLUGIN", "/none.so"));
+    assert!(stdout.contains("cpu: not found, looked at /none.so (BERT_XLA_CPU_PLUGIN)\n"), "{stdout}");
+}
+
+#[test]
+fn lists_the_cpu_plugin_quietly_and_never_loads_one_without_its_hardware() {
+    let cache = empty_folder("ready_cache");
+    let plugin = cpu_plugin();
+    // A TPU plugin that is no library at all: it must not even be opened where there is no TPU.
+    let text = cache.join("libtpu.so");
+    fs::write(&text, "text").unwrap();
+    let mut command = bert_xla(&cache, &["plugins", "--json"]);
+    command.env("BERT_XLA_CPU_PLUGIN", &plugin).env("TPU_LIBRARY_PATH", &text);
+    let (code, stdout, stderr) = run(&mut command);
+    assert_eq!((code, stderr.as_str()), (0, ""), "the plugin's log is silenced");
+    let report: Json = serde_json::from_str(&stdout).unwrap();
+    let backend =
+        |name: &str| report.as_array().unwrap().iter().find(|entry| entry["backend"] == name).unwrap();
+    let cpu = backend("cpu");
+    assert_eq!(cpu["state"], "ready");
+    assert_eq!(cpu["devices"].as_array().unwrap().len(), 1);
+    assert_eq!(cpu["devices"][0]["kind"], "cpu");
+    assert_eq!(cpu["path"], plugin.to_str().unwrap());
+    assert!(cpu["api_version"].as_str().unwrap().starts_with("0."));
+    let tpu = backend("tpu");
+    if bert_xla::pjrt::Backend::Tpu.probe().is_err() {
+        assert_eq!(tpu["state"], "not loaded");
+        assert!(tpu["reason"].as_str().unwrap().starts_with("no TPU on this machine"), "{tpu}");
+    }
+
+    // A CPU plugin that is no plugin is reported in the list, and the list goes on.
+    let (code, stdout, _) = run(bert_xla(&cache, &["plugins"]).env("BERT_XLA_CPU_PLUGIN", &text));
+    assert_eq!(code, 0);
+    assert!(stdout.contains("found, but fails: cannot load the cpu plugin "), "{stdout}");
+}
