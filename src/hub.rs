@@ -95,17 +95,18 @@ pub struct ModelFiles {
     /// `config.json`
     pub config: PathBuf,
     pub tokenizer: TokenizerFiles,
-    /// `model.safetensors`, or its shards.
+    /// `model.safetensors`, or its shards; none where they were not wanted.
     pub weights: Vec<PathBuf>,
 }
 
 impl ModelFiles {
     /// Finds a model's files. A path that is a folder is read as it is; otherwise `model` is a Hub id, whose files
     /// come from the cache if it has them all, and are downloaded if not. `revision` is a branch, tag or commit.
-    pub fn resolve(model: &str, revision: Option<&str>, hub: &Hub) -> Result<Self, HubError> {
+    /// Without `weights`, only the configuration and the tokenizer are wanted.
+    pub fn resolve(model: &str, revision: Option<&str>, weights: bool, hub: &Hub) -> Result<Self, HubError> {
         let path = Path::new(model);
         if path.is_dir() {
-            return select(model, |name| path.join(name).is_file(), |name| Ok(path.join(name)));
+            return select(model, weights, |name| path.join(name).is_file(), |name| Ok(path.join(name)));
         }
         if path.is_file() {
             return Err(HubError::NotAFolder(path.to_owned()));
@@ -116,7 +117,8 @@ impl ModelFiles {
         let repo =
             Repo::with_revision(model.to_owned(), RepoType::Model, revision.unwrap_or("main").to_owned());
         if let Some(folder) = cached_snapshot(hub, &repo) {
-            let files = select(model, |name| folder.join(name).is_file(), |name| Ok(folder.join(name)));
+            let has = |name: &str| folder.join(name).is_file();
+            let files = select(model, weights, has, |name| Ok(folder.join(name)));
             match files {
                 Ok(files) if hub.offline || files.is_certain() => return Ok(files),
                 _ => {}
@@ -125,7 +127,7 @@ impl ModelFiles {
         if hub.offline {
             return Err(HubError::Offline { model: model.to_owned(), cache: hub.cache.clone() });
         }
-        download(model, &repo, hub)
+        download(model, &repo, weights, hub)
     }
 
     /// False if a file that changes the meaning of another may be missing from a cache.
@@ -152,7 +154,7 @@ fn cached_snapshot(hub: &Hub, repo: &Repo) -> Option<PathBuf> {
 }
 
 /// Downloads what the cache lacks, all of it from the commit that the revision stands for now.
-fn download(model: &str, repo: &Repo, hub: &Hub) -> Result<ModelFiles, HubError> {
+fn download(model: &str, repo: &Repo, weights: bool, hub: &Hub) -> Result<ModelFiles, HubError> {
     let failed = |what: &str, error: ApiError| download_error(model, what, hub, error);
     let cache = Cache::new(hub.cache.clone());
     let api = ApiBuilder::from_cache(cache.clone())
@@ -167,6 +169,7 @@ fn download(model: &str, repo: &Repo, hub: &Hub) -> Result<ModelFiles, HubError>
     let commit = api.repo(commit);
     let files = select(
         model,
+        weights,
         |name| listed.siblings.iter().any(|file| file.rfilename == name),
         |name| match folder.join(name) {
             path if path.is_file() => Ok(path),
@@ -191,6 +194,7 @@ fn download_error(model: &str, what: &str, hub: &Hub, error: ApiError) -> HubErr
 /// Chooses among the files of one place: `has` says whether it has a file, `get` gives its path here.
 fn select(
     place: &str,
+    weights: bool,
     has: impl Fn(&str) -> bool,
     get: impl Fn(&str) -> Result<PathBuf, HubError>,
 ) -> Result<ModelFiles, HubError> {
@@ -206,7 +210,9 @@ fn select(
         let config = has("tokenizer_config.json").then(|| get("tokenizer_config.json")).transpose()?;
         TokenizerFiles::Vocab { vocab, config }
     };
-    let weights = if has("model.safetensors.index.json") && !has("model.safetensors") {
+    let weights = if !weights {
+        vec![]
+    } else if has("model.safetensors.index.json") && !has("model.safetensors") {
         let names = shard_names(&get("model.safetensors.index.json")?)?;
         let shard = |name: &String| wanted(name, "shard that model.safetensors.index.json names");
         names.iter().map(shard).collect::<Result<_, _>>()?

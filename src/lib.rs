@@ -10,6 +10,8 @@ pub mod nn;
 pub mod pjrt;
 mod proto;
 pub mod report;
+pub mod run_folder;
 pub mod shape;
 pub mod strategy;
+pub mod tables;
 pub mod train;

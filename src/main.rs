@@ -1,24 +1,10 @@
 use std::process::ExitCode;
 
-use bert_xla::cli::plugins;
-use clap::{Parser, Subcommand};
-
-#[derive(Parser)]
-#[command(version, about)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// List the PJRT plugins and their devices, or install one
-    Plugins(plugins::PluginsArgs),
-}
+use bert_xla::cli::{self, Cli};
+use clap::Parser;
 
 fn main() -> ExitCode {
-    let Command::Plugins(args) = Cli::parse().command;
-    match plugins::run(args) {
+    match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

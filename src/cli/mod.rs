@@ -1,1 +1,73 @@
-pub mod plugins;
+//! The command line: one file per command.
+
+mod demo;
+mod encode;
+mod evaluate;
+mod graph;
+mod options;
+mod plugins;
+mod predict;
+mod train;
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+
+/// Fine-tunes BERT text classifiers on Cloud TPU, GPU or CPU. The whole training step is one XLA program, run through
+/// a PJRT plugin.
+#[derive(Parser, Debug)]
+#[command(
+    name = "bert-xla",
+    version,
+    max_term_width = 110,
+    after_help = "Start with `bert-xla demo`; `bert-xla COMMAND --help` explains a command by example.\n\n\
+                  Exit status: 0 done, 1 a failure, 2 an input or a usage that can't be worked with."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Fine-tune a classifier on a labelled table
+    Train(train::TrainArgs),
+    /// Measure a trained classifier on a labelled table
+    Evaluate(evaluate::EvaluateArgs),
+    /// Label the rows of a table: ID,label
+    Predict(predict::PredictArgs),
+    /// Write the encoder's hidden states for sentences
+    Encode(encode::EncodeArgs),
+    /// Train, evaluate and predict on a small embedded sample, in under two minutes
+    Demo(demo::DemoArgs),
+    /// Print a step's program as HLO text
+    Graph(graph::GraphArgs),
+    /// List the PJRT plugins and their devices, or install one
+    Plugins(plugins::PluginsArgs),
+}
+
+/// Runs the command that `cli` names.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Train(args) => train::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Encode(args) => encode::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Plugins(args) => plugins::run(&args),
+    }
+}
+
+/// Prints to stdout. A reader that closes it early, as `head` does, is no failure.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::file("can't write to", Path::new("stdout"))(error))
+        }
+        _ => Ok(()),
+    }
+}

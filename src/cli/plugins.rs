@@ -44,21 +44,19 @@ enum State {
 }
 
 /// Lists the plugins or installs one.
-pub fn run(args: PluginsArgs) -> Result<()> {
+pub fn run(args: &PluginsArgs) -> crate::error::Result<()> {
     if let Some(Action::Install { backend }) = args.action {
         let installed = install(backend)?;
         let verb = if installed.already { "already installed" } else { "installed" };
-        println!("{backend}: {verb}: {}", installed.path.display());
-        return Ok(());
+        return super::print(&format!("{backend}: {verb}: {}\n", installed.path.display()));
     }
     let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
     if args.json {
-        println!("{:#}", Json::Array(reports.iter().map(Report::json).collect()));
+        super::print(&format!("{:#}\n", Json::Array(reports.iter().map(Report::json).collect())))
     } else {
-        reports.iter().for_each(Report::print);
+        super::print(&reports.iter().map(Report::text).collect::<String>())
     }
-    Ok(())
 }
 
 fn inspect(backend: Backend) -> Result<State> {
@@ -87,26 +85,25 @@ fn look_only(backend: Backend) -> Vec<(&'static str, Value)> {
 }
 
 impl Report {
-    fn print(&self) {
+    fn text(&self) -> String {
         let backend = self.backend;
         match &self.state {
-            State::Missing(looked) => {
-                println!("{backend}: not found, looked at {}", looked.join(", "));
-                println!("  bert-xla plugins install {backend}");
-            }
+            State::Missing(looked) => format!(
+                "{backend}: not found, looked at {}\n  bert-xla plugins install {backend}\n",
+                looked.join(", ")
+            ),
             State::NotLoaded(path, reason) => {
-                println!("{backend}: {}", path.display());
-                println!("  found, not loaded: {reason}");
+                format!("{backend}: {}\n  found, not loaded: {reason}\n", path.display())
             }
             State::Failed(path, error) => {
-                println!("{backend}: {}", path.display());
-                println!("  found, but fails: {error}");
+                format!("{backend}: {}\n  found, but fails: {error}\n", path.display())
             }
             State::Ready(client) => {
                 let (major, minor) = client.plugin().api_version();
-                println!("{backend}: {}", client.plugin().path().display());
-                println!("  PJRT C API {major}.{minor}, {}", count(client.devices().len(), "device"));
-                client.devices().for_each(print_device);
+                let (path, devices) =
+                    (client.plugin().path().display(), count(client.devices().len(), "device"));
+                let listed = client.devices().map(device_text).collect::<String>();
+                format!("{backend}: {path}\n  PJRT C API {major}.{minor}, {devices}\n{listed}")
             }
         }
     }
@@ -135,14 +132,14 @@ impl Report {
     }
 }
 
-fn print_device(device: Device<'_>) {
+fn device_text(device: Device<'_>) -> String {
     let memory = match device.memory() {
         Some(DeviceMemory { in_use, limit: Some(limit), .. }) => {
             format!(", {} of {} in use", gib(in_use), gib(limit))
         }
         _ => String::new(),
     };
-    println!("  device {}: {}{memory}", device.id(), device.kind());
+    format!("  device {}: {}{memory}\n", device.id(), device.kind())
 }
 
 fn device_json(device: Device<'_>) -> Json {

@@ -62,6 +62,14 @@ impl Tokenizer {
         Ok(Self { inner, max_length, pad_id })
     }
 
+    /// The tokenizer as a `tokenizer.json`, without a length limit.
+    pub fn to_json(&self) -> Result<String, DataError> {
+        let error = |cause: tokenizers::Error| DataError::Encode(cause.to_string());
+        let mut unlimited = self.inner.clone();
+        unlimited.with_truncation(None).map_err(error)?;
+        unlimited.to_string(true).map_err(error)
+    }
+
     /// Number of token ids, which the model's `vocab_size` must reach.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
-use crate::pjrt::{Argument, Buffer, Completion, Execution, LoadedExecutable, PendingRead};
+use crate::pjrt::{Argument, Buffer, Completion, Execution, LoadedExecutable, MemoryStats, PendingRead};
 use crate::strategy::Strategy;
 
 /// What a run trains with, beyond the model.
@@ -37,6 +37,7 @@ pub struct Trainer {
     /// `[replica]`: learning rate and seed.
     constants: Vec<Vec<Buffer>>,
     steps_done: u64,
+    compile_time: Duration,
 }
 
 /// What an epoch measured while it trained.
@@ -62,7 +63,9 @@ impl Trainer {
         let config = StepConfig { model: model.clone(), batch_size, replicas: strategy.replicas() };
         let graph = Graph::new();
         let step = train_step(&graph, &config);
+        let started = Instant::now();
         let executable = strategy.compile(&step)?;
+        let compile_time = started.elapsed();
         let eval = Inference::for_evaluation(&strategy, &config)?;
 
         let trained = step.weights;
@@ -73,11 +76,32 @@ impl Trainer {
         let learning_rate = strategy.mirror(&[options.learning_rate], &[])?;
         let seed = strategy.mirror(&[options.seed], &[])?;
         let constants = learning_rate.into_iter().zip(seed).map(|(rate, seed)| vec![rate, seed]).collect();
-        Ok(Self { strategy, options, executable, eval, state, trained, untrained, constants, steps_done: 0 })
+        Ok(Self {
+            strategy,
+            options,
+            executable,
+            eval,
+            state,
+            trained,
+            untrained,
+            constants,
+            steps_done: 0,
+            compile_time,
+        })
     }
 
     pub fn strategy(&self) -> &Strategy {
         &self.strategy
+    }
+
+    /// How long the compiler took for the train step.
+    pub fn compile_time(&self) -> Duration {
+        self.compile_time
+    }
+
+    /// Memory of the compiled train step, per replica.
+    pub fn memory_stats(&self) -> Result<MemoryStats> {
+        Ok(self.executable.executable().memory_stats()?)
     }
 
     /// Optimizer steps since training began.
@@ -129,11 +153,19 @@ impl Trainer {
         self.eval.evaluate(&self.strategy, &weights, data)
     }
 
-    /// Every weight of the model with its values, one at a time.
-    pub fn weights(&self) -> impl Iterator<Item = (&Weight, Result<Vec<f32>>)> {
-        let trained = self.trained.iter().zip(&self.state[0]);
-        let trained = trained.map(|(weight, buffer)| (weight, buffer.to_host().map_err(Error::from)));
-        trained.chain(self.untrained.iter().map(|(weight, values)| (weight, Ok(values.clone()))))
+    /// Every weight of the model.
+    pub fn weights(&self) -> Vec<&Weight> {
+        self.trained.iter().chain(self.untrained.iter().map(|(weight, _)| weight)).collect()
+    }
+
+    /// The values of one of [`weights`](Self::weights) as they are now, row-major.
+    pub fn values(&self, weight: &Weight) -> Result<Vec<f32>> {
+        if let Some((_, values)) = self.untrained.iter().find(|(untrained, _)| untrained == weight) {
+            return Ok(values.clone());
+        }
+        let index = self.trained.iter().position(|trained| trained == weight);
+        let index = index.ok_or_else(|| Error::Usage(format!("the model has no weight {}", weight.name)))?;
+        Ok(self.state[0][index].to_host()?)
     }
 
     /// Queues one optimizer step.

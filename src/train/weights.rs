@@ -13,23 +13,35 @@ use crate::nn::{Init, Weight};
 use crate::pjrt::Buffer;
 use crate::strategy::Strategy;
 
-/// The values of one weight at the start: from the checkpoint if it has the weight, otherwise as declared.
-pub struct InitialValues<'a> {
-    pub checkpoint: Option<&'a Checkpoint>,
-    pub seed: u64,
+/// The values of a weight at the start.
+pub enum InitialValues<'a> {
+    /// As declared; a function of the seed.
+    Random { seed: u32 },
+    /// The encoder's from the checkpoint, the head's as declared. So is the pooler, which nothing uses, if the
+    /// checkpoint has none.
+    Pretrained { checkpoint: &'a Checkpoint, seed: u32 },
+    /// All from the checkpoint.
+    Trained(&'a Checkpoint),
 }
 
 impl InitialValues<'_> {
     /// Row-major values of `weight`.
     ///
     /// # Errors
-    /// A weight of the encoder that the checkpoint lacks, or has in another shape.
+    /// A weight that the checkpoint should have and lacks, or has in another shape.
     pub fn get(&self, weight: &Weight) -> Result<Cow<'_, [f32]>> {
-        match self.checkpoint {
-            Some(checkpoint) if checkpoint_holds(checkpoint, weight) => {
-                Ok(checkpoint.tensor_f32(checkpoint_key(&weight.name), &weight.shape.dims)?)
+        let key = checkpoint_key(&weight.name);
+        match *self {
+            Self::Pretrained { checkpoint, seed } => {
+                let is_encoder = weight.name.starts_with("bert.");
+                let may_lack = weight.name.starts_with("bert.pooler.") && checkpoint.shape(key).is_none();
+                match is_encoder && !may_lack {
+                    true => Ok(checkpoint.tensor_f32(key, &weight.shape.dims)?),
+                    false => Ok(Cow::Owned(random_values(weight, seed))),
+                }
             }
-            _ => Ok(Cow::Owned(random_values(weight, self.seed))),
+            Self::Trained(checkpoint) => Ok(checkpoint.tensor_f32(key, &weight.shape.dims)?),
+            Self::Random { seed } => Ok(Cow::Owned(random_values(weight, seed))),
         }
     }
 }
@@ -39,14 +51,8 @@ pub fn checkpoint_key(name: &str) -> &str {
     name.strip_prefix("bert.").unwrap_or(name)
 }
 
-/// The encoder must be in a checkpoint; the head may start fresh, and so may the pooler, which nothing uses.
-fn checkpoint_holds(checkpoint: &Checkpoint, weight: &Weight) -> bool {
-    let required = weight.name.starts_with("bert.") && !weight.name.starts_with("bert.pooler.");
-    required || checkpoint.shape(checkpoint_key(&weight.name)).is_some()
-}
-
 /// Values by the weight's [`Init`], a function of `seed` and the weight's name alone.
-fn random_values(weight: &Weight, seed: u64) -> Vec<f32> {
+fn random_values(weight: &Weight, seed: u32) -> Vec<f32> {
     let count = weight.shape.num_elements();
     let mut key = Sha256::new();
     key.update(seed.to_le_bytes());

@@ -66,7 +66,7 @@ fn hub(home: &Path, endpoint: &str, more: &[(&str, &str)]) -> Hub {
 }
 
 fn local(folder: &TempDir) -> Result<ModelFiles, HubError> {
-    ModelFiles::resolve(folder.path().to_str().unwrap(), None, &no_hub())
+    ModelFiles::resolve(folder.path().to_str().unwrap(), None, true, &no_hub())
 }
 
 #[test]
@@ -197,11 +197,11 @@ fn folders_that_lack_files_are_named() {
     fs::remove_file(path("vocab.txt")).unwrap();
     assert!(local(&folder).unwrap_err().to_string().ends_with("there is no tokenizer.json or vocab.txt"));
     for wrong in ["./nowhere", "a/b/c", "/x", ""] {
-        let error = ModelFiles::resolve(wrong, None, &no_hub()).unwrap_err();
+        let error = ModelFiles::resolve(wrong, None, true, &no_hub()).unwrap_err();
         assert!(matches!(error, HubError::NotAModel(_)) && error.is_input_error(), "{wrong}: {error}");
     }
     let file = path("config.json");
-    let error = ModelFiles::resolve(file.to_str().unwrap(), None, &no_hub()).unwrap_err();
+    let error = ModelFiles::resolve(file.to_str().unwrap(), None, true, &no_hub()).unwrap_err();
     assert!(matches!(error, HubError::NotAFolder(_)));
 }
 
@@ -221,7 +221,7 @@ fn a_model_is_downloaded_once() {
     let home = tempfile::tempdir().unwrap();
     let server = Server::start(repository());
     let online = hub(home.path(), &server.endpoint, &[("HF_TOKEN", "hf_secret")]);
-    let files = ModelFiles::resolve(MODEL, None, &online).unwrap();
+    let files = ModelFiles::resolve(MODEL, None, true, &online).unwrap();
     let snapshot = home.path().join("hub/models--someone--tiny-bert/snapshots").join(COMMIT);
     assert_eq!(files.config, snapshot.join("config.json"));
     assert!(matches!(&files.tokenizer, TokenizerFiles::Vocab { config: Some(_), .. }));
@@ -237,16 +237,16 @@ fn a_model_is_downloaded_once() {
     assert!(!requests.iter().any(|request| request.path.ends_with("pytorch_model.bin")));
 
     // From the cache, with the network and without.
-    assert_eq!(ModelFiles::resolve(MODEL, None, &online).unwrap(), files);
+    assert_eq!(ModelFiles::resolve(MODEL, None, true, &online).unwrap(), files);
     let offline = hub(home.path(), &server.endpoint, &[("HF_HUB_OFFLINE", "1")]);
-    assert_eq!(ModelFiles::resolve(MODEL, None, &offline).unwrap(), files);
-    assert_eq!(ModelFiles::resolve(MODEL, Some(COMMIT), &offline).unwrap(), files);
+    assert_eq!(ModelFiles::resolve(MODEL, None, true, &offline).unwrap(), files);
+    assert_eq!(ModelFiles::resolve(MODEL, Some(COMMIT), true, &offline).unwrap(), files);
     assert_eq!(server.requests().len(), requests.len());
-    let error = ModelFiles::resolve(MODEL, Some("v1"), &offline).unwrap_err();
+    let error = ModelFiles::resolve(MODEL, Some("v1"), true, &offline).unwrap_err();
     assert!(matches!(error, HubError::Offline { .. }) && error.is_input_error(), "{error}");
 
     // Another revision of the same commit needs the list of files and nothing more.
-    assert_eq!(ModelFiles::resolve(MODEL, Some("v1"), &online).unwrap(), files);
+    assert_eq!(ModelFiles::resolve(MODEL, Some("v1"), true, &online).unwrap(), files);
     assert_eq!(server.requests().len(), requests.len() + 1);
 }
 
@@ -255,11 +255,11 @@ fn a_cache_that_lacks_a_file_is_completed() {
     let home = tempfile::tempdir().unwrap();
     let server = Server::start(repository());
     let hub = hub(home.path(), &server.endpoint, &[]);
-    let files = ModelFiles::resolve(MODEL, None, &hub).unwrap();
+    let files = ModelFiles::resolve(MODEL, None, true, &hub).unwrap();
     assert!(server.requests().iter().all(|request| request.authorization.is_none()));
     fs::remove_file(files.config.with_file_name("tokenizer_config.json")).unwrap();
     let before = server.requests().len();
-    assert_eq!(ModelFiles::resolve(MODEL, None, &hub).unwrap(), files);
+    assert_eq!(ModelFiles::resolve(MODEL, None, true, &hub).unwrap(), files);
     let after = server.requests().split_off(before);
     assert!(after[1..].iter().all(|request| request.path.ends_with("tokenizer_config.json")), "{after:?}");
 }
@@ -270,27 +270,28 @@ fn the_hubs_refusals_are_told() {
     let server = Server::start(repository());
     let hub = hub(home.path(), &server.endpoint, &[]);
     for (model, revision) in [("someone/else", None), (MODEL, Some("v2"))] {
-        let error = ModelFiles::resolve(model, revision, &hub).unwrap_err();
+        let error = ModelFiles::resolve(model, revision, true, &hub).unwrap_err();
         assert!(
             error.to_string().contains("answered 404: check the name") && error.is_input_error(),
             "{error}"
         );
     }
     let unreachable = self::hub(home.path(), "http://127.0.0.1:1", &[]);
-    let error = ModelFiles::resolve(MODEL, None, &unreachable).unwrap_err();
+    let error = ModelFiles::resolve(MODEL, None, true, &unreachable).unwrap_err();
     assert!(matches!(error, HubError::Download { .. }) && !error.is_input_error(), "{error}");
 
     let pickled =
         ["config.json", "vocab.txt", "pytorch_model.bin"].map(|name| (name.to_owned(), b"{}".to_vec()));
     let server = Server::start(pickled.into());
-    let error = ModelFiles::resolve(MODEL, None, &self::hub(home.path(), &server.endpoint, &[])).unwrap_err();
+    let error =
+        ModelFiles::resolve(MODEL, None, true, &self::hub(home.path(), &server.endpoint, &[])).unwrap_err();
     assert!(matches!(error, HubError::OnlyPickle { .. }), "{error}");
 }
 
 #[test]
 fn a_real_checkpoint() {
     let Some(folder) = crate::common::minilm::folder() else { return };
-    let files = ModelFiles::resolve(folder.to_str().unwrap(), None, &no_hub()).unwrap();
+    let files = ModelFiles::resolve(folder.to_str().unwrap(), None, true, &no_hub()).unwrap();
     let config = BertConfig::read(&files.config).unwrap();
     assert_eq!((config.num_hidden_layers, config.hidden_size, config.head_size()), (6, 384, 32));
     let checkpoint = Checkpoint::open(&files).unwrap();

@@ -1,0 +1,121 @@
+//! Options that several commands share.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::data::{ColumnRef, DataError, LabelMap, TableOptions, parse_quote, parse_separator};
+use crate::error::{Error, Result};
+use crate::pjrt::Backend;
+use crate::strategy::{Strategy, StrategyOptions};
+
+/// How the table is laid out.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Table")]
+pub struct TableArgs {
+    /// Character between fields; \t for tabs
+    #[arg(long, default_value = ",", value_parser = separator, value_name = "CHAR")]
+    separator: u8,
+    /// Character around fields that hold a separator, or none
+    #[arg(long, default_value = "\"", value_parser = quote, value_name = "CHAR")]
+    quote: Quote,
+    /// The first row is data, not column names
+    #[arg(long)]
+    no_header: bool,
+    /// Column of the text, by name or by position from 0
+    #[arg(long, value_name = "COLUMN")]
+    text_column: Option<ColumnRef>,
+    /// Column of the label, by name or by position from 0
+    #[arg(long, value_name = "COLUMN")]
+    label_column: Option<ColumnRef>,
+    /// Column of the id, by name or by position from 0
+    #[arg(long, value_name = "COLUMN")]
+    id_column: Option<ColumnRef>,
+    /// Leave out and count rows that can't be used, instead of stopping
+    #[arg(long)]
+    skip_bad_rows: bool,
+}
+
+/// A quote character, or none; clap would read `Option<u8>` as an optional flag.
+#[derive(Clone, Copy, Debug)]
+struct Quote(Option<u8>);
+
+fn separator(text: &str) -> std::result::Result<u8, DataError> {
+    parse_separator(text)
+}
+
+fn quote(text: &str) -> std::result::Result<Quote, DataError> {
+    parse_quote(text).map(Quote)
+}
+
+impl TableArgs {
+    /// A table with these options, and what its labels mean.
+    pub fn options(&self, labels: &LabelMap) -> TableOptions {
+        TableOptions {
+            separator: self.separator,
+            quote: self.quote.0,
+            header: !self.no_header,
+            text_column: self.text_column.clone(),
+            label_column: self.label_column.clone(),
+            id_column: self.id_column.clone(),
+            labels: labels.clone(),
+            skip_bad_rows: self.skip_bad_rows,
+        }
+    }
+}
+
+/// Where the program runs.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// auto takes the first of tpu, gpu and cpu that is there [possible values: auto, tpu, gpu, cpu]
+    #[arg(long, default_value = "auto", value_parser = backend, value_name = "BACKEND")]
+    backend: BackendChoice,
+    /// Data-parallel replicas, each with its share of every batch [default: every TPU core or GPU; 1 on the CPU]
+    #[arg(long, value_name = "N")]
+    replicas: Option<usize>,
+    /// The PJRT plugin's file, instead of the installed one
+    #[arg(long, value_name = "FILE")]
+    plugin: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct BackendChoice(Option<Backend>);
+
+fn backend(text: &str) -> std::result::Result<BackendChoice, String> {
+    match text {
+        "auto" => Ok(BackendChoice(None)),
+        _ => text
+            .parse()
+            .map(|backend| BackendChoice(Some(backend)))
+            .map_err(|_| format!("`{text}` is none of auto, tpu, gpu and cpu")),
+    }
+}
+
+impl DeviceArgs {
+    /// Connects, and says on stderr what was taken and why the others were not.
+    pub fn connect(&self) -> Result<Strategy> {
+        let Self { backend, replicas, plugin } = self.clone();
+        let strategy = Strategy::new(&StrategyOptions { backend: backend.0, replicas, plugin })?;
+        for (backend, reason) in &strategy.passed_over {
+            eprintln!("{backend}: passed over: {reason}");
+        }
+        eprintln!("Running on {} ({})", strategy.backend(), strategy.device_kind());
+        eprintln!("Number of replicas: {}", strategy.replicas());
+        Ok(strategy)
+    }
+}
+
+/// Makes the folder that results go to.
+///
+/// # Errors
+/// If it already holds `marker`, and may not be overwritten.
+pub fn make_output_folder(folder: &Path, marker: &str, overwrite: bool) -> Result<()> {
+    if !overwrite && folder.join(marker).exists() {
+        return Err(Error::Usage(format!(
+            "{} already holds a run; choose another --output, or pass --overwrite",
+            folder.display()
+        )));
+    }
+    std::fs::create_dir_all(folder).map_err(Error::file("can't make", folder))
+}

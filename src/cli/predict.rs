@@ -1,0 +1,62 @@
+//! `bert-xla predict`: labels the rows of a table.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::options::{DeviceArgs, TableArgs};
+use crate::data::{Dataset, Purpose, Table};
+use crate::error::Result;
+use crate::run_folder::RunFolder;
+use crate::tables::{class_name, predicted_classes, write_submission};
+use crate::train::Inference;
+
+/// Label the rows of a table, and write ID,label in its order.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  bert-xla predict --run run --data test.csv --output submission.csv")]
+pub struct PredictArgs {
+    /// The --output of a training run
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// The table: ids and texts
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Texts per step, over all replicas
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch_size: usize,
+    #[command(flatten)]
+    pub table: TableArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+pub fn run(args: &PredictArgs) -> Result<()> {
+    let run = RunFolder::open(&args.run)?;
+    let table = Table::read(&args.data, &args.table.options(&run.labels), Purpose::Predict)?;
+    let tokens = run.tokenize(&table.texts)?;
+    let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), run.model.mask);
+
+    let strategy = args.device.connect()?;
+    let config = run.step_config(&strategy, args.batch_size)?;
+    let inference = Inference::for_prediction(&strategy, &config)?;
+    let weights = run.upload_weights(&strategy, inference.weights())?;
+    let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let mut classes = Vec::with_capacity(table.texts.len());
+    let num_classes = run.model.head.num_classes;
+    inference.predict(&strategy, &weights, &data, |probabilities| {
+        classes.extend(predicted_classes(&probabilities, num_classes, &run.labels));
+        Ok(())
+    })?;
+
+    let labels = classes.iter().map(|class| class_name(&run.labels, *class)).collect::<Vec<_>>();
+    write_submission(&args.output, &table.ids, &labels)?;
+    let mut summary = format!("{}: {} rows\n", args.output.display(), labels.len());
+    for label in run.labels.labels() {
+        let count = labels.iter().filter(|predicted| *predicted == label).count();
+        summary.push_str(&format!("{label:>8}: {count}\n"));
+    }
+    super::print(&summary)
+}

@@ -1,0 +1,305 @@
+//! `bert-xla train`: from a labelled table and a checkpoint to a run folder.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+
+use super::options::{DeviceArgs, TableArgs, make_output_folder};
+use crate::checkpoint::Checkpoint;
+use crate::data::{Dataset, LabelMap, Purpose, Table, Tokenizer, train_test_split};
+use crate::error::{Error, Result};
+use crate::hub::{Hub, ModelFiles};
+use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
+use crate::report::{EpochProgress, EpochRecord, History, median, plot_history};
+use crate::run_folder::{write_description, write_weights};
+use crate::tables::{DevPredictions, write_dev_predictions};
+use crate::train::{EpochMetrics, Evaluation, InitialValues, TrainOptions, Trainer, checkpoint_key};
+
+/// Fine-tune a classifier on a labelled table.
+///
+/// The defaults are the published recipe: multilingual BERT, 140 tokens, no attention mask, Flatten, dense layers of
+/// 512 and 440, softplus over 4 classes, Adam at 1e-5, 5 epochs of batches of 16, and a tenth of the rows held out
+/// by scikit-learn's train_test_split.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    bert-xla train --train train.csv --output run\n  \
+    bert-xla train --train tunizi.txt --separator ';' --no-header --skip-bad-rows --model ./minilm \\\n      \
+    --max-length 64 --learning-rate 5e-5 --epochs 4 --output run\n  \
+    bert-xla train --train train.csv --output run --dry-run    # the model, layer by layer")]
+pub struct TrainArgs {
+    /// The labelled table: texts and labels
+    #[arg(long, value_name = "FILE")]
+    pub train: PathBuf,
+    /// Where the weights, curves and predictions go
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace the run that --output holds
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Say what would be trained, layer by layer, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON line per epoch on stdout, and no progress
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    #[command(flatten)]
+    pub table: TableArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// The pretrained encoder and the head on it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// The encoder: a folder, or a model id of the Hugging Face Hub
+    #[arg(long, default_value = "bert-base-multilingual-cased", value_name = "ID|DIR")]
+    pub model: String,
+    /// Branch, tag or commit of the model id
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Start from random weights: only the configuration and the tokenizer are read
+    #[arg(long)]
+    pub random_weights: bool,
+    /// Tokens per text; longer ones are cut, shorter ones padded
+    #[arg(long, default_value_t = 140, value_name = "TOKENS")]
+    pub max_length: usize,
+    /// Hide the padding from attention (the recipe attends to it)
+    #[arg(long)]
+    pub mask: bool,
+    /// Width of the output [default: the highest class of --labels, plus one]
+    #[arg(long, value_name = "N")]
+    pub num_classes: Option<usize>,
+    /// Dropout after each hidden dense layer of the head
+    #[arg(long, default_value_t = 0.3, value_name = "RATE")]
+    pub dropout: f64,
+    /// Dropout within the encoder [default: what the model's config.json says]
+    #[arg(long, value_name = "RATE")]
+    pub encoder_dropout: Option<f64>,
+    /// Leave the embedding of [PAD] as it is, as PyTorch does (Keras trains it)
+    #[arg(long)]
+    pub freeze_padding: bool,
+}
+
+/// How it is trained.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Training")]
+pub struct RecipeArgs {
+    /// Examples per step, over all replicas
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub batch_size: usize,
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub epochs: u32,
+    /// Adam's learning rate
+    #[arg(long, default_value_t = 1e-5, value_name = "RATE")]
+    pub learning_rate: f64,
+    /// Share of the rows held out, more than 0 and less than 1
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    pub dev_size: f64,
+    /// Decides which rows are held out (random_state of train_test_split)
+    #[arg(long, default_value_t = 42, value_name = "SEED")]
+    pub split_seed: u32,
+    /// Decides the head's first weights, the order of the examples and dropout
+    #[arg(long, default_value_t = 0)]
+    pub seed: u32,
+    /// What each label of the table is as a class of the model
+    #[arg(long, default_value_t = LabelMap::default(), value_name = "LABEL=CLASS,...", allow_hyphen_values = true)]
+    pub labels: LabelMap,
+}
+
+/// Everything that is decided and read before anything is compiled.
+struct Job {
+    files: ModelFiles,
+    model: ClassifierConfig,
+    tokenizer: Tokenizer,
+    table: Table,
+    train_rows: Vec<usize>,
+    dev_rows: Vec<usize>,
+}
+
+pub fn run(args: &TrainArgs) -> Result<()> {
+    let job = prepare(args)?;
+    if args.dry_run {
+        return super::print(&format!("{}\n", job.model.summary()));
+    }
+    make_output_folder(&args.output, "model.safetensors", args.overwrite)?;
+    let mut trainer = trainer(args, &job)?;
+    write_description(&args.output, &job.files, &job.tokenizer, &job.model, &args.recipe.labels)?;
+    train(args, &job, &mut trainer)?;
+    eprintln!("Saved in {}", args.output.display());
+    Ok(())
+}
+
+fn prepare(args: &TrainArgs) -> Result<Job> {
+    let labels = &args.recipe.labels;
+    let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
+    let files = ModelFiles::resolve(name, revision.as_deref(), !random_weights, &Hub::from_env()?)?;
+    let model = model_config(&args.model, BertConfig::read(&files.config)?, labels)?;
+    let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
+    let split = train_test_split(table.texts.len(), args.recipe.dev_size, args.recipe.split_seed)?;
+    let tokenizer = Tokenizer::open(&files.tokenizer, model.max_length)?;
+    check_vocabulary(&tokenizer, &model.bert, &files.config)?;
+    eprintln!(
+        "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
+        args.train.display(),
+        table.texts.len(),
+        table.duplicates,
+        table.skipped,
+        split.train.len(),
+        split.test.len()
+    );
+    Ok(Job { files, model, tokenizer, table, train_rows: split.train, dev_rows: split.test })
+}
+
+/// The classifier that the flags ask for, on an encoder.
+fn model_config(args: &ModelArgs, mut bert: BertConfig, labels: &LabelMap) -> Result<ClassifierConfig> {
+    let usage = |message: String| Err(Error::Usage(message));
+    for (flag, rate) in [("--dropout", Some(args.dropout)), ("--encoder-dropout", args.encoder_dropout)] {
+        if let Some(rate) = rate.filter(|rate| !(0.0..1.0).contains(rate)) {
+            return usage(format!("{flag} {rate}: expected a share from 0 to less than 1"));
+        }
+    }
+    if let Some(rate) = args.encoder_dropout {
+        (bert.hidden_dropout_prob, bert.attention_probs_dropout_prob) = (rate, rate);
+    }
+    if args.max_length > bert.max_position_embeddings {
+        let most = bert.max_position_embeddings;
+        return usage(format!("--max-length {}: this model reads at most {most} tokens", args.max_length));
+    }
+    let num_classes = args.num_classes.unwrap_or(labels.num_classes());
+    if num_classes < labels.num_classes() {
+        let needed = labels.num_classes();
+        return usage(format!("--num-classes {num_classes}: --labels {labels} needs {needed}"));
+    }
+    let head = HeadConfig { dropout: args.dropout, num_classes, ..HeadConfig::default() };
+    let ModelArgs { max_length, mask, freeze_padding, .. } = *args;
+    Ok(ClassifierConfig { bert, head, max_length, mask, freeze_padding })
+}
+
+/// The tokenizer must not give ids that the model has no embedding for.
+pub fn check_vocabulary(tokenizer: &Tokenizer, bert: &BertConfig, config: &Path) -> Result<()> {
+    if tokenizer.vocab_size() <= bert.vocab_size {
+        return Ok(());
+    }
+    let message = format!(
+        "vocab_size is {}, but the tokenizer beside it has {} tokens: the files are not of one model",
+        bert.vocab_size,
+        tokenizer.vocab_size()
+    );
+    Err(Error::RunFolder { path: config.to_owned(), message })
+}
+
+fn trainer(args: &TrainArgs, job: &Job) -> Result<Trainer> {
+    let strategy = args.device.connect()?;
+    let RecipeArgs { batch_size, learning_rate, seed, .. } = args.recipe;
+    if !(learning_rate > 0.0 && learning_rate.is_finite()) {
+        return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
+    }
+    let checkpoint = match args.model.random_weights {
+        true => None,
+        false => Some(open_checkpoint(&job.files, &job.model)?),
+    };
+    let started = Instant::now();
+    let values = match &checkpoint {
+        Some(checkpoint) => InitialValues::Pretrained { checkpoint, seed },
+        None => InitialValues::Random { seed },
+    };
+    let options = TrainOptions { batch_size, learning_rate: learning_rate as f32, seed };
+    let trainer = Trainer::new(strategy, &job.model, options, &values)?;
+    eprintln!("Ready to train after {:.1} s", started.elapsed().as_secs_f64());
+    Ok(trainer)
+}
+
+/// Opens the encoder's weights, says what of them is ignored, and refuses what has no place in the model.
+fn open_checkpoint(files: &ModelFiles, model: &ClassifierConfig) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(files)?;
+    if let [first, ..] = checkpoint.ignored() {
+        eprintln!("Ignored {} tensors of pretraining heads ({first}...)", checkpoint.ignored().len());
+    }
+    let weights = model.weights();
+    let known = weights.iter().map(|weight| checkpoint_key(&weight.name)).collect::<Vec<_>>();
+    if let [first, rest @ ..] = checkpoint.unused(&known).as_slice() {
+        let path = files.weights.first().cloned().unwrap_or_default();
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        let shape = checkpoint.shape(first).unwrap_or_default();
+        let message = format!(
+            "tensor `{first}` {shape:?}{more}: the model that config.json describes has no such weight"
+        );
+        return Err(Error::RunFolder { path, message });
+    }
+    Ok(checkpoint)
+}
+
+fn train(args: &TrainArgs, job: &Job, trainer: &mut Trainer) -> Result<()> {
+    let tokens = job.tokenizer.encode(&job.table.texts)?;
+    let rows = |rows: &[usize]| Dataset::new(&tokens, &job.table.classes, rows.to_vec(), job.model.mask);
+    let (train, dev) = (rows(&job.train_rows), rows(&job.dev_rows));
+    let mut history = History::new(args.output.join("history.jsonl"));
+    let RecipeArgs { epochs, batch_size, .. } = args.recipe;
+    for epoch in 1..=epochs {
+        let started = Instant::now();
+        let steps = train.len().div_ceil(batch_size) as u64;
+        let mut progress = EpochProgress::new(epoch, epochs, steps, args.json);
+        let metrics = trainer.train_epoch(&train, epoch, |loss, accuracy| progress.step(loss, accuracy))?;
+        let evaluation = trainer.evaluate(&dev)?;
+        progress.finish(Some((evaluation.loss, evaluation.accuracy)));
+        let seconds = started.elapsed().as_secs_f64();
+        let record = record(args, epoch, trainer.steps_done(), seconds, &metrics, &evaluation);
+        if args.json {
+            let line = serde_json::to_string(&record).map_err(|error| Error::Usage(error.to_string()))?;
+            super::print(&format!("{line}\n"))?;
+        }
+        history.push(record)?;
+        save_epoch(args, job, trainer, &history, &evaluation)?;
+    }
+    Ok(())
+}
+
+/// Leaves a complete run folder after each epoch.
+fn save_epoch(
+    args: &TrainArgs,
+    job: &Job,
+    trainer: &Trainer,
+    history: &History,
+    evaluation: &Evaluation,
+) -> Result<()> {
+    write_weights(&args.output, trainer)?;
+    plot_history(&args.output, history.epochs())?;
+    let predictions = DevPredictions {
+        rows: &job.dev_rows,
+        classes: &job.table.classes,
+        probabilities: &evaluation.probabilities,
+        num_classes: job.model.head.num_classes,
+        labels: &args.recipe.labels,
+    };
+    write_dev_predictions(&args.output.join("dev_predictions.csv"), &predictions)
+}
+
+fn record(
+    args: &TrainArgs,
+    epoch: u32,
+    step: u64,
+    seconds: f64,
+    metrics: &EpochMetrics,
+    evaluation: &Evaluation,
+) -> EpochRecord {
+    let step_ms = metrics.step_times.iter().map(|time| time.as_secs_f64() * 1e3).collect::<Vec<_>>();
+    let training = step_ms.iter().sum::<f64>() / 1e3;
+    EpochRecord {
+        epoch,
+        step,
+        loss: metrics.loss,
+        accuracy: metrics.accuracy,
+        val_loss: Some(evaluation.loss),
+        val_accuracy: Some(evaluation.accuracy),
+        seconds,
+        step_ms: median(&step_ms).unwrap_or(f64::NAN),
+        examples_per_second: metrics.examples as f64 / training,
+        learning_rate: args.recipe.learning_rate,
+    }
+}
