@@ -218,8 +218,9 @@ fn trainer(args: &TrainArgs, job: &Job) -> Result<Trainer> {
 /// Opens the encoder's weights, says what of them is ignored, and refuses what has no place in the model.
 fn open_checkpoint(files: &ModelFiles, model: &ClassifierConfig) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(files)?;
-    if let [first, ..] = checkpoint.ignored() {
-        eprintln!("Ignored {} tensors of pretraining heads ({first}...)", checkpoint.ignored().len());
+    let heads = checkpoint.ignored().iter().filter(|name| name.starts_with("cls.")).collect::<Vec<_>>();
+    if let [first, ..] = heads.as_slice() {
+        eprintln!("Ignored {} tensors of pretraining heads ({first}...)", heads.len());
     }
     let weights = model.weights();
     let known = weights.iter().map(|weight| checkpoint_key(&weight.name)).collect::<Vec<_>>();
