@@ -3,6 +3,7 @@
 mod common;
 mod data;
 mod golden;
+mod graphs;
 mod hub;
 mod pjrt;
 mod plugins;
