@@ -1,117 +1,81 @@
 //! Time of a whole train step (forward, backward, Adam) and examples per second, on the CPU plugin, which is
 //! installed if it is missing.
 //!
-//! `cargo bench` runs the tiny, MiniLM-sized and full models; `cargo bench -- full` the article's alone. Weights are
-//! random: a step's time doesn't depend on their values. Compile time and the compiled program's memory are printed
-//! before each model's timings, and the process's peak memory after them.
+//! `cargo bench` runs the tiny, MiniLM and full models; `cargo bench -- full` the article's alone. Weights are random:
+//! a step's time doesn't depend on their values. `xla_alone/tiny` runs the same program in a bare loop, with its batch
+//! on the device already: what `train_step/tiny` takes more is the trainer's own overhead. Compile time and memory go
+//! to stderr.
 
 use std::time::{Duration, Instant};
 
 use bert_xla::data::{Dataset, Tokens};
-use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
-use bert_xla::pjrt::Backend;
+use bert_xla::hlo::Graph;
+use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
 use bert_xla::pjrt::install::ensure_installed;
+use bert_xla::pjrt::{Argument, Backend, Buffer};
+use bert_xla::shape::ElementType;
 use bert_xla::strategy::{Strategy, StrategyOptions};
-use bert_xla::train::{InitialValues, TrainOptions, Trainer};
+use bert_xla::train::{InitialValues, StepConfig, TrainOptions, Trainer, train_step};
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 
-struct Case {
-    name: &'static str,
-    batch_size: usize,
-    max_length: usize,
-    bert: BertConfig,
-    measurement: Duration,
-}
+const BATCH_SIZE: usize = 16;
 
-fn cases() -> [Case; 3] {
-    let bert = BertConfig::default();
-    [
-        Case {
-            name: "tiny",
-            batch_size: 8,
-            max_length: 24,
-            bert: BertConfig {
-                vocab_size: 640,
-                hidden_size: 64,
-                num_hidden_layers: 2,
-                num_attention_heads: 2,
-                intermediate_size: 128,
-                ..bert.clone()
-            },
-            measurement: Duration::from_secs(10),
-        },
-        Case {
-            name: "minilm",
-            batch_size: 16,
-            max_length: 64,
-            bert: BertConfig {
-                hidden_size: 384,
-                num_hidden_layers: 6,
-                intermediate_size: 1536,
-                ..bert.clone()
-            },
-            measurement: Duration::from_secs(20),
-        },
-        // The article's: bert-base-multilingual-cased.
-        Case {
-            name: "full",
-            batch_size: 16,
-            max_length: 140,
-            bert: BertConfig { vocab_size: 119_547, ..bert },
-            measurement: Duration::from_secs(100),
-        },
-    ]
-}
+/// (name, size, how long to measure)
+const CASES: [(&str, Size, Duration); 3] = [
+    ("tiny", Size::Tiny, Duration::from_secs(10)),
+    ("minilm", Size::MiniLm, Duration::from_secs(20)),
+    ("full", Size::MBert, Duration::from_secs(100)),
+];
 
-fn trainer(case: &Case) -> Trainer {
+fn strategy() -> Strategy {
     let plugin = Some(ensure_installed(Backend::Cpu).expect("the CPU plugin"));
     let options = StrategyOptions { backend: Some(Backend::Cpu), replicas: None, plugin };
-    let strategy = Strategy::new(&options).expect("a CPU client");
-    let model = ClassifierConfig {
-        bert: case.bert.clone(),
+    Strategy::new(&options).expect("a CPU client")
+}
+
+fn model(size: Size) -> ClassifierConfig {
+    ClassifierConfig {
+        bert: size.config(),
         head: HeadConfig::default(),
-        max_length: case.max_length,
+        max_length: size.max_length(),
         mask: false,
         freeze_padding: false,
-    };
-    let options = TrainOptions { batch_size: case.batch_size, learning_rate: 1e-5, seed: 0 };
-    let started = Instant::now();
-    let trainer = Trainer::new(strategy, &model, options, &InitialValues::Random { seed: 0 });
+    }
+}
+
+fn trainer(name: &str, size: Size) -> Trainer {
+    let options = TrainOptions { batch_size: BATCH_SIZE, learning_rate: 1e-5, seed: 0 };
+    let (model, started) = (model(size), Instant::now());
+    let trainer = Trainer::new(strategy(), &model, options, &InitialValues::Random { seed: 0 });
     let trainer = trainer.expect("the train step compiles");
     eprintln!(
-        "{}: {} parameters; compiled in {:.1} s, ready to train after {:.1} s",
-        case.name,
+        "{name}: {} parameters; train step compiled in {:.1} s, ready after {:.1} s; {:?}",
         model.num_parameters(),
         trainer.compile_time().as_secs_f64(),
-        started.elapsed().as_secs_f64()
+        started.elapsed().as_secs_f64(),
+        trainer.memory_stats().ok()
     );
-    if let Ok(memory) = trainer.memory_stats() {
-        eprintln!("{}: {memory:?}", case.name);
-    }
     trainer
 }
 
 /// `steps` batches of made-up tokens.
-fn tokens(case: &Case, steps: usize) -> Tokens {
-    let rows = steps * case.batch_size;
-    let id = |(row, position)| ((row * 31 + position * 17) % (case.bert.vocab_size - 200) + 100) as i32;
-    Tokens {
-        input_ids: Array2::from_shape_fn((rows, case.max_length), id),
-        lengths: vec![case.max_length as u32; rows],
-    }
+fn tokens(size: Size, steps: usize) -> Tokens {
+    let (rows, max_length) = (steps * BATCH_SIZE, size.max_length());
+    let id = |(row, position)| ((row * 31 + position * 17) % size.config().vocab_size) as i32;
+    Tokens { input_ids: Array2::from_shape_fn((rows, max_length), id), lengths: vec![max_length as u32; rows] }
 }
 
-fn step(criterion: &mut Criterion) {
-    for case in cases() {
-        let mut group = criterion.benchmark_group("train_step");
-        group.throughput(Throughput::Elements(case.batch_size as u64));
-        group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(case.measurement);
-        let mut lazy: Option<Trainer> = None;
-        group.bench_function(case.name, |bencher| {
-            let trainer = lazy.get_or_insert_with(|| trainer(&case));
+fn train(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("train_step");
+    group.throughput(Throughput::Elements(BATCH_SIZE as u64)).sampling_mode(SamplingMode::Flat).sample_size(10);
+    for (name, size, measurement) in CASES {
+        // Only a case that runs is compiled.
+        let mut compiled: Option<Trainer> = None;
+        group.measurement_time(measurement).bench_function(name, |bencher| {
+            let trainer = compiled.get_or_insert_with(|| trainer(name, size));
             bencher.iter_custom(|steps| {
-                let tokens = tokens(&case, steps as usize);
+                let tokens = tokens(size, steps as usize);
                 let classes = (0..tokens.len()).map(|row| row as u32 % 4).collect::<Vec<_>>();
                 let data = Dataset::new(&tokens, &classes, (0..tokens.len()).collect(), false);
                 let started = Instant::now();
@@ -119,10 +83,37 @@ fn step(criterion: &mut Criterion) {
                 started.elapsed()
             });
         });
-        if lazy.is_some() {
-            eprintln!("{}: peak memory of the process {}", case.name, peak_memory());
+        if compiled.is_some() {
+            eprintln!("{name}: peak memory of the process so far: {}", peak_memory());
         }
     }
+}
+
+fn xla_alone(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("xla_alone");
+    group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(10));
+    group.bench_function("tiny", |bencher| {
+        let strategy = strategy();
+        let graph = Graph::new();
+        let config = StepConfig { model: model(Size::Tiny), batch_size: BATCH_SIZE, replicas: 1 };
+        let step = train_step(&graph, &config);
+        let executable = strategy.compile(&step).expect("the train step compiles");
+        let zeros = |shape: &bert_xla::shape::Shape| match shape.element_type {
+            ElementType::F32 => strategy.mirror(&vec![0f32; shape.num_elements()], &shape.dims),
+            ElementType::S32 => strategy.mirror(&vec![0i32; shape.num_elements()], &shape.dims),
+            _ => strategy.mirror(&vec![0u32; shape.num_elements()], &shape.dims),
+        };
+        let buffers = executable.parameters().iter().flat_map(|shape| zeros(shape).expect("fits"));
+        let mut state = buffers.collect::<Vec<Buffer>>();
+        let inputs = state.split_off(3 * step.weights.len() + 1);
+        bencher.iter(|| {
+            let donated = state.drain(..).map(Argument::Donate);
+            let arguments = donated.chain(inputs.iter().map(Argument::Borrow)).collect();
+            let mut outputs = executable.execute(vec![arguments]).expect("the step runs");
+            state = outputs.remove(0);
+            state.pop();
+        });
+    });
 }
 
 /// The largest resident set so far, where the system tells.
@@ -132,5 +123,5 @@ fn peak_memory() -> String {
     line.map_or("unknown".into(), |line| line.trim().to_owned())
 }
 
-criterion_group!(benches, step);
+criterion_group!(benches, train, xla_alone);
 criterion_main!(benches);
