@@ -63,12 +63,18 @@ fn trainer(name: &str, size: Size) -> Trainer {
 fn tokens(size: Size, steps: usize) -> Tokens {
     let (rows, max_length) = (steps * BATCH_SIZE, size.max_length());
     let id = |(row, position)| ((row * 31 + position * 17) % size.config().vocab_size) as i32;
-    Tokens { input_ids: Array2::from_shape_fn((rows, max_length), id), lengths: vec![max_length as u32; rows] }
+    Tokens {
+        input_ids: Array2::from_shape_fn((rows, max_length), id),
+        lengths: vec![max_length as u32; rows],
+    }
 }
 
 fn train(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("train_step");
-    group.throughput(Throughput::Elements(BATCH_SIZE as u64)).sampling_mode(SamplingMode::Flat).sample_size(10);
+    group
+        .throughput(Throughput::Elements(BATCH_SIZE as u64))
+        .sampling_mode(SamplingMode::Flat)
+        .sample_size(10);
     for (name, size, measurement) in CASES {
         // Only a case that runs is compiled.
         let mut compiled: Option<Trainer> = None;

@@ -168,15 +168,12 @@ impl<'a, 'g> Emitter<'a, 'g> {
             return;
         }
         let graph = self.program.graph;
-        let mut operands =
+        let operands =
             node.inputs.iter().map(|input| self.emitted[&resolve(graph, *input)]).collect::<Vec<_>>();
         let mut shape = array_shape(&node.shape);
         let mut called = vec![];
         match &node.op {
-            Op::Reduce { kind, .. } => {
-                operands.push(self.constant(identity(*kind, node.shape.element_type)));
-                called.push(self.reducer(*kind, node.shape.element_type));
-            }
+            Op::Reduce { kind, .. } => called.push(self.reducer(*kind, node.shape.element_type)),
             Op::ScatterAdd | Op::AllReduce => {
                 called.push(self.reducer(Reduction::Sum, node.shape.element_type));
             }
@@ -204,20 +201,11 @@ impl<'a, 'g> Emitter<'a, 'g> {
         self.emitted.insert(id, instruction);
     }
 
-    fn constant(&mut self, scalar: Scalar) -> i64 {
-        let shape = array_shape(&Shape::scalar(scalar.element_type));
-        self.push("constant", shape, vec![], |instruction| instruction.literal = Some(literal(scalar)))
-    }
-
     /// The computation `(a, b) -> a + b` or `max(a, b)` on scalars.
     fn reducer(&mut self, kind: Reduction, element_type: ElementType) -> i64 {
         if let Some((_, _, found)) = self.reducers.iter().find(|(k, e, _)| (*k, *e) == (kind, element_type)) {
             return found.id;
         }
-        let (opcode, name) = match kind {
-            Reduction::Sum => ("add", "sum"),
-            Reduction::Max => ("maximum", "max"),
-        };
         let shape = array_shape(&Shape::scalar(element_type));
         let instruction = |name: &str, id: i64| proto::HloInstructionProto {
             name: format!("{name}.{id}"),
@@ -231,9 +219,10 @@ impl<'a, 'g> Emitter<'a, 'g> {
             parameter_number: number,
             ..instruction("parameter", id)
         };
-        let combine = proto::HloInstructionProto { operand_ids: vec![a, b], ..instruction(opcode, root) };
+        let combine =
+            proto::HloInstructionProto { operand_ids: vec![a, b], ..instruction(kind.combiner(), root) };
         let computation = proto::HloComputationProto {
-            name: format!("{name}_{element_type}"),
+            name: format!("{}_{element_type}", kind.combiner()),
             instructions: vec![parameter(0, a), parameter(1, b), combine],
             program_shape: Some(proto::ProgramShapeProto {
                 parameters: vec![shape.clone(); 2],
@@ -245,16 +234,6 @@ impl<'a, 'g> Emitter<'a, 'g> {
         };
         self.reducers.push((kind, element_type, computation));
         id
-    }
-}
-
-/// What reducing nothing gives.
-pub(super) fn identity(kind: Reduction, element_type: ElementType) -> Scalar {
-    match kind {
-        Reduction::Sum => Scalar::new(element_type, 0.0),
-        Reduction::Max if element_type.is_float() => Scalar::new(element_type, f64::NEG_INFINITY),
-        // Saturates at the smallest integer of the type.
-        Reduction::Max => Scalar::new(element_type, f64::MIN),
     }
 }
 

@@ -82,7 +82,7 @@ impl<'g> Rule<'_, 'g> {
             Op::Concatenate { dim } => self.concatenate(*dim, g),
             Op::Pad { low, high: _, interior } => self.pad(low, interior, g).into(),
             Op::DotGeneral(dimensions) => self.dot(dimensions, g).into(),
-            Op::Reduce { kind, dims } => vec![Some(self.reduce(*kind, dims, g))],
+            Op::Reduce { kind, dims } => vec![Some(self.reduce(*kind, dims, g)), None],
             // f(t, i) = t[i];  df/dt adds each row back
             Op::Gather => {
                 let zeros = self.graph.full(self.input(0).shape(), 0.0);

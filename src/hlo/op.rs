@@ -59,7 +59,7 @@ pub enum Op {
     },
     /// Output dimensions: batch, then the free ones of the left side, then of the right.
     DotGeneral(DotDimensions),
-    /// Folds `dims` away.
+    /// `reduce(input, start)`: folds `dims` away, from the scalar `start`.
     Reduce {
         kind: Reduction,
         dims: Vec<usize>,
@@ -126,6 +126,26 @@ pub enum Comparison {
 pub enum Reduction {
     Sum,
     Max,
+}
+
+impl Reduction {
+    /// What reducing nothing gives.
+    pub fn identity(self, element_type: ElementType) -> Scalar {
+        match self {
+            Self::Sum => Scalar::new(element_type, 0.0),
+            Self::Max if element_type.is_float() => Scalar::new(element_type, f64::NEG_INFINITY),
+            // Saturates at the smallest integer of the type.
+            Self::Max => Scalar::new(element_type, f64::MIN),
+        }
+    }
+
+    /// The opcode that combines two elements.
+    pub fn combiner(self) -> &'static str {
+        match self {
+            Self::Sum => Binary::Add.name(),
+            Self::Max => Binary::Maximum.name(),
+        }
+    }
 }
 
 /// Which dimensions of the two sides of a dot pair up.

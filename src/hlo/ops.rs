@@ -249,7 +249,9 @@ impl<'g> Tensor<'g> {
         if dims.is_empty() {
             return self;
         }
-        self.graph.insert(Op::Reduce { kind, dims: dims.to_vec() }, &[self])
+        let start = kind.identity(self.shape().element_type);
+        let start = self.graph.insert(Op::Constant(start), &[]);
+        self.graph.insert(Op::Reduce { kind, dims: dims.to_vec() }, &[self, start])
     }
 
     /// Rows of `self` `[rows, width]` at `indices` `s32[...]`: `[..., width]`. Indices are clamped to the table.

@@ -49,7 +49,8 @@ impl Op {
             Op::Pad { low, high, interior } => pad(low, high, interior, inputs),
             Op::DotGeneral(dimensions) => dot(dimensions, inputs),
             Op::Reduce { dims, .. } => {
-                let [a] = arity(inputs)?;
+                let [a, start] = arity(inputs)?;
+                same(start, &Shape::scalar(a.element_type))?;
                 require(dims.iter().all(|d| *d < a.rank()), || format!("no dimensions {dims:?}"))?;
                 let kept = (0..a.rank()).filter(|d| !dims.contains(d)).map(|d| a.dims[d]);
                 Ok(Shape::new(a.element_type, kept.collect::<Vec<_>>()))

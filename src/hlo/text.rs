@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::emit::{Program, identity, resolve};
-use super::graph::{Node, NodeId};
+use super::emit::{Program, resolve};
+use super::graph::{Graph, Node, NodeId};
 use super::op::{Op, Reduction, Scalar};
 use crate::shape::{ElementType, Shape};
 
 impl Program<'_> {
-    /// HLO text. Parameters keep their names, other values are numbered in the order they are computed, and a
+    /// HLO text. Parameters keep their names, other values are named by operation and numbered in the order they are computed, and a
     /// comment opens each layer's part.
     pub fn to_text(&self) -> String {
         let nodes = self.live_nodes();
@@ -28,7 +28,7 @@ impl Program<'_> {
                 let _ = writeln!(text, "\n  // {}", if scope.is_empty() { "(top level)" } else { scope });
             }
             let inputs = node.inputs.iter().map(|input| name(*input)).collect::<Vec<_>>();
-            let _ = writeln!(text, "  {}", instruction(name(*id), node, &inputs));
+            let _ = writeln!(text, "  {}", instruction(self.graph, name(*id), node, &inputs));
         }
         let outputs = self.outputs.iter().map(|tensor| name(tensor.id)).collect::<Vec<_>>().join(", ");
         let shapes = shape_list(&self.output_shapes());
@@ -55,7 +55,7 @@ impl Program<'_> {
             let name = match &node.op {
                 Op::Parameter { name, .. } => format!("%{name}"),
                 Op::StopGradient => continue,
-                _ => format!("%{}", names.len()),
+                op => format!("%{}.{}", op.name(), names.len()),
             };
             names.insert(*id, name);
         }
@@ -74,7 +74,7 @@ fn reducers(nodes: &[(NodeId, Node)]) -> String {
     used.dedup();
     let mut text = String::new();
     for (kind, element_type) in used {
-        let opcode = if kind == Reduction::Sum { "add" } else { "maximum" };
+        let opcode = kind.combiner();
         let _ = writeln!(
             text,
             "{} {{\n  %a = {element_type}[] parameter(0)\n  %b = {element_type}[] parameter(1)\n  \
@@ -95,18 +95,14 @@ fn reducer(node: &Node) -> Option<(Reduction, ElementType)> {
 }
 
 fn reducer_name(kind: Reduction, element_type: ElementType) -> String {
-    let name = if kind == Reduction::Sum { "sum" } else { "max" };
-    format!("%{name}_{element_type}")
+    format!("%{}_{element_type}", kind.combiner())
 }
 
-fn instruction(name: &str, node: &Node, inputs: &[&str]) -> String {
+fn instruction(graph: &Graph, name: &str, node: &Node, inputs: &[&str]) -> String {
     let mut operands = inputs.join(", ");
     let shape = &node.shape;
     match &node.op {
         Op::Constant(scalar) => operands = scalar_text(*scalar),
-        Op::Reduce { kind, .. } => {
-            let _ = write!(operands, ", {}", scalar_text(identity(*kind, shape.element_type)));
-        }
         Op::RngBitGenerator { .. } => {
             let state = "u64[2]";
             return format!(
@@ -116,14 +112,14 @@ fn instruction(name: &str, node: &Node, inputs: &[&str]) -> String {
         }
         _ => {}
     }
-    let mut text = format!("{name} = {shape} {}({operands}){}", node.op.name(), attributes(node));
+    let mut text = format!("{name} = {shape} {}({operands}){}", node.op.name(), attributes(graph, node));
     if let Some((kind, element_type)) = reducer(node) {
         let _ = write!(text, ", to_apply={}", reducer_name(kind, element_type));
     }
     text
 }
 
-fn attributes(node: &Node) -> String {
+fn attributes(graph: &Graph, node: &Node) -> String {
     match &node.op {
         Op::Parameter { .. } | Op::Constant(_) | Op::ReplicaId | Op::Unary(_) | Op::Binary(_) => {
             String::new()
@@ -170,7 +166,13 @@ fn attributes(node: &Node) -> String {
                 node.shape.dims[last]
             )
         }
-        Op::ScatterAdd => ", inserted_window_dims={0}, scatter_dims_to_operand_dims={0}".into(),
+        Op::ScatterAdd => {
+            let last = graph.node(node.inputs[1]).shape.rank();
+            format!(
+                ", update_window_dims={{{last}}}, inserted_window_dims={{0}}, scatter_dims_to_operand_dims={{0}}, \
+                 index_vector_dim={last}"
+            )
+        }
     }
 }
 
