@@ -2,37 +2,43 @@
 
 use super::graph::Tensor;
 use super::op::{Comparison, DotDimensions};
-use crate::shape::ElementType;
+use crate::shape::{ElementType, Shape};
 
 impl<'g> Tensor<'g> {
     /// `x^2`.
+    #[track_caller]
     pub fn square(self) -> Tensor<'g> {
         self * self
     }
 
     /// `max(x, 0)`, with gradient 0 at 0 as in Keras.
+    #[track_caller]
     pub fn relu(self) -> Tensor<'g> {
         let zero = self.like(0.0);
         self.compare(Comparison::Gt, zero).select(self, zero)
     }
 
     /// `ln(1 + e^x)`, which neither overflows nor rounds to zero early.
+    #[track_caller]
     pub fn softplus(self) -> Tensor<'g> {
         self.maximum(self.like(0.0)) + (-self.abs()).exp().log1p()
     }
 
     /// The exact GELU: `x/2 (1 + erf(x / sqrt 2))` (Hendrycks and Gimpel, 2016).
+    #[track_caller]
     pub fn gelu(self) -> Tensor<'g> {
         self * 0.5 * ((self * std::f64::consts::FRAC_1_SQRT_2).erf() + 1.0)
     }
 
     /// The GELU by tanh, `gelu_new` in transformers.
+    #[track_caller]
     pub fn gelu_tanh(self) -> Tensor<'g> {
         let inner = (self + self * self * self * 0.044715) * (2.0 / std::f64::consts::PI).sqrt();
         self * 0.5 * (inner.tanh() + 1.0)
     }
 
     /// `x` limited to `[low, high]`; outside, the gradient is 0.
+    #[track_caller]
     pub fn clip(self, low: f64, high: f64) -> Tensor<'g> {
         let below = self.compare(Comparison::Lt, self.like(low));
         let above = self.compare(Comparison::Gt, self.like(high));
@@ -40,12 +46,14 @@ impl<'g> Tensor<'g> {
     }
 
     /// The mean over `dims`, which disappear.
+    #[track_caller]
     pub fn mean(self, dims: &[usize]) -> Tensor<'g> {
         let count = dims.iter().map(|d| self.dim(*d)).product::<usize>();
         self.sum(dims) * (1.0 / count as f64)
     }
 
     /// `self` with `dims` back as dimensions of size 1, so that it broadcasts against what it was reduced from.
+    #[track_caller]
     pub fn keep_dims(self, dims: &[usize]) -> Tensor<'g> {
         let mut kept = self.dims();
         let mut dims = dims.to_vec();
@@ -55,6 +63,7 @@ impl<'g> Tensor<'g> {
     }
 
     /// Softmax over the last dimension, shifted by its maximum so that `exp` can't overflow.
+    #[track_caller]
     pub fn softmax(self) -> Tensor<'g> {
         let last = [self.rank() - 1];
         let shifted = self - self.max(&last).keep_dims(&last).stop_gradient();
@@ -65,6 +74,7 @@ impl<'g> Tensor<'g> {
     /// Layer normalization over the last dimension (Ba et al., 2016): `weight (x - mean) / sqrt(var + epsilon) + bias`,
     /// with `weight` and `bias` `[hidden]`. The variance is taken in a second pass over `x - mean`: the one-pass
     /// `E[x^2] - E[x]^2` cancels when the mean is large.
+    #[track_caller]
     pub fn layer_norm(self, weight: Tensor<'g>, bias: Tensor<'g>, epsilon: f64) -> Tensor<'g> {
         let last = [self.rank() - 1];
         let centered = self - self.mean(&last).keep_dims(&last);
@@ -82,19 +92,22 @@ impl<'g> Tensor<'g> {
     }
 
     /// 1 where `self` `s32[n]` names the class, else 0: `[n, classes]` of `element_type`.
+    #[track_caller]
     pub fn one_hot(self, classes: usize, element_type: ElementType) -> Tensor<'g> {
-        let shape = crate::shape::Shape::new(self.shape().element_type, [self.dim(0), classes]);
+        let shape = Shape::new(self.shape().element_type, [self.dim(0), classes]);
         let index = self.graph.iota(shape, 1);
         self.reshape(&[self.dim(0), 1]).compare(Comparison::Eq, index).convert(element_type)
     }
 
     /// The index of the largest element of the last dimension, the first one of equals, as `s32`.
+    #[track_caller]
     pub fn argmax(self) -> Tensor<'g> {
         let last = self.rank() - 1;
         let classes = self.dim(last);
-        let index = self.graph.iota(crate::shape::Shape::new(ElementType::S32, self.dims()), last);
-        let is_max = self.compare(Comparison::Eq, self.max(&[last]).keep_dims(&[last]));
-        let counted_down = is_max.select(index.like(classes as f64) - index, index.like(0.0));
+        let index = self.graph.iota(Shape::new(ElementType::S32, self.dims()), last);
+        // Not `Eq`: a row of NaN equals nothing, and would name a class past the last one.
+        let is_less = self.compare(Comparison::Lt, self.max(&[last]).keep_dims(&[last]));
+        let counted_down = is_less.select(index.like(0.0), index.like(classes as f64) - index);
         index.like(classes as f64) - counted_down.max(&[last])
     }
 }

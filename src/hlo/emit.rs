@@ -23,12 +23,22 @@ impl<'g> Program<'g> {
     /// The program that takes `parameters`, in this order, and returns the tuple of `outputs`.
     ///
     /// # Panics
-    /// If `parameters` holds something else than parameters, or lacks one that an output depends on.
+    /// If `outputs` is empty; if `parameters` holds something else than parameters, one of them twice, or lacks one
+    /// that an output depends on.
     #[track_caller]
     pub fn new(name: &str, parameters: Vec<Tensor<'g>>, outputs: Vec<Tensor<'g>>) -> Self {
         let graph = outputs.first().expect("a program has at least one output").graph;
         let program = Self { graph, name: name.to_owned(), parameters, outputs, aliases: Vec::new() };
-        let given = program.parameters.iter().map(|tensor| tensor.id).collect::<Vec<_>>();
+        let mut given = Vec::new();
+        for parameter in &program.parameters {
+            let id = graph.own(*parameter);
+            let Op::Parameter { name, .. } = graph.node(id).op else {
+                panic!("program {}: {parameter:?} is no parameter", program.name);
+            };
+            assert!(!given.contains(&id), "program {}: parameter {name} is given twice", program.name);
+            given.push(id);
+        }
+        program.outputs.iter().for_each(|output| _ = graph.own(*output));
         for (id, node) in program.live_nodes() {
             if let Op::Parameter { name, .. } = &node.op {
                 assert!(
@@ -44,11 +54,13 @@ impl<'g> Program<'g> {
     /// Lets output `output` take over the memory of parameter `parameter`, which the caller then donates.
     ///
     /// # Panics
-    /// If their shapes differ.
+    /// If their shapes differ, or one of them is aliased already.
     #[track_caller]
     pub fn alias(&mut self, output: usize, parameter: usize) {
         let (to, from) = (self.outputs[output], self.parameters[parameter]);
         assert_eq!(to.shape(), from.shape(), "output {output} can't take over parameter {parameter}");
+        let is_taken = self.aliases.iter().any(|(o, p)| *o == output || *p == parameter);
+        assert!(!is_taken, "output {output} or parameter {parameter} is aliased already");
         self.aliases.push((output, parameter));
     }
 

@@ -7,13 +7,21 @@ use super::graph::{Graph, Node, NodeId, Tensor};
 use super::op::{Binary, Comparison, DotDimensions, Op, Reduction, Unary};
 
 impl Graph {
-    /// The gradient of `loss`, a scalar, with respect to each of `wrt`; `None` for one that `loss` doesn't depend on.
+    /// The gradient of `loss`, a scalar, with respect to each of `wrt`; `None` for one that `loss` doesn't depend on,
+    /// or only through what has no gradient. On several replicas: of the sum of their losses.
+    ///
+    /// # Panics
+    /// If `loss` is no scalar of floats, or a tensor is of another graph.
     #[track_caller]
     pub fn gradients<'g>(&'g self, loss: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Option<Tensor<'g>>> {
-        assert_eq!(loss.rank(), 0, "gradients: the loss must be a scalar, not {}", loss.shape());
-        let sources = wrt.iter().map(|tensor| tensor.id).collect::<Vec<_>>();
+        let shape = loss.shape();
+        assert!(
+            shape.rank() == 0 && shape.element_type.is_float(),
+            "gradients: the loss must be a scalar of floats, not {shape}"
+        );
+        let sources = wrt.iter().map(|tensor| self.own(*tensor)).collect::<Vec<_>>();
         let reached = self.reached_from(&sources);
-        let reaching = self.reaching(&[loss.id]);
+        let reaching = self.reaching(&[self.own(loss)]);
         let mut gradients = HashMap::from([(loss.id, loss.like(1.0))]);
         for id in (0..=loss.id).rev().filter(|id| reached[*id] && reaching[*id]) {
             let Some(&gradient) = gradients.get(&id) else { continue };

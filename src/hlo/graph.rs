@@ -67,8 +67,12 @@ impl Graph {
     ///
     /// # Errors
     /// Shapes that `op` can't take.
+    ///
+    /// # Panics
+    /// If an input is of another graph.
+    #[track_caller]
     pub fn apply<'g>(&'g self, op: Op, inputs: &[Tensor<'g>]) -> Result<Tensor<'g>, ShapeError> {
-        let ids = inputs.iter().map(|tensor| tensor.id).collect::<Vec<_>>();
+        let ids = inputs.iter().map(|tensor| self.own(*tensor)).collect::<Vec<_>>();
         let key = (op, ids);
         let mut inner = self.inner.borrow_mut();
         if let Some(&id) = inner.interned.get(&key) {
@@ -109,6 +113,13 @@ impl Graph {
         let built = build();
         self.inner.borrow_mut().scope = outer;
         built
+    }
+
+    /// The node of `tensor`, which must be of this graph: an id means nothing in another one.
+    #[track_caller]
+    pub(super) fn own(&self, tensor: Tensor<'_>) -> NodeId {
+        assert!(std::ptr::eq(self, tensor.graph), "{tensor:?} belongs to another graph");
+        tensor.id
     }
 
     pub(super) fn node(&self, id: NodeId) -> Node {
@@ -178,6 +189,8 @@ impl PartialEq for Tensor<'_> {
         std::ptr::eq(self.graph, other.graph) && self.id == other.id
     }
 }
+
+impl Eq for Tensor<'_> {}
 
 impl std::fmt::Debug for Tensor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -59,7 +59,8 @@ pub enum Op {
     },
     /// Output dimensions: batch, then the free ones of the left side, then of the right.
     DotGeneral(DotDimensions),
-    /// `reduce(input, start)`: folds `dims` away, from the scalar `start`.
+    /// `reduce(input, start)`: folds `dims` away, from the scalar `start`, a constant: no gradient
+    /// flows to it.
     Reduce {
         kind: Reduction,
         dims: Vec<usize>,
@@ -181,11 +182,13 @@ pub struct Scalar {
 }
 
 impl Scalar {
-    /// `value` rounded to `element_type`.
+    /// `value` rounded to `element_type`, or its nearest bound.
     pub fn new(element_type: ElementType, value: f64) -> Self {
         let bits = match element_type {
             ElementType::Pred => u64::from(value != 0.0),
-            ElementType::U8 | ElementType::U32 | ElementType::U64 => value as u64,
+            ElementType::U8 => u64::from(value as u8),
+            ElementType::U32 => u64::from(value as u32),
+            ElementType::U64 => value as u64,
             ElementType::S32 => u64::from(value as i32 as u32),
             ElementType::S64 => value as i64 as u64,
             ElementType::F16 => u64::from(half::f16::from_f64(value).to_bits()),

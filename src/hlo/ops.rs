@@ -129,23 +129,19 @@ impl<'g> std::ops::Not for Tensor<'g> {
 impl<'g> Tensor<'g> {
     #[track_caller]
     fn binary(self, op: Binary, other: Tensor<'g>) -> Tensor<'g> {
-        let dims = common_dims(&self.dims(), &other.dims());
-        self.graph.insert(Op::Binary(op), &[self.broadcast_to(&dims), other.broadcast_to(&dims)])
+        self.graph.insert(Op::Binary(op), &broadcast_together([self, other]))
     }
 
     /// `pred`: whether `self` stands to `other` as `comparison` says.
     #[track_caller]
     pub fn compare(self, comparison: Comparison, other: Tensor<'g>) -> Tensor<'g> {
-        let dims = common_dims(&self.dims(), &other.dims());
-        self.graph.insert(Op::Compare(comparison), &[self.broadcast_to(&dims), other.broadcast_to(&dims)])
+        self.graph.insert(Op::Compare(comparison), &broadcast_together([self, other]))
     }
 
     /// `on_true` where `self` (`pred`) holds, else `on_false`.
     #[track_caller]
     pub fn select(self, on_true: Tensor<'g>, on_false: Tensor<'g>) -> Tensor<'g> {
-        let dims = common_dims(&self.dims(), &common_dims(&on_true.dims(), &on_false.dims()));
-        let inputs = [self, on_true, on_false].map(|tensor| tensor.broadcast_to(&dims));
-        self.graph.insert(Op::Select, &inputs)
+        self.graph.insert(Op::Select, &broadcast_together([self, on_true, on_false]))
     }
 
     /// A scalar constant of this tensor's element type.
@@ -261,6 +257,7 @@ impl<'g> Tensor<'g> {
     }
 
     /// `self` `[rows, width]` with each of `updates` `[..., width]` added to its row of `indices` `s32[...]`.
+    /// Updates of rows outside the table are dropped.
     #[track_caller]
     pub fn scatter_add(self, indices: Tensor<'g>, updates: Tensor<'g>) -> Tensor<'g> {
         self.graph.insert(Op::ScatterAdd, &[self, indices, updates])
@@ -284,10 +281,27 @@ impl<'g> Tensor<'g> {
     }
 }
 
-/// The dimensions that two arrays broadcast to: aligned at the last one, each pair equal or one of them 1.
-/// Pairs that don't fit keep the left size, so that the operation itself reports both shapes.
-fn common_dims(a: &[usize], b: &[usize]) -> Vec<usize> {
-    let rank = a.len().max(b.len());
-    let size = |dims: &[usize], d: usize| (d + dims.len()).checked_sub(rank).map_or(1, |own| dims[own]);
-    (0..rank).map(|d| if size(a, d) == 1 { size(b, d) } else { size(a, d) }).collect()
+/// Arrays broadcast against each other as NumPy's are. Those that don't fit stay as they are, so that the operation
+/// itself reports their shapes.
+fn broadcast_together<'g, const N: usize>(tensors: [Tensor<'g>; N]) -> [Tensor<'g>; N] {
+    match common_dims(&tensors.map(Tensor::dims)) {
+        Some(dims) => tensors.map(|tensor| tensor.broadcast_to(&dims)),
+        None => tensors,
+    }
+}
+
+/// The dimensions that arrays broadcast to, aligned at the last one: sizes at one place are equal or 1.
+fn common_dims(arrays: &[Vec<usize>]) -> Option<Vec<usize>> {
+    let rank = arrays.iter().map(Vec::len).max()?;
+    let mut common = vec![1; rank];
+    for dims in arrays {
+        for (size, own) in common[rank - dims.len()..].iter_mut().zip(dims) {
+            match (*size, *own) {
+                (1, own) => *size = own,
+                (size, own) if own == 1 || own == size => {}
+                _ => return None,
+            }
+        }
+    }
+    Some(common)
 }

@@ -18,7 +18,12 @@ impl Op {
 
     fn output_shape(&self, inputs: &[&Shape]) -> Result<Shape, String> {
         match self {
-            Op::Parameter { shape, .. } | Op::Iota { shape, .. } => arity::<0>(inputs).map(|_| shape.clone()),
+            Op::Parameter { shape, .. } => arity::<0>(inputs).map(|_| shape.clone()),
+            Op::Iota { shape, dim } => {
+                arity::<0>(inputs)?;
+                require(*dim < shape.rank(), || format!("no dimension {dim} in {shape}"))?;
+                Ok(shape.clone())
+            }
             Op::Constant(scalar) => arity::<0>(inputs).map(|_| Shape::scalar(scalar.element_type)),
             Op::ReplicaId => arity::<0>(inputs).map(|_| Shape::scalar(ElementType::U32)),
             Op::Unary(op) => unary(*op, inputs),
@@ -50,8 +55,11 @@ impl Op {
             Op::DotGeneral(dimensions) => dot(dimensions, inputs),
             Op::Reduce { dims, .. } => {
                 let [a, start] = arity(inputs)?;
+                numeric(a)?;
                 same(start, &Shape::scalar(a.element_type))?;
-                require(dims.iter().all(|d| *d < a.rank()), || format!("no dimensions {dims:?}"))?;
+                require(distinct(dims) && dims.iter().all(|d| *d < a.rank()), || {
+                    format!("no dimensions {dims:?}")
+                })?;
                 let kept = (0..a.rank()).filter(|d| !dims.contains(d)).map(|d| a.dims[d]);
                 Ok(Shape::new(a.element_type, kept.collect::<Vec<_>>()))
             }
@@ -61,6 +69,7 @@ impl Op {
             }
             Op::ScatterAdd => {
                 let [table, indices, updates] = arity(inputs)?;
+                numeric(table)?;
                 same(&rows(table, indices)?, updates)?;
                 Ok((*table).clone())
             }
@@ -72,7 +81,12 @@ impl Op {
                 })?;
                 Ok(shape.clone())
             }
-            Op::AllReduce | Op::StopGradient => arity(inputs).map(|[a]| (*a).clone()),
+            Op::AllReduce => {
+                let [a] = arity(inputs)?;
+                numeric(a)?;
+                Ok((*a).clone())
+            }
+            Op::StopGradient => arity(inputs).map(|[a]| (*a).clone()),
         }
     }
 }
@@ -87,6 +101,15 @@ fn require(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> 
 
 fn same(a: &Shape, b: &Shape) -> Result<(), String> {
     require(a == b, || format!("shapes {a} and {b} differ"))
+}
+
+/// Sums and maxima are of numbers.
+fn numeric(a: &Shape) -> Result<(), String> {
+    require(a.element_type != ElementType::Pred, || "not defined on pred".into())
+}
+
+fn distinct(dims: &[usize]) -> bool {
+    dims.iter().enumerate().all(|(i, d)| !dims[..i].contains(d))
 }
 
 fn unary(op: Unary, inputs: &[&Shape]) -> Result<Shape, String> {
@@ -207,6 +230,9 @@ fn dot(dimensions: &DotDimensions, inputs: &[&Shape]) -> Result<Shape, String> {
             dimensions.lhs_contracting, dimensions.rhs_contracting
         )
     })?;
+    let lhs_dims = [&dimensions.lhs_batch[..], &dimensions.lhs_contracting].concat();
+    let rhs_dims = [&dimensions.rhs_batch[..], &dimensions.rhs_contracting].concat();
+    require(distinct(&lhs_dims) && distinct(&rhs_dims), || "a dimension is named twice".into())?;
     let batch = dimensions.lhs_batch.iter().map(|d| a.dims[*d]);
     let lhs = dimensions.lhs_free(a.rank()).into_iter().map(|d| a.dims[d]);
     let rhs = dimensions.rhs_free(b.rank()).into_iter().map(|d| b.dims[d]);

@@ -2,8 +2,15 @@
 
 mod common;
 mod data;
+mod dropout;
 mod golden;
+mod gradients;
 mod graphs;
+mod hlo_derived;
+mod hlo_graph;
+mod hlo_ops;
+mod hlo_properties;
+mod hlo_random;
 mod hub;
 mod pjrt;
 mod plugins;
