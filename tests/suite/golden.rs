@@ -148,12 +148,6 @@ fn loss_and_every_gradient_equal_pytorchs() {
     }
 }
 
-/// The fixture's batch as a data set.
-fn tiny_tokens(golden: &Golden, max_length: usize) -> Tokens {
-    let input_ids = Array2::from_shape_vec((6, max_length), golden.i32s("input_ids")).unwrap();
-    Tokens { input_ids, lengths: vec![max_length as u32; 6] }
-}
-
 fn tiny_checkpoint(golden: &Golden, folder: &Path) -> Checkpoint {
     let tensors = SafeTensors::deserialize(&golden.0).unwrap();
     let named = tensors.tensors().into_iter();
@@ -163,30 +157,37 @@ fn tiny_checkpoint(golden: &Golden, folder: &Path) -> Checkpoint {
     Checkpoint::open_files(&[path]).unwrap()
 }
 
+/// The fixture's parameters as a checkpoint, and its batch as a data set.
+fn with_tiny(golden: &Golden, test: impl FnOnce(&Checkpoint, &Dataset<'_>)) {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = tiny_checkpoint(golden, folder.path());
+    let max_length = tiny(false).max_length;
+    let input_ids = Array2::from_shape_vec((6, max_length), golden.i32s("input_ids")).unwrap();
+    let tokens = Tokens { input_ids, lengths: vec![max_length as u32; 6] };
+    let classes = golden.i32s("labels").into_iter().map(|label| label as u32).collect::<Vec<_>>();
+    test(&checkpoint, &Dataset::new(&tokens, &classes, (0..6).collect(), false));
+}
+
 #[test]
 fn three_adam_steps_equal_the_reference() {
     let golden = Golden::read("tiny_bert.safetensors");
-    let folder = tempfile::tempdir().unwrap();
-    let checkpoint = tiny_checkpoint(&golden, folder.path());
-    let config = tiny(false);
-    let tokens = tiny_tokens(&golden, config.max_length);
-    let classes = golden.i32s("labels").into_iter().map(|label| label as u32).collect::<Vec<_>>();
-    let data = Dataset::new(&tokens, &classes, (0..6).collect(), false);
-    let options = TrainOptions { batch_size: 6, learning_rate: 1e-3, seed: 0 };
-    let values = InitialValues::Trained(&checkpoint);
-    let mut trainer = Trainer::new(strategy(), &config, options, &values).unwrap();
+    with_tiny(&golden, |checkpoint, data| {
+        let options = TrainOptions { batch_size: 6, learning_rate: 1e-3, seed: 0 };
+        let values = InitialValues::Trained(checkpoint);
+        let mut trainer = Trainer::new(strategy(), &tiny(false), options, &values).unwrap();
 
-    // One batch per epoch: the order within it changes nothing.
-    let losses = (1..=3).map(|epoch| trainer.train_epoch(&data, epoch, |_, _| ()).unwrap().loss as f32);
-    assert_close("losses", &losses.collect::<Vec<_>>(), &golden.f32s("adam3/losses"), 1e-5);
-    for weight in trainer.weights() {
-        assert_close(
-            &weight.name,
-            &trainer.values(weight).unwrap(),
-            &golden.f32s(&format!("adam3/{}", weight.name)),
-            1e-5,
-        );
-    }
+        // One batch per epoch: the order within it changes nothing.
+        let losses = (1..=3).map(|epoch| trainer.train_epoch(data, epoch, |_, _| ()).unwrap().loss as f32);
+        assert_close("losses", &losses.collect::<Vec<_>>(), &golden.f32s("adam3/losses"), 1e-5);
+        for weight in trainer.weights() {
+            assert_close(
+                &weight.name,
+                &trainer.values(weight).unwrap(),
+                &golden.f32s(&format!("adam3/{}", weight.name)),
+                1e-5,
+            );
+        }
+    });
 }
 
 #[test]
@@ -269,22 +270,19 @@ fn the_articles_model_has_its_parameter_count() {
 #[test]
 fn evaluation_reports_the_reference_loss() {
     let golden = Golden::read("tiny_bert.safetensors");
-    let folder = tempfile::tempdir().unwrap();
-    let checkpoint = tiny_checkpoint(&golden, folder.path());
-    let config = tiny(false);
-    let tokens = tiny_tokens(&golden, config.max_length);
-    let classes = golden.i32s("labels").into_iter().map(|label| label as u32).collect::<Vec<_>>();
-    let data = Dataset::new(&tokens, &classes, (0..6).collect(), false);
-    let strategy = strategy();
-    // Four rows at a time: the second batch is half padding, which must not count.
-    let step = StepConfig { model: config, batch_size: 4, replicas: 1 };
-    let inference = Inference::for_evaluation(&strategy, &step).unwrap();
-    let values = InitialValues::Trained(&checkpoint);
-    let buffers = upload_weights(&strategy, inference.weights(), &values).unwrap();
-    let replicas = buffers.iter().map(Vec::as_slice).collect::<Vec<_>>();
-    let evaluation = inference.evaluate(&strategy, &replicas, &data).unwrap();
-    assert_close("loss", &[evaluation.loss as f32], &golden.f32s("loss"), 1e-5);
-    let scores = golden.f32s("output");
-    let expected = scores.chunks(4).flat_map(|row| row.iter().map(|value| value / row.iter().sum::<f32>()));
-    assert_close("probabilities", &evaluation.probabilities, &expected.collect::<Vec<_>>(), 1e-5);
+    with_tiny(&golden, |checkpoint, data| {
+        let strategy = strategy();
+        // Four rows at a time: the second batch is half padding, which must not count.
+        let step = StepConfig { model: tiny(false), batch_size: 4, replicas: 1 };
+        let inference = Inference::for_evaluation(&strategy, &step).unwrap();
+        let values = InitialValues::Trained(checkpoint);
+        let buffers = upload_weights(&strategy, inference.weights(), &values).unwrap();
+        let replicas = buffers.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let evaluation = inference.evaluate(&strategy, &replicas, data).unwrap();
+        assert_close("loss", &[evaluation.loss as f32], &golden.f32s("loss"), 1e-5);
+        let scores = golden.f32s("output");
+        let expected =
+            scores.chunks(4).flat_map(|row| row.iter().map(|value| value / row.iter().sum::<f32>()));
+        assert_close("probabilities", &evaluation.probabilities, &expected.collect::<Vec<_>>(), 1e-5);
+    });
 }
