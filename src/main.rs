@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::process::ExitCode;
 
 use bert_xla::cli::{self, Cli};
@@ -7,7 +8,8 @@ fn main() -> ExitCode {
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // Not `eprintln`, which panics where stderr is closed.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(if error.is_input_error() { 2 } else { 1 })
         }
     }

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -67,7 +67,8 @@ pub fn ensure_installed(backend: Backend) -> Result<PathBuf> {
         let path = installed_path(backend)?;
         if !path.is_file() {
             let wheel = &backend.platform().wheel;
-            eprintln!(
+            let _ = writeln!(
+                io::stderr(),
                 "installing the {backend} plugin ({} {}) as {}",
                 wheel.package,
                 wheel.version,

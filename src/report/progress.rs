@@ -1,7 +1,7 @@
 //! The progress of an epoch: a bar on a terminal, one line per epoch anywhere else.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,8 @@ impl EpochProgress {
     pub fn finish(self, validation: Option<(f64, f64)>) {
         self.bar.finish_and_clear();
         if !self.quiet {
-            eprintln!("{}", self.line(self.started.elapsed(), validation));
+            // Training goes on where nobody reads stderr any more; `eprintln` would panic.
+            let _ = writeln!(std::io::stderr(), "{}", self.line(self.started.elapsed(), validation));
         }
     }
 
