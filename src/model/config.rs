@@ -90,9 +90,12 @@ impl BertConfig {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let error = |message: String| ConfigError { path: path.to_owned(), message };
         let text = std::fs::read(path).map_err(|cause| error(format!("can't read it: {cause}")))?;
-        // The family first: another family's own values should not be what is complained of.
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|cause| error(cause.to_string()))?;
+        if !value.is_object() {
+            return Err(error("expected a JSON object".to_owned()));
+        }
+        // The family first: another family's own values should not be what is complained of.
         if let Some(family) = value.get("model_type").filter(|family| *family != "bert") {
             return Err(error(format!("model_type is {family}; only \"bert\" is supported")));
         }
