@@ -117,16 +117,8 @@ impl Checkpoint {
     /// # Errors
     /// If there is no such tensor, or if its shape or type is another.
     pub fn tensor_f32(&self, name: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, CheckpointError> {
-        let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let entry = self.entry(name, expected)?;
         let file = &self.files[entry.file];
-        if entry.info.shape != expected {
-            return Err(CheckpointError::Shape {
-                path: file.path.clone(),
-                name: name.to_owned(),
-                found: entry.info.shape.clone(),
-                expected: expected.to_vec(),
-            });
-        }
         // `read_metadata` has checked that the offsets lie within the file and match the shape.
         let (start, end) = entry.info.data_offsets;
         let bytes = &file.bytes.as_ref()[file.data + start..file.data + end];
@@ -139,6 +131,24 @@ impl Checkpoint {
             Dtype::BF16 => Ok(Cow::Owned(convert(bytes, |value| bf16::from_le_bytes(value).to_f32()))),
             dtype => Err(CheckpointError::Type { path: file.path.clone(), name: name.to_owned(), dtype }),
         }
+    }
+
+    /// Whether [`tensor_f32`](Self::tensor_f32) would find a tensor of that shape; nothing is read.
+    pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+        self.entry(name, expected).map(|_| ())
+    }
+
+    fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry, CheckpointError> {
+        let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        if entry.info.shape == expected {
+            return Ok(entry);
+        }
+        Err(CheckpointError::Shape {
+            path: self.files[entry.file].path.clone(),
+            name: name.to_owned(),
+            found: entry.info.shape.clone(),
+            expected: expected.to_vec(),
+        })
     }
 
     /// The normalized names, sorted.

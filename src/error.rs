@@ -7,7 +7,8 @@ use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::hub::HubError;
 use crate::model::ConfigError;
-use crate::{pjrt, report::ReportError};
+use crate::pjrt::{self, Backend};
+use crate::report::ReportError;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -19,8 +20,12 @@ pub enum Error {
     Usage(String),
     #[error("{action} {}: {source}", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
+    /// A file or folder that was given doesn't hold what it should.
     #[error("{}: {message}", path.display())]
-    RunFolder { path: PathBuf, message: String },
+    Input { path: PathBuf, message: String },
+    /// Every backend, and why it can't be used.
+    #[error("no backend is usable: {}", list(.0))]
+    NoBackend(Vec<(Backend, String)>),
     #[error("the loss is {loss} after {steps} steps: the run has diverged; try a lower --learning-rate")]
     Diverged { loss: f64, steps: u64 },
     #[error(transparent)]
@@ -47,7 +52,7 @@ impl Error {
     /// True where the user's input or arguments are at fault (exit code 2), false for a failure (exit code 1).
     pub fn is_input_error(&self) -> bool {
         match self {
-            Self::Usage(_) | Self::RunFolder { .. } => true,
+            Self::Usage(_) | Self::Input { .. } | Self::NoBackend(_) => true,
             Self::File { .. } | Self::Diverged { .. } => false,
             Self::Pjrt(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
@@ -57,4 +62,9 @@ impl Error {
             Self::Report(error) => error.is_input_error(),
         }
     }
+}
+
+fn list(reasons: &[(Backend, String)]) -> String {
+    let reasons = reasons.iter().map(|(backend, reason)| format!("{backend}: {reason}"));
+    reasons.collect::<Vec<_>>().join("; ")
 }

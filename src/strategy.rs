@@ -47,8 +47,9 @@ impl Strategy {
         let devices = client.addressable_devices().len();
         let replicas = options.replicas.unwrap_or(devices);
         if replicas == 0 || replicas > devices {
+            let backend = client.plugin().backend();
             let message =
-                format!("--replicas {replicas}: this machine has {devices} devices of that backend");
+                format!("--replicas {replicas}: expected 1 to {devices}, the {backend} devices here");
             return Err(Error::Usage(message));
         }
         Ok(Self { client, replicas, passed_over })
@@ -144,5 +145,9 @@ fn first_usable(options: &StrategyOptions, passed_over: &mut Vec<(Backend, Strin
             Err(reason) => passed_over.push((backend, reason)),
         }
     }
-    connect(Backend::Cpu, options)
+    connect(Backend::Cpu, options).map_err(|error| {
+        let mut reasons = std::mem::take(passed_over);
+        reasons.push((Backend::Cpu, error.to_string()));
+        Error::NoBackend(reasons)
+    })
 }

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::options::DeviceArgs;
-use super::train::check_vocabulary;
+use super::options::{DeviceArgs, count};
 use crate::checkpoint::{Checkpoint, save_safetensors};
-use crate::data::{Dataset, Tokenizer, Tokens};
+use crate::data::{DataError, Dataset, Tokens};
 use crate::error::{Error, Result};
 use crate::hub::{Hub, ModelFiles};
 use crate::model::BertConfig;
+use crate::run_folder::open_tokenizer;
 use crate::shape::{ElementType, Shape};
 use crate::train::{Inference, InitialValues, upload_weights};
 
@@ -42,7 +42,7 @@ pub struct EncodeArgs {
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Sentences per step, over all replicas
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
     batch_size: usize,
     #[command(flatten)]
     device: DeviceArgs,
@@ -51,14 +51,7 @@ pub struct EncodeArgs {
 pub fn run(args: &EncodeArgs) -> Result<()> {
     let files = ModelFiles::resolve(&args.model, args.revision.as_deref(), true, &Hub::from_env()?)?;
     let config = BertConfig::read(&files.config)?;
-    if args.max_length > config.max_position_embeddings {
-        let most = config.max_position_embeddings;
-        let message = format!("--max-length {}: this model reads at most {most} tokens", args.max_length);
-        return Err(Error::Usage(message));
-    }
-    let tokenizer = Tokenizer::open(&files.tokenizer, args.max_length)?;
-    check_vocabulary(&tokenizer, &config, &files.config)?;
-    let tokens = tokenizer.encode(&read_lines(&args.input)?)?;
+    let tokens = open_tokenizer(&files, &config, args.max_length)?.encode(&read_lines(&args.input)?)?;
 
     let strategy = args.device.connect()?;
     let rows = strategy.rows_per_replica(args.batch_size)?;
@@ -80,18 +73,18 @@ pub fn run(args: &EncodeArgs) -> Result<()> {
 
 /// The lines of a UTF-8 file.
 fn read_lines(path: &Path) -> Result<Vec<String>> {
-    let bytes = std::fs::read(path)
-        .map_err(|source| Error::Data(crate::data::DataError::Read { path: path.to_owned(), source }))?;
+    let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    let error = |message: String| Error::Input { path: path.to_owned(), message };
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     let mut lines = bytes.split(|byte| *byte == b'\n').collect::<Vec<_>>();
     // A file ends with a line break, or lacks it: neither is one more sentence.
     lines.pop_if(|last| last.is_empty());
     if lines.is_empty() {
-        return Err(Error::Usage(format!("{}: no sentence; expected one a line", path.display())));
+        return Err(error("no sentence; expected one a line".into()));
     }
     let text = |(i, line): (usize, &[u8])| match std::str::from_utf8(line) {
         Ok(line) => Ok(line.trim_end_matches('\r').to_owned()),
-        Err(_) => Err(Error::Usage(format!("{}: line {} is not UTF-8", path.display(), i + 1))),
+        Err(_) => Err(error(format!("line {} is not UTF-8", i + 1))),
     };
     lines.into_iter().enumerate().map(text).collect()
 }

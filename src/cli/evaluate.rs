@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::options::{DeviceArgs, TableArgs};
+use super::options::{DeviceArgs, TableArgs, count};
 use crate::data::{Dataset, Purpose, Table};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::Classification;
 use crate::run_folder::RunFolder;
 use crate::train::Inference;
@@ -25,7 +25,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     pub json: bool,
     /// Texts per step, over all replicas
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
     pub batch_size: usize,
     #[command(flatten)]
     pub table: TableArgs,
@@ -52,8 +52,7 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
     let report =
         Classification::from_probabilities(&table.classes, &evaluation.probabilities, num_classes, &names)?;
     if args.json {
-        let json = serde_json::to_string_pretty(&report).map_err(|error| Error::Usage(error.to_string()))?;
-        super::print(&format!("{json}\n"))
+        super::print_json(serde_json::to_string_pretty(&report))
     } else {
         super::print(&format!("{report}\n"))
     }

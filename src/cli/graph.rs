@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::error::Result;
+use super::options::count;
+use crate::error::{Error, Result};
 use crate::hlo::{Graph, Program};
-use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
+use crate::model::{ClassifierConfig, HeadConfig, Size};
 use crate::run_folder::write_text;
 use crate::train::{StepConfig, eval_step, predict_step, train_step};
 
@@ -22,10 +23,10 @@ pub struct GraphArgs {
     #[arg(long, default_value_t = Size::MBert, value_name = "SIZE")]
     size: Size,
     /// Rows that each replica takes
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
     batch_size: usize,
     /// Replicas that run it together
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_parser = count(), value_name = "N")]
     replicas: usize,
     /// Tokens per text [default: 140; 24 for tiny, 64 for minilm]
     #[arg(long, value_name = "TOKENS")]
@@ -48,7 +49,11 @@ enum StepName {
 pub fn run(args: &GraphArgs) -> Result<()> {
     let bert = args.size.config();
     let max_length = args.max_length.unwrap_or(args.size.max_length());
-    check_sizes(args, &bert, max_length)?;
+    let most = bert.max_position_embeddings;
+    if max_length == 0 || max_length > most {
+        let message = format!("--max-length {max_length}: {} reads 1 to {most} tokens", args.size);
+        return Err(Error::Usage(message));
+    }
     let model = ClassifierConfig {
         bert,
         head: HeadConfig::default(),
@@ -66,18 +71,5 @@ pub fn run(args: &GraphArgs) -> Result<()> {
     match &args.output {
         Some(path) => write_text(path, &program.to_text()),
         None => super::print(&program.to_text()),
-    }
-}
-
-fn check_sizes(args: &GraphArgs, bert: &BertConfig, max_length: usize) -> Result<()> {
-    let usage = |message| Err(crate::error::Error::Usage(message));
-    let most = bert.max_position_embeddings;
-    match (args.batch_size, args.replicas) {
-        (0, _) => usage("--batch-size 0: a replica takes at least one row".into()),
-        (_, 0) => usage("--replicas 0: expected at least one".into()),
-        _ if max_length == 0 || max_length > most => {
-            usage(format!("--max-length {max_length}: {} reads 1 to {most} tokens", args.size))
-        }
-        _ => Ok(()),
     }
 }

@@ -62,12 +62,24 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// Says on stderr what goes on; it is no failure if nobody reads that.
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints to stdout. A reader that closes it early, as `head` does, is no failure.
 fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::file("can't write to", Path::new("stdout"))(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(stdout_error(error)),
         _ => Ok(()),
     }
+}
+
+/// Prints what was serialized.
+fn print_json(json: serde_json::Result<String>) -> Result<()> {
+    print(&format!("{}\n", json.map_err(|error| stdout_error(error.into()))?))
+}
+
+fn stdout_error(error: std::io::Error) -> Error {
+    Error::file("can't write to", Path::new("stdout"))(error)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use crate::data::{ColumnRef, DataError, LabelMap, TableOptions, parse_quote, parse_separator};
 use crate::error::{Error, Result};
@@ -72,7 +73,8 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_parser = backend, value_name = "BACKEND")]
     backend: BackendChoice,
     /// Data-parallel replicas, each with its share of every batch [default: every TPU core or GPU; 1 on the CPU]
-    #[arg(long, value_name = "N")]
+    // A CPU client makes as many devices as it is told to, however long that takes.
+    #[arg(long, value_parser = count().range(1..=1024), value_name = "N")]
     replicas: Option<usize>,
     /// The PJRT plugin's file, instead of the installed one
     #[arg(long, value_name = "FILE")]
@@ -98,12 +100,18 @@ impl DeviceArgs {
         let Self { backend, replicas, plugin } = self.clone();
         let strategy = Strategy::new(&StrategyOptions { backend: backend.0, replicas, plugin })?;
         for (backend, reason) in &strategy.passed_over {
-            eprintln!("{backend}: passed over: {reason}");
+            super::note(&format!("{backend}: passed over: {reason}"));
         }
-        eprintln!("Running on {} ({})", strategy.backend(), strategy.device_kind());
-        eprintln!("Number of replicas: {}", strategy.replicas());
+        super::note(&format!("Running on {} ({})", strategy.backend(), strategy.device_kind()));
+        super::note(&format!("Number of replicas: {}", strategy.replicas()));
         Ok(strategy)
     }
+}
+
+/// Parses a number of rows, replicas or classes: at least 1, and not so large that memory for it could never
+/// be had.
+pub fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 16)
 }
 
 /// Makes the folder that results go to.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::options::{DeviceArgs, TableArgs};
+use super::options::{DeviceArgs, TableArgs, count};
 use crate::data::{Dataset, Purpose, Table};
 use crate::error::Result;
 use crate::run_folder::RunFolder;
@@ -25,7 +25,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// Texts per step, over all replicas
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
     pub batch_size: usize,
     #[command(flatten)]
     pub table: TableArgs,

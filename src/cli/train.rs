@@ -1,20 +1,21 @@
 //! `bert-xla train`: from a labelled table and a checkpoint to a run folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 
-use super::options::{DeviceArgs, TableArgs, make_output_folder};
+use super::options::{DeviceArgs, TableArgs, count, make_output_folder};
+use super::{note, print, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Dataset, LabelMap, Purpose, Table, Tokenizer, train_test_split};
 use crate::error::{Error, Result};
 use crate::hub::{Hub, ModelFiles};
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 use crate::report::{EpochProgress, EpochRecord, History, median, plot_history};
-use crate::run_folder::{write_description, write_weights};
+use crate::run_folder::{WEIGHTS, open_tokenizer, open_weights, write_description, write_weights};
 use crate::tables::{DevPredictions, write_dev_predictions};
-use crate::train::{EpochMetrics, Evaluation, InitialValues, TrainOptions, Trainer, checkpoint_key};
+use crate::train::{EpochMetrics, Evaluation, InitialValues, TrainOptions, Trainer};
 
 /// Fine-tune a classifier on a labelled table.
 ///
@@ -73,7 +74,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub mask: bool,
     /// Width of the output [default: the highest class of --labels, plus one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = count(), value_name = "N")]
     pub num_classes: Option<usize>,
     /// Dropout after each hidden dense layer of the head
     #[arg(long, default_value_t = 0.3, value_name = "RATE")]
@@ -91,9 +92,10 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Training")]
 pub struct RecipeArgs {
     /// Examples per step, over all replicas
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
     pub batch_size: usize,
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    /// Passes over the training rows; the run is saved after each
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub epochs: u32,
     /// Adam's learning rate
     #[arg(long, default_value_t = 1e-5, value_name = "RATE")]
@@ -125,26 +127,29 @@ struct Job {
 pub fn run(args: &TrainArgs) -> Result<()> {
     let job = prepare(args)?;
     if args.dry_run {
-        return super::print(&format!("{}\n", job.model.summary()));
+        return print(&format!("{}\n", job.model.summary()));
     }
-    make_output_folder(&args.output, "model.safetensors", args.overwrite)?;
+    make_output_folder(&args.output, WEIGHTS, args.overwrite)?;
     let mut trainer = trainer(args, &job)?;
-    write_description(&args.output, &job.files, &job.tokenizer, &job.model, &args.recipe.labels)?;
     train(args, &job, &mut trainer)?;
-    eprintln!("Saved in {}", args.output.display());
+    note(&format!("Saved in {}", args.output.display()));
     Ok(())
 }
 
 fn prepare(args: &TrainArgs) -> Result<Job> {
-    let labels = &args.recipe.labels;
+    let RecipeArgs { labels, learning_rate, .. } = &args.recipe;
+    // As the program will take it, in f32.
+    let rate = *learning_rate as f32;
+    if !(rate > 0.0 && rate.is_finite()) {
+        return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
+    }
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
     let files = ModelFiles::resolve(name, revision.as_deref(), !random_weights, &Hub::from_env()?)?;
     let model = model_config(&args.model, BertConfig::read(&files.config)?, labels)?;
+    let tokenizer = open_tokenizer(&files, &model.bert, model.max_length)?;
     let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
     let split = train_test_split(table.texts.len(), args.recipe.dev_size, args.recipe.split_seed)?;
-    let tokenizer = Tokenizer::open(&files.tokenizer, model.max_length)?;
-    check_vocabulary(&tokenizer, &model.bert, &files.config)?;
-    eprintln!(
+    note(&format!(
         "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
         args.train.display(),
         table.texts.len(),
@@ -152,7 +157,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
         table.skipped,
         split.train.len(),
         split.test.len()
-    );
+    ));
     Ok(Job { files, model, tokenizer, table, train_rows: split.train, dev_rows: split.test })
 }
 
@@ -167,10 +172,6 @@ fn model_config(args: &ModelArgs, mut bert: BertConfig, labels: &LabelMap) -> Re
     if let Some(rate) = args.encoder_dropout {
         (bert.hidden_dropout_prob, bert.attention_probs_dropout_prob) = (rate, rate);
     }
-    if args.max_length > bert.max_position_embeddings {
-        let most = bert.max_position_embeddings;
-        return usage(format!("--max-length {}: this model reads at most {most} tokens", args.max_length));
-    }
     let num_classes = args.num_classes.unwrap_or(labels.num_classes());
     if num_classes < labels.num_classes() {
         let needed = labels.num_classes();
@@ -181,25 +182,9 @@ fn model_config(args: &ModelArgs, mut bert: BertConfig, labels: &LabelMap) -> Re
     Ok(ClassifierConfig { bert, head, max_length, mask, freeze_padding })
 }
 
-/// The tokenizer must not give ids that the model has no embedding for.
-pub fn check_vocabulary(tokenizer: &Tokenizer, bert: &BertConfig, config: &Path) -> Result<()> {
-    if tokenizer.vocab_size() <= bert.vocab_size {
-        return Ok(());
-    }
-    let message = format!(
-        "vocab_size is {}, but the tokenizer beside it has {} tokens: the files are not of one model",
-        bert.vocab_size,
-        tokenizer.vocab_size()
-    );
-    Err(Error::RunFolder { path: config.to_owned(), message })
-}
-
 fn trainer(args: &TrainArgs, job: &Job) -> Result<Trainer> {
     let strategy = args.device.connect()?;
     let RecipeArgs { batch_size, learning_rate, seed, .. } = args.recipe;
-    if !(learning_rate > 0.0 && learning_rate.is_finite()) {
-        return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
-    }
     let checkpoint = match args.model.random_weights {
         true => None,
         false => Some(open_checkpoint(&job.files, &job.model)?),
@@ -211,27 +196,16 @@ fn trainer(args: &TrainArgs, job: &Job) -> Result<Trainer> {
     };
     let options = TrainOptions { batch_size, learning_rate: learning_rate as f32, seed };
     let trainer = Trainer::new(strategy, &job.model, options, &values)?;
-    eprintln!("Ready to train after {:.1} s", started.elapsed().as_secs_f64());
+    note(&format!("Ready to train after {:.1} s", started.elapsed().as_secs_f64()));
     Ok(trainer)
 }
 
-/// Opens the encoder's weights, says what of them is ignored, and refuses what has no place in the model.
+/// Opens the encoder's weights, and says what of them is ignored.
 fn open_checkpoint(files: &ModelFiles, model: &ClassifierConfig) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::open(files)?;
+    let checkpoint = open_weights(files, model)?;
     let heads = checkpoint.ignored().iter().filter(|name| name.starts_with("cls.")).collect::<Vec<_>>();
     if let [first, ..] = heads.as_slice() {
-        eprintln!("Ignored {} tensors of pretraining heads ({first}...)", heads.len());
-    }
-    let weights = model.weights();
-    let known = weights.iter().map(|weight| checkpoint_key(&weight.name)).collect::<Vec<_>>();
-    if let [first, rest @ ..] = checkpoint.unused(&known).as_slice() {
-        let path = files.weights.first().cloned().unwrap_or_default();
-        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        let shape = checkpoint.shape(first).unwrap_or_default();
-        let message = format!(
-            "tensor `{first}` {shape:?}{more}: the model that config.json describes has no such weight"
-        );
-        return Err(Error::RunFolder { path, message });
+        note(&format!("Ignored {} tensors of pretraining heads ({first}...)", heads.len()));
     }
     Ok(checkpoint)
 }
@@ -252,8 +226,11 @@ fn train(args: &TrainArgs, job: &Job, trainer: &mut Trainer) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         let record = record(args, epoch, trainer.steps_done(), seconds, &metrics, &evaluation);
         if args.json {
-            let line = serde_json::to_string(&record).map_err(|error| Error::Usage(error.to_string()))?;
-            super::print(&format!("{line}\n"))?;
+            print_json(serde_json::to_string(&record))?;
+        }
+        // Until here, the folder is as an earlier run left it.
+        if epoch == 1 {
+            write_description(&args.output, &job.files, &job.tokenizer, &job.model, &args.recipe.labels)?;
         }
         history.push(record)?;
         save_epoch(args, job, trainer, &history, &evaluation)?;

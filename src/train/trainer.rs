@@ -60,6 +60,8 @@ impl Trainer {
         values: &InitialValues<'_>,
     ) -> Result<Self> {
         let batch_size = strategy.rows_per_replica(options.batch_size)?;
+        let weights = model.weights();
+        values.check(&weights)?;
         let config = StepConfig { model: model.clone(), batch_size, replicas: strategy.replicas() };
         let graph = Graph::new();
         let step = train_step(&graph, &config);
@@ -72,7 +74,7 @@ impl Trainer {
         let state = initial_state(&strategy, &trained, values)?;
         let is_untrained = |weight: &Weight| !trained.contains(weight);
         let keep = |weight: Weight| Ok((weight.clone(), values.get(&weight)?.into_owned()));
-        let untrained = model.weights().into_iter().filter(is_untrained).map(keep).collect::<Result<_>>()?;
+        let untrained = weights.into_iter().filter(is_untrained).map(keep).collect::<Result<_>>()?;
         let learning_rate = strategy.mirror(&[options.learning_rate], &[])?;
         let seed = strategy.mirror(&[options.seed], &[])?;
         let constants = learning_rate.into_iter().zip(seed).map(|(rate, seed)| vec![rate, seed]).collect();
@@ -148,9 +150,17 @@ impl Trainer {
     }
 
     /// Loss, accuracy and probabilities on `data` as the weights are now.
+    ///
+    /// # Errors
+    /// A loss that is not finite, so that weights that an epoch's last step spoiled are noticed; or a failure of the
+    /// device.
     pub fn evaluate(&self, data: &Dataset<'_>) -> Result<Evaluation> {
         let weights = self.state.iter().map(|replica| &replica[..self.trained.len()]).collect::<Vec<_>>();
-        self.eval.evaluate(&self.strategy, &weights, data)
+        let evaluation = self.eval.evaluate(&self.strategy, &weights, data)?;
+        match evaluation.loss.is_finite() {
+            true => Ok(evaluation),
+            false => Err(Error::Diverged { loss: evaluation.loss, steps: self.steps_done }),
+        }
     }
 
     /// Every weight of the model.
@@ -159,13 +169,24 @@ impl Trainer {
     }
 
     /// The values of one of [`weights`](Self::weights) as they are now, row-major.
+    ///
+    /// # Panics
+    /// If it is none of them.
     pub fn values(&self, weight: &Weight) -> Result<Vec<f32>> {
+        self.values_on(0, weight)
+    }
+
+    /// As [`values`](Self::values), as one replica has them: all have the same.
+    ///
+    /// # Panics
+    /// If there is no such weight or replica.
+    pub fn values_on(&self, replica: usize, weight: &Weight) -> Result<Vec<f32>> {
         if let Some((_, values)) = self.untrained.iter().find(|(untrained, _)| untrained == weight) {
             return Ok(values.clone());
         }
         let index = self.trained.iter().position(|trained| trained == weight);
-        let index = index.ok_or_else(|| Error::Usage(format!("the model has no weight {}", weight.name)))?;
-        Ok(self.state[0][index].to_host()?)
+        let index = index.unwrap_or_else(|| panic!("the model has no weight {}", weight.name));
+        Ok(self.state[replica][index].to_host()?)
     }
 
     /// Queues one optimizer step.

@@ -30,20 +30,46 @@ impl InitialValues<'_> {
     /// # Errors
     /// A weight that the checkpoint should have and lacks, or has in another shape.
     pub fn get(&self, weight: &Weight) -> Result<Cow<'_, [f32]>> {
+        match self.source(weight) {
+            Source::Tensor(checkpoint, key) => Ok(checkpoint.tensor_f32(key, &weight.shape.dims)?),
+            Source::Declaration { seed } => Ok(Cow::Owned(random_values(weight, seed))),
+        }
+    }
+
+    /// Whether [`get`](Self::get) would find all of `weights`, to be told before a long compilation.
+    pub fn check(&self, weights: &[Weight]) -> Result<()> {
+        for weight in weights {
+            if let Source::Tensor(checkpoint, key) = self.source(weight) {
+                checkpoint.check(key, &weight.shape.dims)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn source<'w>(&self, weight: &'w Weight) -> Source<'_, 'w> {
         let key = checkpoint_key(&weight.name);
         match *self {
+            Self::Random { seed } => Source::Declaration { seed },
+            Self::Trained(checkpoint) => Source::Tensor(checkpoint, key),
             Self::Pretrained { checkpoint, seed } => {
                 let is_encoder = weight.name.starts_with("bert.");
                 let may_lack = weight.name.starts_with("bert.pooler.") && checkpoint.shape(key).is_none();
                 match is_encoder && !may_lack {
-                    true => Ok(checkpoint.tensor_f32(key, &weight.shape.dims)?),
-                    false => Ok(Cow::Owned(random_values(weight, seed))),
+                    true => Source::Tensor(checkpoint, key),
+                    false => Source::Declaration { seed },
                 }
             }
-            Self::Trained(checkpoint) => Ok(checkpoint.tensor_f32(key, &weight.shape.dims)?),
-            Self::Random { seed } => Ok(Cow::Owned(random_values(weight, seed))),
         }
     }
+}
+
+/// What gives a weight its values.
+enum Source<'a, 'w> {
+    /// The tensor of this name.
+    Tensor(&'a Checkpoint, &'w str),
+    Declaration {
+        seed: u32,
+    },
 }
 
 /// The name under which a [`Checkpoint`] keeps a weight: without the model's prefix.
