@@ -1,5 +1,6 @@
 //! All integration tests, in one program: linked once. A file per topic.
 
+mod cli;
 mod common;
 mod data;
 mod dropout;
@@ -16,3 +17,4 @@ mod pjrt;
 mod plugins;
 mod split;
 mod tokens;
+mod training;
