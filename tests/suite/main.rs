@@ -1,6 +1,7 @@
 //! All integration tests, in one program: linked once. A file per topic.
 
 mod cli;
+mod cli_errors;
 mod common;
 mod data;
 mod dropout;

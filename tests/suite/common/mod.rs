@@ -1,6 +1,7 @@
 //! What tests of several files share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod cli;
 pub mod graph;
 pub mod hub;
 pub mod minilm;
