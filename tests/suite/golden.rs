@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use bert_xla::checkpoint::Checkpoint;
 use bert_xla::data::{Dataset, Tokens};
 use bert_xla::hlo::{Graph, Program, Tensor};
-use bert_xla::model::{BertConfig, Classifier, ClassifierConfig, HeadConfig};
-use bert_xla::nn::{Mode, Params};
+use bert_xla::model::{Bert, BertConfig, Classifier, ClassifierConfig, HeadConfig};
+use bert_xla::nn::{Mode, Params, Randomness};
 use bert_xla::pjrt::{Argument, Backend, Buffer};
 use bert_xla::shape::{ElementType, Shape};
 use bert_xla::strategy::{Strategy, StrategyOptions};
@@ -285,4 +285,48 @@ fn evaluation_reports_the_reference_loss() {
             scores.chunks(4).flat_map(|row| row.iter().map(|value| value / row.iter().sum::<f32>()));
         assert_close("probabilities", &evaluation.probabilities, &expected.collect::<Vec<_>>(), 1e-5);
     });
+}
+
+/// Dropout where transformers has it, and as much of it: the spread of a real checkpoint's hidden states over the
+/// masks. The constant is from `BertModel(...).train()` with transformers 4.57 and torch 2.7, 256 draws on the same
+/// two sentences: `torch.stack(draws).std(0).mean()`.
+#[test]
+fn dropout_moves_the_hidden_states_as_much_as_in_transformers() {
+    const TRANSFORMERS: f32 = 0.1609;
+    const DRAWS: u32 = 256;
+    let Some(folder) = minilm::folder() else { return };
+    let golden = Golden::read("minilm_hidden.safetensors");
+    let config = BertConfig::read(&folder.join("config.json")).unwrap();
+    let checkpoint = Checkpoint::open_files(&[folder.join("model.safetensors")]).unwrap();
+    let graph = Graph::new();
+    let params = Params::new(&graph, ElementType::F32);
+    let bert = Bert::new(&config, &graph, params.root().pp("bert"));
+    let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, [2, 32]));
+    let step = graph.parameter("step", Shape::scalar(ElementType::U32));
+    let randomness = Randomness::new(&graph, graph.constant(ElementType::U32, 0.0), step);
+    let states = bert.forward(ids, None, &Mode::Train(randomness));
+    let used = params.declared().into_iter().filter(|(_, tensor)| states.depends_on(*tensor));
+    let (weights, mut parameters): (Vec<_>, Vec<_>) = used.unzip();
+    parameters.extend([ids, step]);
+    let strategy = strategy();
+    let step = Step { program: Program::new("dropout", parameters, vec![states]), weights };
+    let executable = strategy.compile(&step).unwrap();
+    let mut buffers = upload_weights(&strategy, &step.weights, &InitialValues::Trained(&checkpoint)).unwrap();
+    buffers[0].extend(strategy.mirror(&golden.i32s("input_ids"), &[2, 32]).unwrap());
+
+    let (mut sum, mut squares) = (vec![0f64; 2 * 32 * 384], vec![0f64; 2 * 32 * 384]);
+    for draw in 0..DRAWS {
+        let step = strategy.mirror(&[draw], &[]).unwrap();
+        let arguments = buffers[0].iter().chain(&step).map(Argument::Borrow).collect();
+        let outputs = executable.execute(vec![arguments]).unwrap();
+        for (i, value) in outputs[0][0].to_host::<f32>().unwrap().into_iter().enumerate() {
+            sum[i] += f64::from(value);
+            squares[i] += f64::from(value).powi(2);
+        }
+    }
+    let n = f64::from(DRAWS);
+    let deviations =
+        sum.iter().zip(&squares).map(|(sum, square)| ((square - sum * sum / n) / (n - 1.0)).sqrt());
+    let spread = (deviations.sum::<f64>() / sum.len() as f64) as f32;
+    assert!((spread / TRANSFORMERS - 1.0).abs() < 0.02, "{spread}, {TRANSFORMERS} in transformers");
 }
