@@ -103,7 +103,7 @@ fn xla_alone(criterion: &mut Criterion) {
         let graph = Graph::new();
         let config = StepConfig { model: model(Size::Tiny), batch_size: BATCH_SIZE, replicas: 1 };
         let step = train_step(&graph, &config);
-        let executable = strategy.compile(&step).expect("the train step compiles");
+        let executable = strategy.compile(&step.program).expect("the train step compiles");
         let zeros = |shape: &bert_xla::shape::Shape| match shape.element_type {
             ElementType::F32 => strategy.mirror(&vec![0f32; shape.num_elements()], &shape.dims),
             ElementType::S32 => strategy.mirror(&vec![0i32; shape.num_elements()], &shape.dims),

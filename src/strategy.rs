@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use crate::data::Share;
 use crate::error::{Error, Result};
+use crate::hlo::Program;
 use crate::pjrt::{
-    Backend, Buffer, Client, CompileOptions, LoadedExecutable, Plugin, Program, ProgramFormat,
-    cpu_device_count,
+    self, Backend, Buffer, Client, CompileOptions, LoadedExecutable, Plugin, ProgramFormat, cpu_device_count,
 };
-use crate::train::Step;
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
@@ -81,20 +80,20 @@ impl Strategy {
         Ok(batch_size / self.replicas)
     }
 
-    /// Compiles `step` for the replicas.
-    pub fn compile(&self, step: &Step<'_>) -> Result<LoadedExecutable> {
+    /// Compiles `program` for the replicas.
+    pub fn compile(&self, program: &Program<'_>) -> Result<LoadedExecutable> {
         let devices = self.client.addressable_devices();
         let ids = devices.iter().take(self.replicas).map(|device| device.id()).collect::<Vec<_>>();
-        let program = Program {
+        let program = pjrt::Program {
             format: ProgramFormat::Hlo,
-            code: &step.program.to_hlo_proto(),
-            parameters: &step.program.parameter_shapes(),
+            code: &program.to_hlo_proto(),
+            parameters: &program.parameter_shapes(),
         };
         Ok(self.client.compile(&program, &CompileOptions::on_devices(ids))?)
     }
 
     /// Puts the same values on every replica.
-    pub fn mirror<T: crate::pjrt::Element>(&self, values: &[T], dims: &[usize]) -> Result<Vec<Buffer>> {
+    pub fn mirror<T: pjrt::Element>(&self, values: &[T], dims: &[usize]) -> Result<Vec<Buffer>> {
         let upload = |replica| {
             let device = self.client.addressable_device(replica)?;
             Ok(self.client.buffer_from_host(values, dims, device)?)

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use crate::data::{ColumnRef, DataError, LabelMap, TableOptions, parse_quote, parse_separator};
+use crate::data::{
+    ColumnRef, DataError, LabelMap, Purpose, Table, TableOptions, parse_quote, parse_separator,
+};
 use crate::error::{Error, Result};
 use crate::pjrt::Backend;
+use crate::run_folder::RunFolder;
 use crate::strategy::{Strategy, StrategyOptions};
 
 /// How the table is laid out.
@@ -112,6 +115,33 @@ impl DeviceArgs {
 /// be had.
 pub fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1 << 16)
+}
+
+/// A trained classifier and the table that it reads.
+#[derive(Args, Clone, Debug)]
+pub struct TrainedArgs {
+    /// The --output of a training run
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// The table
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Texts per step, over all replicas
+    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
+    pub batch_size: usize,
+    #[command(flatten)]
+    table: TableArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+impl TrainedArgs {
+    /// Opens the run, and reads the table as its labels say.
+    pub fn open(&self, purpose: Purpose) -> Result<(RunFolder, Table)> {
+        let run = RunFolder::open(&self.run)?;
+        let table = Table::read(&self.data, &self.table.options(&run.labels), purpose)?;
+        Ok((run, table))
+    }
 }
 
 /// Makes the folder that results go to.

@@ -4,43 +4,33 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::options::{DeviceArgs, TableArgs, count};
-use crate::data::{Dataset, Purpose, Table};
+use super::options::TrainedArgs;
+use crate::data::{Dataset, Purpose};
 use crate::error::Result;
-use crate::run_folder::RunFolder;
 use crate::tables::{class_name, predicted_classes, write_submission};
 use crate::train::Inference;
 
 /// Label the rows of a table, and write ID,label in its order.
+///
+/// A row gets the most probable of the classes that a label stands for; classes without one (class 0 of the recipe)
+/// were never trained.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bert-xla predict --run run --data test.csv --output submission.csv")]
 pub struct PredictArgs {
-    /// The --output of a training run
-    #[arg(long, value_name = "DIR")]
-    pub run: PathBuf,
-    /// The table: ids and texts
-    #[arg(long, value_name = "FILE")]
-    pub data: PathBuf,
+    #[command(flatten)]
+    trained: TrainedArgs,
     /// The file to write
     #[arg(long, value_name = "FILE")]
-    pub output: PathBuf,
-    /// Texts per step, over all replicas
-    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
-    pub batch_size: usize,
-    #[command(flatten)]
-    pub table: TableArgs,
-    #[command(flatten)]
-    pub device: DeviceArgs,
+    output: PathBuf,
 }
 
 pub fn run(args: &PredictArgs) -> Result<()> {
-    let run = RunFolder::open(&args.run)?;
-    let table = Table::read(&args.data, &args.table.options(&run.labels), Purpose::Predict)?;
+    let (run, table) = args.trained.open(Purpose::Predict)?;
     let tokens = run.tokenize(&table.texts)?;
     let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), run.model.mask);
 
-    let strategy = args.device.connect()?;
-    let config = run.step_config(&strategy, args.batch_size)?;
+    let strategy = args.trained.device.connect()?;
+    let config = run.step_config(&strategy, args.trained.batch_size)?;
     let inference = Inference::for_prediction(&strategy, &config)?;
     let weights = run.upload_weights(&strategy, inference.weights())?;
     let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();

@@ -55,7 +55,7 @@ impl Inference {
     }
 
     fn compile(strategy: &Strategy, step: Step<'_>, rows_per_replica: usize) -> Result<Self> {
-        let executable = strategy.compile(&step)?;
+        let executable = strategy.compile(&step.program)?;
         Ok(Self { executable, weights: step.weights, batch_size: rows_per_replica * strategy.replicas() })
     }
 

@@ -66,7 +66,7 @@ impl Trainer {
         let graph = Graph::new();
         let step = train_step(&graph, &config);
         let started = Instant::now();
-        let executable = strategy.compile(&step)?;
+        let executable = strategy.compile(&step.program)?;
         let compile_time = started.elapsed();
         let eval = Inference::for_evaluation(&strategy, &config)?;
 

@@ -11,7 +11,7 @@ use bert_xla::nn::{Mode, Params, Randomness};
 use bert_xla::pjrt::{Argument, Backend, Buffer};
 use bert_xla::shape::{ElementType, Shape};
 use bert_xla::strategy::{Strategy, StrategyOptions};
-use bert_xla::train::{Inference, InitialValues, Step, StepConfig, TrainOptions, Trainer, upload_weights};
+use bert_xla::train::{Inference, InitialValues, StepConfig, TrainOptions, Trainer, upload_weights};
 use ndarray::Array2;
 use safetensors::SafeTensors;
 
@@ -91,8 +91,7 @@ fn run_tiny(
     parameters.push(ids);
     parameters.extend(attention_mask);
     let strategy = strategy();
-    let step = Step { program: Program::new("tiny", parameters, outputs), weights: weights.clone() };
-    let executable = strategy.compile(&step).unwrap();
+    let executable = strategy.compile(&Program::new("tiny", parameters, outputs)).unwrap();
     let mut arguments = vec![];
     for weight in &weights {
         let values = golden.f32s(&format!("param/{}", weight.name));
@@ -207,15 +206,15 @@ fn the_padding_row_is_trained_as_keras_does_unless_frozen() {
         let weights = params.declared().into_iter().map(|(weight, _)| weight).collect::<Vec<_>>();
         let parameters = tensors.into_iter().chain([ids]).collect();
         let strategy = strategy();
-        let step = Step { program: Program::new("padding", parameters, vec![word_embeddings]), weights };
+        let program = Program::new("padding", parameters, vec![word_embeddings]);
         let mut arguments = vec![];
-        for weight in &step.weights {
+        for weight in &weights {
             let values = golden.f32s(&format!("param/{}", weight.name));
             arguments.extend(strategy.mirror(&values, &weight.shape.dims).unwrap());
         }
         arguments.extend(strategy.mirror(&golden.i32s("input_ids"), &[6, config.max_length]).unwrap());
         let arguments = arguments.iter().map(Argument::Borrow).collect();
-        let outputs = strategy.compile(&step).unwrap().execute(vec![arguments]).unwrap();
+        let outputs = strategy.compile(&program).unwrap().execute(vec![arguments]).unwrap();
         outputs[0][0].to_host::<f32>().unwrap()[..hidden].to_vec()
     };
     assert!(padding_row(true).iter().all(|value| *value == 0.0));
@@ -309,9 +308,8 @@ fn dropout_moves_the_hidden_states_as_much_as_in_transformers() {
     let (weights, mut parameters): (Vec<_>, Vec<_>) = used.unzip();
     parameters.extend([ids, step]);
     let strategy = strategy();
-    let step = Step { program: Program::new("dropout", parameters, vec![states]), weights };
-    let executable = strategy.compile(&step).unwrap();
-    let mut buffers = upload_weights(&strategy, &step.weights, &InitialValues::Trained(&checkpoint)).unwrap();
+    let executable = strategy.compile(&Program::new("dropout", parameters, vec![states])).unwrap();
+    let mut buffers = upload_weights(&strategy, &weights, &InitialValues::Trained(&checkpoint)).unwrap();
     buffers[0].extend(strategy.mirror(&golden.i32s("input_ids"), &[2, 32]).unwrap());
 
     let (mut sum, mut squares) = (vec![0f64; 2 * 32 * 384], vec![0f64; 2 * 32 * 384]);
