@@ -4,7 +4,7 @@ use crate::shape::{ElementType, Shape};
 
 /// A primitive HLO operation, without its inputs.
 ///
-/// Everything else (softmax, gelu, layer normalization...) is built from these in [`derived`](super::derived),
+/// Everything else (softmax, gelu, layer normalization...) is built from these in `derived.rs`,
 /// so only these have a shape rule, a gradient rule and an emission rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Op {

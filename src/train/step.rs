@@ -29,7 +29,7 @@ pub struct Step<'g> {
 /// One optimizer step.
 ///
 /// Inputs: the weights; their first moments; their second moments; `step` `u32[]`, the steps done; `learning_rate`
-/// `f32[]`; `seed` `u32[]`; the [`Batch`](BatchTensors): `input_ids`, the mask if the model takes one, `labels` and
+/// `f32[]`; `seed` `u32[]`; the batch: `input_ids`, the mask if the model takes one, `labels` and
 /// `weights`.
 ///
 /// Outputs: the new weights, moments and `step`, each in its input's memory; `metrics` `f32[2]`: over all replicas,
