@@ -40,6 +40,7 @@ pub fn train_test_split(rows: usize, test_size: f64, seed: u32) -> Result<Split,
 pub fn permutation(n: usize, rng: &mut Mt) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {
+        // Holds as documented: so many rows would not fit in memory as texts.
         let max = u32::try_from(i).expect("at most 2^32 rows");
         let mask = u32::MAX >> max.leading_zeros();
         let j = loop {
