@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::data::Share;
+use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::hlo::Program;
 use crate::pjrt::{
@@ -101,24 +101,25 @@ impl Strategy {
         (0..self.replicas).map(upload).collect()
     }
 
-    /// Puts a share of `rows` rows of texts on `replica`: `input_ids` and, if the share has one, the mask.
-    pub fn upload_texts(&self, replica: usize, share: &Share<'_>) -> Result<Vec<Buffer>> {
-        let rows = share.labels.len();
-        let dims = [rows, share.input_ids.len() / rows.max(1)];
-        let device = self.client.addressable_device(replica)?;
-        let tokens = [Some(share.input_ids), share.attention_mask].into_iter().flatten();
-        let upload = |values: &[i32]| Ok(self.client.buffer_from_vec(values.to_vec(), &dims, device)?);
-        tokens.map(upload).collect()
-    }
-
-    /// Puts the labels and weights of a share on `replica`.
-    pub fn upload_labels(&self, replica: usize, share: &Share<'_>) -> Result<[Buffer; 2]> {
-        let device = self.client.addressable_device(replica)?;
-        let dims = [share.labels.len()];
-        Ok([
-            self.client.buffer_from_vec(share.labels.to_vec(), &dims, device)?,
-            self.client.buffer_from_vec(share.weights.to_vec(), &dims, device)?,
-        ])
+    /// Puts each replica's share of `batch` on it: `input_ids`, the mask if the batch has one, and, if `labelled`,
+    /// labels and weights. `[replica][input]`, in the order of the steps' inputs.
+    pub fn upload_batch(&self, batch: &Batch, labelled: bool) -> Result<Vec<Vec<Buffer>>> {
+        let upload = |replica| {
+            let share = batch.share(replica, self.replicas);
+            let device = self.client.addressable_device(replica)?;
+            let rows = share.labels.len();
+            let dims = [rows, share.input_ids.len() / rows];
+            let tokens = [Some(share.input_ids), share.attention_mask].into_iter().flatten();
+            let mut buffers = tokens
+                .map(|tokens| self.client.buffer_from_vec(tokens.to_vec(), &dims, device))
+                .collect::<pjrt::Result<Vec<_>>>()?;
+            if labelled {
+                buffers.push(self.client.buffer_from_vec(share.labels.to_vec(), &[rows], device)?);
+                buffers.push(self.client.buffer_from_vec(share.weights.to_vec(), &[rows], device)?);
+            }
+            Ok(buffers)
+        };
+        (0..self.replicas).map(upload).collect()
     }
 }
 

@@ -178,15 +178,6 @@ impl Table {
         table.check(path, bad, options)
     }
 
-    /// Number of rows of each class, from class 0 to `num_classes - 1`.
-    pub fn class_counts(&self, num_classes: usize) -> Vec<usize> {
-        let mut counts = vec![0; num_classes];
-        for &class in &self.classes {
-            counts[class as usize] += 1;
-        }
-        counts
-    }
-
     fn check(self, path: &Path, mut bad: Vec<BadRow>, options: &TableOptions) -> Result<Self, DataError> {
         const SHOWN: usize = 5;
         let path = path.to_owned();

@@ -104,11 +104,6 @@ impl BertConfig {
         Ok(config)
     }
 
-    /// Width of one attention head.
-    pub fn head_size(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
-    }
-
     /// What is wrong with the sizes, if anything is.
     pub fn check(&self) -> Result<(), String> {
         let sizes = [

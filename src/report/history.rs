@@ -105,13 +105,6 @@ impl History {
         &self.epochs
     }
 
-    /// The epoch with the lowest dev loss, or train loss where there is no dev set.
-    pub fn best(&self) -> Option<&EpochRecord> {
-        let loss = |record: &EpochRecord| record.val_loss.unwrap_or(record.loss);
-        let finite = self.epochs.iter().filter(|record| loss(record).is_finite());
-        finite.min_by(|a, b| loss(a).total_cmp(&loss(b)))
-    }
-
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -180,7 +173,6 @@ mod tests {
         resumed.push(record(2, 0.5, Some(0.25))).unwrap();
         let epochs = History::open(&path).unwrap();
         assert_eq!(epochs.epochs(), [record(1, 1.0, Some(1.0)), record(2, 0.5, Some(0.25))]);
-        assert_eq!(epochs.best().unwrap().epoch, 2);
     }
 
     #[test]
@@ -190,7 +182,7 @@ mod tests {
         History::new(&path).push(record(1, f64::NAN, Some(f64::INFINITY))).unwrap();
         let read = History::open(&path).unwrap();
         assert!(read.epochs()[0].loss.is_nan());
-        assert_eq!(read.best(), None);
+        assert_eq!(read.epochs()[0].val_loss, None);
     }
 
     #[test]

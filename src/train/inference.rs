@@ -135,15 +135,7 @@ impl Inference {
         batch: &Batch,
         labelled: bool,
     ) -> Result<Pending> {
-        let mut inputs = Vec::with_capacity(weights.len());
-        for replica in 0..strategy.replicas() {
-            let share = batch.share(replica, strategy.replicas());
-            let mut buffers = strategy.upload_texts(replica, &share)?;
-            if labelled {
-                buffers.extend(strategy.upload_labels(replica, &share)?);
-            }
-            inputs.push(buffers);
-        }
+        let inputs = strategy.upload_batch(batch, labelled)?;
         let arguments = weights.iter().zip(&inputs);
         let arguments =
             arguments.map(|(weights, inputs)| weights.iter().chain(inputs).map(Argument::Borrow).collect());

@@ -7,6 +7,6 @@ mod trainer;
 mod weights;
 
 pub use inference::{Evaluation, Inference};
-pub use step::{CLIP, Step, StepConfig, encode_step, eval_step, predict_step, train_step};
+pub use step::{Step, StepConfig, encode_step, eval_step, predict_step, train_step};
 pub use trainer::{EpochMetrics, TrainOptions, Trainer};
 pub use weights::{InitialValues, checkpoint_key, upload_weights};

@@ -8,7 +8,7 @@ use crate::nn::{Mode, Params, Randomness, Weight};
 use crate::shape::{ElementType, Shape};
 
 /// Keras' `epsilon()`: probabilities are clipped to `[1e-7, 1 - 1e-7]` before the logarithm.
-pub const CLIP: f64 = 1e-7;
+const CLIP: f64 = 1e-7;
 
 /// What fixes a step's program.
 #[derive(Clone, Debug, PartialEq)]

