@@ -9,6 +9,7 @@ use super::execute::LoadedExecutable;
 use super::options::CompileOptions;
 use super::plugin::Plugin;
 use super::sys;
+use super::topology::TopologyDevice;
 use super::value::Value;
 use crate::shape::Shape;
 
@@ -26,9 +27,7 @@ struct Inner {
 /// What the plugin tells of a device; none of it changes.
 struct DeviceRecord {
     raw: *mut sys::PJRT_Device,
-    id: i32,
-    kind: String,
-    process_index: i32,
+    description: TopologyDevice,
     addressable: bool,
 }
 
@@ -68,6 +67,23 @@ pub struct Program<'a> {
     pub format: ProgramFormat,
     pub code: &'a [u8],
     pub parameters: &'a [Shape],
+}
+
+impl Program<'_> {
+    /// As the C struct; it borrows `self`. Plugins do not write to the code of a program that they compile.
+    pub(super) fn to_raw(&self) -> sys::PJRT_Program {
+        let format = match self.format {
+            ProgramFormat::Hlo => "hlo",
+            ProgramFormat::Mlir => "mlir",
+        };
+        sys::PJRT_Program {
+            code: api::bytes(self.code).cast_mut(),
+            code_size: self.code.len(),
+            format: api::bytes(format.as_bytes()),
+            format_size: format.len(),
+            ..Default::default()
+        }
+    }
 }
 
 /// The option that makes a CPU client show `count` devices, so that a replicated program runs on one machine.
@@ -147,18 +163,8 @@ impl Client {
 
     /// Compiles a program for this client's devices.
     pub fn compile(&self, program: &Program<'_>, options: &CompileOptions) -> Result<LoadedExecutable> {
-        let format = match program.format {
-            ProgramFormat::Hlo => "hlo",
-            ProgramFormat::Mlir => "mlir",
-        };
         let options = options.to_bytes();
-        let raw_program = sys::PJRT_Program {
-            code: api::bytes(program.code),
-            code_size: program.code.len(),
-            format: api::bytes(format.as_bytes()),
-            format_size: format.len(),
-            ..Default::default()
-        };
+        let raw_program = program.to_raw();
         let args = sys::ClientCompile {
             client: self.raw(),
             program: &raw const raw_program,
@@ -171,6 +177,27 @@ impl Client {
         // SAFETY: the executable was just made, for this owner.
         let raw = unsafe { Owned::new(self.api(), compiled.executable, "PJRT_Client_Compile") }?;
         LoadedExecutable::new(self.clone(), raw, program.parameters)
+    }
+
+    /// Loads a program that [`Executable::serialize`](super::Executable::serialize) wrote, on the devices that it
+    /// was compiled for. `parameters` are those of the program that was compiled.
+    ///
+    /// # Errors
+    /// When the bytes are not of this plugin's version, or of other devices. Plugins do not defend themselves
+    /// against bytes that were changed: check them first.
+    pub fn deserialize(&self, bytes: &[u8], parameters: &[Shape]) -> Result<LoadedExecutable> {
+        let args = sys::ExecutableDeserializeAndLoad {
+            client: self.raw(),
+            serialized_executable: api::bytes(bytes),
+            serialized_executable_size: bytes.len(),
+            ..Default::default()
+        };
+        // SAFETY: the client is live; the bytes live until the call returns.
+        let loaded = unsafe { self.api().call(args) }?;
+        let call = "PJRT_Executable_DeserializeAndLoad";
+        // SAFETY: the executable was just made, for this owner.
+        let raw = unsafe { Owned::new(self.api(), loaded.loaded_executable, call) }?;
+        LoadedExecutable::new(self.clone(), raw, parameters)
     }
 
     /// Copies `data`, in row-major order, to a device; returns once it has been read.
@@ -220,19 +247,13 @@ impl Client {
 /// # Safety
 /// `device` must be a live device of `api`'s plugin.
 unsafe fn describe(api: Api, device: *mut sys::PJRT_Device) -> Result<DeviceRecord> {
-    // SAFETY: the description and its strings live as long as the device.
+    // SAFETY: the device is live, and its description lives as long as it.
     unsafe {
         let described = api.call(sys::DeviceGetDescription { device, ..Default::default() })?;
-        let description = described.device_description;
-        let id = api.call(sys::DeviceDescriptionId { description, ..Default::default() })?.id;
-        let kind = api.call(sys::DeviceDescriptionKind { description, ..Default::default() })?;
-        let process = api.call(sys::DeviceDescriptionProcessIndex { description, ..Default::default() })?;
         let addressable = api.call(sys::DeviceIsAddressable { device, ..Default::default() })?;
         Ok(DeviceRecord {
             raw: device,
-            id,
-            kind: api::string(kind.device_kind, kind.device_kind_size),
-            process_index: process.process_index,
+            description: TopologyDevice::new(api, described.device_description)?,
             addressable: addressable.is_addressable,
         })
     }
@@ -241,17 +262,17 @@ unsafe fn describe(api: Api, device: *mut sys::PJRT_Device) -> Result<DeviceReco
 impl<'a> Device<'a> {
     /// Unique among the devices of all processes.
     pub fn id(self) -> i32 {
-        self.record.id
+        self.record.description.id
     }
 
     /// The vendor's name for this kind of device, such as `TPU v3`.
     pub fn kind(self) -> &'a str {
-        &self.record.kind
+        &self.record.description.kind
     }
 
     /// The process that drives it.
     pub fn process_index(self) -> i32 {
-        self.record.process_index
+        self.record.description.process_index
     }
 
     /// Current memory use, where the plugin counts it.

@@ -31,6 +31,8 @@ pub enum Error {
     /// The plugin's own error: `code` is named as Abseil names it.
     #[error("{call}: {code}: {message}")]
     Plugin { call: &'static str, code: &'static str, message: String },
+    #[error("{backend} topology \"{name}\": {message}")]
+    UnknownTopology { backend: Backend, name: String, message: String },
     #[error("no device {index}: the client has {count}")]
     NoDevice { index: usize, count: usize },
 
@@ -79,6 +81,7 @@ impl Error {
             | Self::MissingSymbol { .. }
             | Self::NoTable { .. }
             | Self::Version { .. }
+            | Self::UnknownTopology { .. }
             | Self::NoDevice { .. }
             | Self::NoWheel { .. }
             | Self::NoPython { .. }

@@ -40,6 +40,65 @@ impl Executable {
         &self.outputs
     }
 
+    /// The replicas that run it together.
+    pub fn num_replicas(&self) -> Result<usize> {
+        let args = sys::ExecutableNumReplicas { executable: self.raw.raw(), ..Default::default() };
+        // SAFETY: the executable is live.
+        Ok(unsafe { self.raw.api.call(args) }?.num_replicas)
+    }
+
+    /// The program as the compiler left it, in the format that XLA calls `hlo_with_config`: a serialized
+    /// `HloModuleProtoWithConfig`.
+    ///
+    /// # Errors
+    /// When the plugin can't tell, or uses another format.
+    pub fn optimized_program(&self) -> Result<Vec<u8>> {
+        const FORMAT: &str = "hlo_with_config";
+        let mut program = sys::PJRT_Program::default();
+        let ask = |program: &mut sys::PJRT_Program| {
+            let executable = self.raw.raw();
+            let program = &raw mut *program;
+            // SAFETY: the executable is live; the struct outlives the call, and so does the buffer in it, of the
+            // size that the plugin stated.
+            unsafe {
+                self.raw.api.call(sys::ExecutableOptimizedProgram {
+                    executable,
+                    program,
+                    ..Default::default()
+                })
+            }
+        };
+        // The first call tells the size.
+        ask(&mut program)?;
+        let mut bytes = vec![0u8; program.code_size];
+        program.code = bytes.as_mut_ptr().cast();
+        let call = ask(&mut program).map(|_| "PJRT_Executable_OptimizedProgram")?;
+        // SAFETY: the name of the format belongs to the executable.
+        let format = unsafe { api::string(program.format, program.format_size) };
+        if format != FORMAT {
+            let message = format!("the optimized program is {format}, expected {FORMAT}");
+            return Err(Error::Plugin { call, code: "UNIMPLEMENTED", message });
+        }
+        Ok(bytes)
+    }
+
+    /// The program as bytes that [`Client::deserialize`](super::Client::deserialize) loads again, with the same
+    /// version of the plugin and the same kind of devices.
+    pub fn serialize(&self) -> Result<Vec<u8>> {
+        let args = sys::ExecutableSerialize { executable: self.raw.raw(), ..Default::default() };
+        // SAFETY: the executable is live. The bytes are copied before what backs them is freed, once.
+        unsafe {
+            let serialized = self.raw.api.call(args)?;
+            let bytes =
+                api::slice(serialized.serialized_bytes.cast::<u8>(), serialized.serialized_bytes_size);
+            let bytes = bytes.to_vec();
+            if let Some(free) = serialized.serialized_executable_deleter {
+                free(serialized.serialized_executable);
+            }
+            Ok(bytes)
+        }
+    }
+
     pub fn memory_stats(&self) -> Result<MemoryStats> {
         let executable = self.raw.raw();
         let args = sys::ExecutableGetCompiledMemoryStats { executable, ..Default::default() };

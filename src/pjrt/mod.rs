@@ -16,6 +16,7 @@ pub mod install;
 mod options;
 mod plugin;
 mod sys;
+mod topology;
 mod value;
 
 pub use buffer::{Buffer, Element, PendingRead};
@@ -25,4 +26,5 @@ pub use executable::{Executable, MemoryStats};
 pub use execute::{Argument, Completion, Execution, LoadedExecutable};
 pub use options::{CompileOptions, FlagValue};
 pub use plugin::{Backend, Plugin};
+pub use topology::{Topology, TopologyDevice};
 pub use value::Value;

@@ -9,6 +9,7 @@ use super::api::Api;
 use super::client::Client;
 use super::error::{Error, Result};
 use super::install;
+use super::topology::Topology;
 use super::value::Value;
 
 /// A platform that a PJRT plugin drives.
@@ -115,7 +116,7 @@ static TPU: Platform = Platform {
         }],
     },
     probe: probe_tpu,
-    environment: Vec::new,
+    environment: tpu_environment,
 };
 
 impl Backend {
@@ -178,6 +179,21 @@ fn probe_tpu() -> std::result::Result<(), String> {
     Err(format!(
         "no TPU on this machine (no /dev/accel*, no TPU in /dev/vfio, product name is \"{product}\")"
     ))
+}
+
+/// Without a TPU, libtpu compiles ahead of time; these keep it from asking a metadata server where it is.
+fn tpu_environment() -> Vec<(&'static str, String)> {
+    if probe_tpu().is_ok() {
+        return Vec::new();
+    }
+    // Any accelerator type will do: the topology that a program is compiled for says which chips it has.
+    let variables = [
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_ACCELERATOR_TYPE", "v3-8"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ];
+    let unset = variables.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+    unset.map(|(name, value)| (name, value.to_owned())).collect()
 }
 
 /// Points XLA at the CUDA toolkit's data folder, whose `libdevice` it compiles kernels with.
@@ -269,6 +285,12 @@ impl Plugin {
     /// plugins but an exception, which ends the process.
     pub fn client(&self, options: &[(&str, Value)]) -> Result<Client> {
         Client::new(self.clone(), options)
+    }
+
+    /// Describes devices to compile for, which need not be here: for TPU, the name of a slice such as `v3:2x2x1`;
+    /// for GPU, `1x1x1` and the option `target_config`.
+    pub fn topology(&self, name: &str, options: &[(&str, Value)]) -> Result<Topology> {
+        Topology::new(self, name, options)
     }
 }
 

@@ -103,7 +103,9 @@ macro_rules! borrowed_objects {
     )*};
 }
 
-borrowed_objects! { PJRT_Error PJRT_Device PJRT_DeviceDescription PJRT_Memory PJRT_ExecuteContext }
+borrowed_objects! {
+    PJRT_Error PJRT_Device PJRT_DeviceDescription PJRT_Memory PJRT_ExecuteContext PJRT_SerializedExecutable
+}
 
 objects! {
     PJRT_Event freed by EventDestroy { event }
@@ -111,6 +113,7 @@ objects! {
     PJRT_Buffer freed by BufferDestroy { buffer }
     PJRT_Executable freed by ExecutableDestroy { executable }
     PJRT_LoadedExecutable freed by LoadedExecutableDestroy { executable }
+    PJRT_TopologyDescription freed by TopologyDescriptionDestroy { topology }
 }
 
 /// `PJRT_Error_Code`, which follows Abseil's status codes.
@@ -165,7 +168,7 @@ structs! {
         value: NamedValueUnion,
         value_size: usize,
     }
-    PJRT_Program { code: *const c_char, code_size: usize, format: *const c_char, format_size: usize }
+    PJRT_Program { code: *mut c_char, code_size: usize, format: *const c_char, format_size: usize }
     /// `PJRT_Buffer_MemoryLayout_Tiled`.
     TiledLayout {
         minor_to_major: *const i64,
@@ -323,6 +326,26 @@ calls! {
         host_temp_size_in_bytes: i64,
         peak_memory_in_bytes: i64,
     }
+    PJRT_Executable_NumReplicas(ExecutableNumReplicas) { executable: *mut PJRT_Executable, num_replicas: usize }
+    PJRT_Executable_OptimizedProgram(ExecutableOptimizedProgram) {
+        executable: *mut PJRT_Executable,
+        program: *mut PJRT_Program,
+    }
+    PJRT_Executable_Serialize(ExecutableSerialize) {
+        executable: *const PJRT_Executable,
+        serialized_bytes: *const c_char,
+        serialized_bytes_size: usize,
+        serialized_executable: *mut PJRT_SerializedExecutable,
+        serialized_executable_deleter: Option<unsafe extern "C-unwind" fn(*mut PJRT_SerializedExecutable)>,
+    }
+    PJRT_Executable_DeserializeAndLoad(ExecutableDeserializeAndLoad) {
+        client: *mut PJRT_Client,
+        serialized_executable: *const c_char,
+        serialized_executable_size: usize,
+        loaded_executable: *mut PJRT_LoadedExecutable,
+        overridden_serialized_compile_options: *const c_char,
+        overridden_serialized_compile_options_size: usize,
+    }
     PJRT_LoadedExecutable_Destroy(LoadedExecutableDestroy) { executable: *mut PJRT_LoadedExecutable }
     PJRT_LoadedExecutable_GetExecutable(LoadedExecutableGetExecutable) {
         loaded_executable: *mut PJRT_LoadedExecutable,
@@ -344,6 +367,33 @@ calls! {
         execute_device: *mut PJRT_Device,
     }
 
+    PJRT_TopologyDescription_Create(TopologyDescriptionCreate) {
+        topology_name: *const c_char,
+        topology_name_size: usize,
+        create_options: *const PJRT_NamedValue,
+        num_options: usize,
+        topology: *mut PJRT_TopologyDescription,
+    }
+    PJRT_TopologyDescription_Destroy(TopologyDescriptionDestroy) { topology: *mut PJRT_TopologyDescription }
+    PJRT_TopologyDescription_PlatformVersion(TopologyDescriptionPlatformVersion) {
+        topology: *mut PJRT_TopologyDescription,
+        platform_version: *const c_char,
+        platform_version_size: usize,
+    }
+    PJRT_TopologyDescription_GetDeviceDescriptions(TopologyDescriptionGetDeviceDescriptions) {
+        topology: *mut PJRT_TopologyDescription,
+        descriptions: *const *mut PJRT_DeviceDescription,
+        num_descriptions: usize,
+    }
+    PJRT_Compile(Compile) {
+        topology: *const PJRT_TopologyDescription,
+        program: *const PJRT_Program,
+        compile_options: *const c_char,
+        compile_options_size: usize,
+        client: *mut PJRT_Client,
+        executable: *mut PJRT_Executable,
+    }
+
     PJRT_Buffer_Destroy(BufferDestroy) { buffer: *mut PJRT_Buffer }
     PJRT_Buffer_OnDeviceSizeInBytes(BufferOnDeviceSizeInBytes) {
         buffer: *mut PJRT_Buffer,
@@ -361,57 +411,4 @@ calls! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Sizes that a C compiler gives for `pjrt_c_api.h` 0.81 on a 64-bit machine.
-    #[test]
-    fn layout_matches_the_header() {
-        assert_eq!(size_of::<PJRT_Api>(), 984);
-        assert_eq!(offset_of!(PJRT_Api, PJRT_LoadedExecutable_Execute), 480);
-        assert_eq!(offset_of!(PJRT_Api, PJRT_LoadedExecutable_GetDeviceAssignment), 976);
-        assert_eq!(MemoryLayout::STRUCT_SIZE, 76);
-        assert_eq!(TiledLayout::STRUCT_SIZE, 56);
-        assert_eq!(PJRT_NamedValue::STRUCT_SIZE, 56);
-        assert_eq!(PJRT_Program::STRUCT_SIZE, 48);
-        assert_eq!(PJRT_ExecuteOptions::STRUCT_SIZE, 112);
-        assert_eq!(PJRT_Api_Version::STRUCT_SIZE, 24);
-        assert_eq!(PluginInitialize::STRUCT_SIZE, 16);
-        assert_eq!(EventDestroy::STRUCT_SIZE, 24);
-        assert_eq!(EventIsReady::STRUCT_SIZE, 25);
-        assert_eq!(EventAwait::STRUCT_SIZE, 24);
-        assert_eq!(EventOnReady::STRUCT_SIZE, 40);
-        assert_eq!(ClientCreate::STRUCT_SIZE, 88);
-        assert_eq!(ClientDestroy::STRUCT_SIZE, 24);
-        assert_eq!(ClientPlatformName::STRUCT_SIZE, 40);
-        assert_eq!(ClientPlatformVersion::STRUCT_SIZE, 40);
-        assert_eq!(ClientProcessIndex::STRUCT_SIZE, 28);
-        assert_eq!(ClientDevices::STRUCT_SIZE, 40);
-        assert_eq!(ClientCompile::STRUCT_SIZE, 56);
-        assert_eq!(ClientBufferFromHostBuffer::STRUCT_SIZE, 120);
-        assert_eq!(DeviceGetDescription::STRUCT_SIZE, 32);
-        assert_eq!(DeviceIsAddressable::STRUCT_SIZE, 25);
-        assert_eq!(DeviceMemoryStats::STRUCT_SIZE, 185);
-        assert_eq!(DeviceDescriptionId::STRUCT_SIZE, 28);
-        assert_eq!(DeviceDescriptionProcessIndex::STRUCT_SIZE, 28);
-        assert_eq!(DeviceDescriptionKind::STRUCT_SIZE, 40);
-        assert_eq!(ExecutableDestroy::STRUCT_SIZE, 24);
-        assert_eq!(ExecutableNumOutputs::STRUCT_SIZE, 32);
-        assert_eq!(ExecutableOutputElementTypes::STRUCT_SIZE, 40);
-        assert_eq!(ExecutableOutputDimensions::STRUCT_SIZE, 48);
-        assert_eq!(ExecutableGetCostAnalysis::STRUCT_SIZE, 40);
-        assert_eq!(ExecutableGetCompiledMemoryStats::STRUCT_SIZE, 112);
-        assert_eq!(LoadedExecutableDestroy::STRUCT_SIZE, 24);
-        assert_eq!(LoadedExecutableGetExecutable::STRUCT_SIZE, 32);
-        assert_eq!(LoadedExecutableAddressableDevices::STRUCT_SIZE, 40);
-        assert_eq!(LoadedExecutableExecute::STRUCT_SIZE, 80);
-        assert_eq!(BufferDestroy::STRUCT_SIZE, 24);
-        assert_eq!(BufferOnDeviceSizeInBytes::STRUCT_SIZE, 32);
-        assert_eq!(BufferDevice::STRUCT_SIZE, 32);
-        assert_eq!(BufferReadyEvent::STRUCT_SIZE, 32);
-        assert_eq!(BufferToHostBuffer::STRUCT_SIZE, 56);
-        assert_eq!(ErrorDestroy::STRUCT_SIZE, 24);
-        assert_eq!(ErrorMessage::STRUCT_SIZE, 40);
-        assert_eq!(ErrorGetCode::STRUCT_SIZE, 28);
-    }
-}
+mod tests;
