@@ -310,7 +310,7 @@ fn write_attributes(op: &Op, graph: &Graph, node: &Node, instruction: &mut proto
                 index_vector_dim: rank - 1,
             });
         }
-        Op::RngBitGenerator { .. } => instruction.rng_algorithm = proto::RNG_PHILOX,
+        Op::RngBitGenerator { .. } => instruction.rng_algorithm = proto::RNG_DEFAULT,
     }
 }
 

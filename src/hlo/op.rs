@@ -69,7 +69,7 @@ pub enum Op {
     Gather,
     /// `scatter(table [rows, width], indices s32[...], updates [..., width])`: each update is added to its row.
     ScatterAdd,
-    /// Random bits of `shape` from a `u64[2]` state, by the Philox counter generator
+    /// Random bits of `shape` from a `u64[2]` state, by the platform's own generator: on CPU and GPU, Philox
     /// (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
     RngBitGenerator {
         shape: Shape,

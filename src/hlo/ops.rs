@@ -263,7 +263,7 @@ impl<'g> Tensor<'g> {
         self.graph.insert(Op::ScatterAdd, &[self, indices, updates])
     }
 
-    /// Random `u32` bits of `dims`, a function of `self`, a `u64[2]` state.
+    /// Random `u32` bits of `dims`, a function of `self`, a `u64[2]` state; another one on each platform.
     #[track_caller]
     pub fn random_bits(self, dims: &[usize]) -> Tensor<'g> {
         let shape = Shape::new(ElementType::U32, dims);

@@ -106,7 +106,7 @@ fn instruction(graph: &Graph, name: &str, node: &Node, inputs: &[&str]) -> Strin
         Op::RngBitGenerator { .. } => {
             let state = "u64[2]";
             return format!(
-                "{name}.generator = ({state}, {shape}) rng-bit-generator({operands}), algorithm=rng_philox\n  \
+                "{name}.generator = ({state}, {shape}) rng-bit-generator({operands}), algorithm=rng_default\n  \
                  {name} = {shape} get-tuple-element({name}.generator), index=1"
             );
         }
