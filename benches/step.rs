@@ -30,7 +30,7 @@ const CASES: [(&str, Size, Duration); 3] = [
 
 fn strategy() -> Strategy {
     let plugin = Some(ensure_installed(Backend::Cpu).expect("the CPU plugin"));
-    let options = StrategyOptions { backend: Some(Backend::Cpu), replicas: None, plugin };
+    let options = StrategyOptions { backend: Some(Backend::Cpu), plugin, ..Default::default() };
     Strategy::new(&options).expect("a CPU client")
 }
 

@@ -1,12 +1,14 @@
 //! Where a program runs: one backend, and the replicas on its devices.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::hlo::Program;
 use crate::pjrt::{
-    self, Backend, Buffer, Client, CompileOptions, LoadedExecutable, Plugin, ProgramFormat, cpu_device_count,
+    self, Backend, Buffer, Client, CompileOptions, ExecutableCache, LoadedExecutable, Plugin, ProgramFormat,
+    cpu_device_count,
 };
 
 /// What the user asked for.
@@ -18,6 +20,8 @@ pub struct StrategyOptions {
     pub replicas: Option<usize>,
     /// The plugin's file; it needs `backend`.
     pub plugin: Option<PathBuf>,
+    /// Where compiled programs are kept.
+    pub cache: Option<Arc<ExecutableCache>>,
 }
 
 /// Data-parallel replicas, as TensorFlow's `TPUStrategy` has them: each holds all weights and takes an equal share
@@ -25,6 +29,7 @@ pub struct StrategyOptions {
 pub struct Strategy {
     client: Client,
     replicas: usize,
+    cache: Option<Arc<ExecutableCache>>,
     /// Why each backend that was tried first was passed over.
     pub passed_over: Vec<(Backend, String)>,
 }
@@ -51,7 +56,7 @@ impl Strategy {
                 format!("--replicas {replicas}: expected 1 to {devices}, the {backend} devices here");
             return Err(Error::Usage(message));
         }
-        Ok(Self { client, replicas, passed_over })
+        Ok(Self { client, replicas, cache: options.cache.clone(), passed_over })
     }
 
     pub fn backend(&self) -> Backend {
@@ -80,7 +85,7 @@ impl Strategy {
         Ok(batch_size / self.replicas)
     }
 
-    /// Compiles `program` for the replicas.
+    /// Compiles `program` for the replicas, or takes it from the cache.
     pub fn compile(&self, program: &Program<'_>) -> Result<LoadedExecutable> {
         let devices = self.client.addressable_devices();
         let ids = devices.iter().take(self.replicas).map(|device| device.id()).collect::<Vec<_>>();
@@ -89,7 +94,11 @@ impl Strategy {
             code: &program.to_hlo_proto(),
             parameters: &program.parameter_shapes(),
         };
-        Ok(self.client.compile(&program, &CompileOptions::on_devices(ids))?)
+        let options = CompileOptions::on_devices(ids);
+        match &self.cache {
+            Some(cache) => Ok(cache.compile(&self.client, &program, &options)?.0),
+            None => Ok(self.client.compile(&program, &options)?),
+        }
     }
 
     /// Puts the same values on every replica.

@@ -1,6 +1,7 @@
 //! Options that several commands share.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -9,7 +10,8 @@ use crate::data::{
     ColumnRef, DataError, LabelMap, Purpose, Table, TableOptions, parse_quote, parse_separator,
 };
 use crate::error::{Error, Result};
-use crate::pjrt::Backend;
+use crate::pjrt::install::cache_folder;
+use crate::pjrt::{Backend, ExecutableCache};
 use crate::run_folder::RunFolder;
 use crate::strategy::{Strategy, StrategyOptions};
 
@@ -82,6 +84,9 @@ pub struct DeviceArgs {
     /// The PJRT plugin's file, instead of the installed one
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
+    /// Compile anew, and keep nothing: compiled programs are otherwise kept in the cache folder
+    #[arg(long)]
+    no_cache: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,8 +105,11 @@ fn backend(text: &str) -> std::result::Result<BackendChoice, String> {
 impl DeviceArgs {
     /// Connects, and says on stderr what was taken and why the others were not.
     pub fn connect(&self) -> Result<Strategy> {
-        let Self { backend, replicas, plugin } = self.clone();
-        let strategy = Strategy::new(&StrategyOptions { backend: backend.0, replicas, plugin })?;
+        let Self { backend, replicas, plugin, no_cache } = self.clone();
+        let cache = cache_folder().ok().filter(|_| !no_cache).map(|folder| {
+            Arc::new(ExecutableCache::new(folder.join("executables"), ExecutableCache::DEFAULT_LIMIT))
+        });
+        let strategy = Strategy::new(&StrategyOptions { backend: backend.0, replicas, plugin, cache })?;
         for (backend, reason) in &strategy.passed_over {
             super::note(&format!("{backend}: passed over: {reason}"));
         }

@@ -7,6 +7,7 @@
 
 mod api;
 mod buffer;
+mod cache;
 mod client;
 mod error;
 mod event;
@@ -20,6 +21,7 @@ mod topology;
 mod value;
 
 pub use buffer::{Buffer, Element, PendingRead};
+pub use cache::ExecutableCache;
 pub use client::{Client, Device, DeviceMemory, Program, ProgramFormat, cpu_device_count};
 pub use error::{Error, Result};
 pub use executable::{Executable, MemoryStats};

@@ -58,7 +58,8 @@ fn tiny(mask: bool) -> ClassifierConfig {
 }
 
 fn strategy() -> Strategy {
-    let options = StrategyOptions { backend: Some(Backend::Cpu), plugin: Some(cpu_plugin()), replicas: None };
+    let options =
+        StrategyOptions { backend: Some(Backend::Cpu), plugin: Some(cpu_plugin()), ..Default::default() };
     Strategy::new(&options).unwrap()
 }
 

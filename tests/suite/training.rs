@@ -48,7 +48,13 @@ fn sample() -> (Tokens, Vec<u32>) {
 
 fn strategy(replicas: usize) -> Strategy {
     let plugin = Some(cpu_plugin());
-    Strategy::new(&StrategyOptions { backend: Some(Backend::Cpu), plugin, replicas: Some(replicas) }).unwrap()
+    Strategy::new(&StrategyOptions {
+        backend: Some(Backend::Cpu),
+        plugin,
+        replicas: Some(replicas),
+        ..Default::default()
+    })
+    .unwrap()
 }
 
 fn options(batch_size: usize, seed: u32) -> TrainOptions {

@@ -1,0 +1,177 @@
+//! Compiled programs kept on disk, so that a second start of the same job compiles nothing.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::client::{Client, Program};
+use super::error::Result;
+use super::execute::LoadedExecutable;
+use super::options::CompileOptions;
+use super::plugin::Backend;
+use crate::files::write_atomic;
+
+/// Opens every entry; it changes with the layout of entries and of keys.
+const MAGIC: &[u8; 8] = b"BXLAEXE1";
+const HASH_BYTES: usize = 32;
+
+/// A folder of compiled programs. One is found by a hash of all that decides it: module, compile options, plugin,
+/// platform and devices. An entry that is damaged, or that the plugin refuses, is compiled anew.
+///
+/// Trouble with the cache itself is told on stderr, once, and never fails a run.
+#[derive(Debug)]
+pub struct ExecutableCache {
+    folder: PathBuf,
+    limit: u64,
+    warned: AtomicBool,
+}
+
+impl ExecutableCache {
+    /// 8 GiB: about a hundred of the article's train steps for TPU.
+    pub const DEFAULT_LIMIT: u64 = 8 << 30;
+
+    /// A cache in `folder`, which is made when it is first written to. When its files come to more than `limit`
+    /// bytes, those that were used longest ago are removed.
+    pub fn new(folder: impl Into<PathBuf>, limit: u64) -> Self {
+        Self { folder: folder.into(), limit, warned: AtomicBool::new(false) }
+    }
+
+    /// `program` compiled for the client's devices, from the cache where it can be; and whether it was.
+    ///
+    /// # Errors
+    /// Those of [`Client::compile`].
+    pub fn compile(
+        &self,
+        client: &Client,
+        program: &Program<'_>,
+        options: &CompileOptions,
+    ) -> Result<(LoadedExecutable, bool)> {
+        let path = self.folder.join(key(client, program, options)?);
+        if let Some(bytes) = self.read(&path) {
+            match client.deserialize(&bytes, program.parameters) {
+                Ok(executable) => return Ok((executable, true)),
+                Err(error) => self.warn(&format!("can't load {}: {error}; compiling", path.display())),
+            }
+        }
+        let executable = client.compile(program, options)?;
+        match executable.executable().serialize() {
+            Ok(bytes) => self.write(&path, &bytes),
+            Err(error) => self.warn(&format!("compiled programs are not kept: {error}")),
+        }
+        Ok((executable, false))
+    }
+
+    /// What an entry holds; `None` if there is none, or if it is not what was written.
+    fn read(&self, path: &Path) -> Option<Vec<u8>> {
+        let mut entry = match fs::read(path) {
+            Ok(entry) => entry,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                self.warn(&format!("can't read {}: {error}; compiling", path.display()));
+                return None;
+            }
+        };
+        let header = MAGIC.len() + HASH_BYTES;
+        let whole = entry.len() >= header
+            && entry.starts_with(MAGIC)
+            && Sha256::digest(&entry[header..])[..] == entry[MAGIC.len()..header];
+        if !whole {
+            self.warn(&format!("{} is damaged; compiling", path.display()));
+            return None;
+        }
+        // So that what is used stays. A folder that can't be written to still serves.
+        let _ =
+            fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(entry.split_off(header))
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) {
+        let written = write_atomic(path, |file| {
+            file.write_all(MAGIC)?;
+            file.write_all(&Sha256::digest(bytes))?;
+            file.write_all(bytes)
+        });
+        if let Err(error) = written.and_then(|()| self.shrink()) {
+            let folder = self.folder.display();
+            self.warn(&format!("compiled programs are not kept in {folder}: {error}"));
+        }
+    }
+
+    /// Removes the files that were used longest ago, until the rest is within the limit.
+    fn shrink(&self) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            // Another process may have removed it since.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_file() {
+                files.push((metadata.modified()?, metadata.len(), entry.path()));
+            }
+        }
+        let mut total = files.iter().map(|(_, size, _)| size).sum::<u64>();
+        files.sort();
+        for (_, size, path) in files {
+            if total <= self.limit {
+                break;
+            }
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => total -= size,
+            }
+        }
+        Ok(())
+    }
+
+    /// One line is enough: what went wrong once is likely to again.
+    fn warn(&self, message: &str) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let _ = writeln!(io::stderr(), "executable cache: {message}");
+        }
+    }
+}
+
+/// A name for the result of a compilation: equal only if everything that decides it is equal.
+fn key(client: &Client, program: &Program<'_>, options: &CompileOptions) -> Result<String> {
+    let plugin = client.plugin();
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        // With its length, so that no two lists of parts run together to the same bytes.
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(MAGIC);
+    add(client.platform_name()?.as_bytes());
+    add(client.platform_version()?.as_bytes());
+    add(format!("{:?} {:?}", plugin.api_version(), program.format).as_bytes());
+    // Plugins of one version may still differ.
+    if let Ok(metadata) = fs::metadata(plugin.path()) {
+        add(format!("{} {:?}", metadata.len(), metadata.modified().ok()).as_bytes());
+    }
+    for device in client.devices() {
+        add(format!("{} {} {}", device.id(), device.process_index(), device.kind()).as_bytes());
+    }
+    if plugin.backend() == Backend::Cpu {
+        // Code for this processor need not run on the next one that shares the folder.
+        add(processor().as_bytes());
+    }
+    // Flags that are not among the options.
+    for variable in ["XLA_FLAGS", "LIBTPU_INIT_ARGS"] {
+        add(std::env::var_os(variable).unwrap_or_default().as_encoded_bytes());
+    }
+    add(&options.to_bytes());
+    add(program.code);
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The model and the instruction sets of the first processor, as Linux tells them; empty elsewhere.
+fn processor() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let decides =
+        |line: &&str| ["model name", "flags", "Features", "CPU part"].iter().any(|key| line.starts_with(key));
+    first.lines().filter(decides).collect::<Vec<_>>().join("\n")
+}
