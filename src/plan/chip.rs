@@ -1,0 +1,274 @@
+//! The published figures of TPUs and GPUs, and the roofline that follows from them.
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+const GIB: u64 = 1 << 30;
+
+/// A chip's published figures, each for one *device*, which is what a replica runs on. Vendors print capacities in
+/// powers of two, whichever unit they write.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Chip {
+    /// As in topology names (`v3` of `v3:2x2x1`) and in `--gpu`.
+    pub name: &'static str,
+    /// The vendor's name.
+    pub product: &'static str,
+    /// Devices that PJRT sees per chip: 2 where each core has its own memory, 1 where two cores act as one ("megacore")
+    /// or there is only one.
+    pub devices_per_chip: usize,
+    /// Memory per device, in bytes.
+    pub hbm_bytes: u64,
+    /// Memory bandwidth per device, in bytes per second.
+    pub hbm_bandwidth: f64,
+    /// Dense matrix products per device, in FLOP/s, at [`precision`](Self::precision).
+    pub peak_flops: f64,
+    /// What XLA multiplies f32 matrices in by default: bf16 in one pass on TPU, TF32 on these GPUs; it adds in f32
+    /// (JAX documentation, "Matmul precision").
+    pub precision: &'static str,
+    /// Clock of a TPU's core, in Hz, where published: it turns the compiler's cycles into seconds.
+    pub clock_hz: Option<f64>,
+    /// Where the figures were published.
+    pub source: &'static str,
+}
+
+/// The published figures of a whole TPU chip, shared out over its devices.
+const fn tpu(
+    name: &'static str,
+    product: &'static str,
+    devices_per_chip: usize,
+    [gib, gigabytes_per_second, teraflops]: [u64; 3],
+    clock_mhz: Option<u64>,
+    source: &'static str,
+) -> Chip {
+    let devices = devices_per_chip as f64;
+    Chip {
+        name,
+        product,
+        devices_per_chip,
+        hbm_bytes: gib * GIB / devices_per_chip as u64,
+        hbm_bandwidth: gigabytes_per_second as f64 * 1e9 / devices,
+        peak_flops: teraflops as f64 * 1e12 / devices,
+        precision: "bf16",
+        clock_hz: match clock_mhz {
+            Some(mhz) => Some(mhz as f64 * 1e6),
+            None => None,
+        },
+        source,
+    }
+}
+
+const fn gpu(
+    name: &'static str,
+    product: &'static str,
+    [gib, gigabytes_per_second]: [u64; 2],
+    teraflops: f64,
+    source: &'static str,
+) -> Chip {
+    Chip {
+        name,
+        product,
+        devices_per_chip: 1,
+        hbm_bytes: gib * GIB,
+        hbm_bandwidth: gigabytes_per_second as f64 * 1e9,
+        peak_flops: teraflops * 1e12,
+        precision: "TF32",
+        clock_hz: None,
+        source,
+    }
+}
+
+const CACM: &str =
+    "Jouppi et al., \"A Domain-Specific Supercomputer for Training Deep Neural Networks\", CACM 2020";
+const ISCA: &str = "Google Cloud documentation, \"TPU v4\"; clock: Jouppi et al., \"TPU v4\", ISCA 2023";
+const HOPPER: &str = "NVIDIA H100 Tensor Core GPU Architecture (white paper); NVIDIA H100 datasheet";
+
+/// The TPUs, oldest first.
+pub const TPUS: [Chip; 6] = [
+    tpu("v2", "TPU v2", 2, [16, 700, 46], Some(700), CACM),
+    tpu("v3", "TPU v3", 2, [32, 900, 123], Some(940), CACM),
+    tpu("v4", "TPU v4", 1, [32, 1200, 275], Some(1050), ISCA),
+    tpu("v5e", "TPU v5e", 1, [16, 819, 197], None, "Google Cloud documentation, \"TPU v5e\""),
+    tpu("v5p", "TPU v5p", 1, [95, 2765, 459], None, "Google Cloud documentation, \"TPU v5p\""),
+    tpu("v6e", "TPU v6e (Trillium)", 1, [32, 1638, 918], None, "Google Cloud documentation, \"TPU v6e\""),
+];
+
+/// The GPUs, oldest first. TF32 without sparsity, which datasheets print at half of the figure with it.
+pub const GPUS: [Chip; 3] = [
+    gpu("a100", "NVIDIA A100 SXM4 80 GB", [80, 2039], 156.0, "NVIDIA A100 Tensor Core GPU datasheet"),
+    gpu("h100", "NVIDIA H100 SXM5 80 GB", [80, 3350], 494.7, HOPPER),
+    gpu("h200", "NVIDIA H200 SXM 141 GB", [141, 4800], 494.7, "NVIDIA H200 Tensor Core GPU datasheet"),
+];
+
+/// Topologies that libtpu compiles for without a TPU. Others of the same form may do, too.
+pub const TOPOLOGIES: [&str; 13] = [
+    "v2:2x2x1",
+    "v3:2x2x1",
+    "v3:4x4x1",
+    "v4:2x2x1",
+    "v4:2x2x4",
+    "v5e:1x1",
+    "v5e:2x2",
+    "v5e:2x4",
+    "v5e:4x4",
+    "v5p:2x2x1",
+    "v6e:1x1",
+    "v6e:2x2",
+    "v6e:4x4",
+];
+
+impl Chip {
+    /// The GPU of that name.
+    ///
+    /// # Errors
+    /// None has it.
+    pub fn gpu(name: &str) -> Result<&'static Self> {
+        GPUS.iter().find(|chip| chip.name == name).ok_or_else(|| {
+            let known = GPUS.map(|chip| chip.name).join(", ");
+            Error::Usage(format!("--gpu {name}: not a GPU that is known here; expected one of {known}"))
+        })
+    }
+
+    /// The least time that one device can take for `flops` operations and `bytes` of memory traffic.
+    pub fn roofline(&self, flops: f64, bytes: f64) -> Roofline {
+        Roofline { compute_seconds: flops / self.peak_flops, memory_seconds: bytes / self.hbm_bandwidth }
+    }
+}
+
+/// A slice of TPU chips, named as libtpu names it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Topology {
+    /// Such as `v3:2x2x1`.
+    pub name: String,
+    pub chip: &'static Chip,
+    /// Number of chips.
+    pub chips: usize,
+}
+
+impl Topology {
+    /// Reads `<chip>:<chips along each axis>`.
+    ///
+    /// # Errors
+    /// A chip that isn't known, or sizes that aren't two or three positive numbers.
+    pub fn parse(name: &str) -> Result<Self> {
+        let found = name.split_once(':').and_then(|(chip, sizes)| {
+            let chip = TPUS.iter().find(|known| known.name == chip)?;
+            let sizes = sizes.split('x').map(|size| size.parse().ok()).collect::<Option<Vec<usize>>>()?;
+            let chips = sizes.iter().try_fold(1usize, |chips, size| chips.checked_mul(*size))?;
+            ((2..=3).contains(&sizes.len()) && chips > 0).then_some((chip, chips))
+        });
+        let (chip, chips) = found.ok_or_else(|| {
+            let known = TOPOLOGIES.join(", ");
+            Error::Usage(format!("--topology {name}: not a TPU topology; expected one such as {known}"))
+        })?;
+        Ok(Self { name: name.to_owned(), chip, chips })
+    }
+
+    /// Devices of all chips: the most replicas that it takes.
+    pub fn devices(&self) -> usize {
+        self.chips * self.chip.devices_per_chip
+    }
+}
+
+/// A bound from below on the time of a program: `max(flops / peak, bytes / bandwidth)` (Williams, Waterman and
+/// Patterson, "Roofline", CACM 2009). No program is faster; a real one also waits for the other of the two, for
+/// collectives and for vector arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Roofline {
+    pub compute_seconds: f64,
+    pub memory_seconds: f64,
+}
+
+/// Which roof a program is under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    Compute,
+    Memory,
+}
+
+impl Roofline {
+    pub fn seconds(self) -> f64 {
+        self.compute_seconds.max(self.memory_seconds)
+    }
+
+    pub fn bound(self) -> Bound {
+        if self.compute_seconds >= self.memory_seconds { Bound::Compute } else { Bound::Memory }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tpu(name: &str) -> &'static Chip {
+        TPUS.iter().find(|chip| chip.name == name).unwrap()
+    }
+
+    /// `peak` within half a unit of the last digit that the vendors print.
+    fn is_close(peak: f64, expected: f64) -> bool {
+        (peak / expected - 1.0).abs() < 0.005
+    }
+
+    /// From the block diagrams: per core of v2, v3 and v4, 1, 2 and 4 arrays of 128 x 128 multiply-adds a clock.
+    #[test]
+    fn tpu_peaks_follow_from_arrays_and_clocks() {
+        for (name, arrays) in [("v2", 1.0), ("v3", 2.0), ("v4", 2.0 * 4.0)] {
+            let chip = tpu(name);
+            let peak = arrays * 128.0 * 128.0 * 2.0 * chip.clock_hz.unwrap();
+            assert!(is_close(chip.peak_flops, peak), "{name}: {} and {peak}", chip.peak_flops);
+        }
+    }
+
+    /// From NVIDIA's white papers: 512 (A100, at 1.41 GHz) and 1024 (H100, at 1.83 GHz) TF32 multiply-adds per
+    /// multiprocessor and clock.
+    #[test]
+    fn gpu_peaks_follow_from_tensor_cores_and_clocks() {
+        let expected = [
+            ("a100", 108.0 * 512.0 * 2.0 * 1.41e9),
+            ("h100", 132.0 * 1024.0 * 2.0 * 1.83e9),
+            ("h200", 132.0 * 1024.0 * 2.0 * 1.83e9),
+        ];
+        for (name, peak) in expected {
+            assert!(is_close(Chip::gpu(name).unwrap().peak_flops, peak), "{name}: {peak}");
+        }
+    }
+
+    /// Google's own comparisons: v6e has 4.7 times the compute of v5e and twice its memory and bandwidth; v5p has 2.3
+    /// times the bandwidth of v4.
+    #[test]
+    fn generations_compare_as_announced() {
+        let (v4, v5e, v5p, v6e) = (tpu("v4"), tpu("v5e"), tpu("v5p"), tpu("v6e"));
+        assert_eq!(format!("{:.1}", v6e.peak_flops / v5e.peak_flops), "4.7");
+        assert_eq!(v6e.hbm_bytes, 2 * v5e.hbm_bytes);
+        assert_eq!(v6e.hbm_bandwidth, 2.0 * v5e.hbm_bandwidth);
+        assert_eq!(format!("{:.1}", v5p.hbm_bandwidth / v4.hbm_bandwidth), "2.3");
+    }
+
+    /// A core of v3 is half a chip: 61.5 TFLOP/s, 450 GB/s, 16 GiB.
+    #[test]
+    fn the_roofline_is_the_slower_of_compute_and_memory() {
+        let v3 = tpu("v3");
+        assert_eq!((v3.hbm_bytes, v3.devices_per_chip), (17_179_869_184, 2));
+        let compute = v3.roofline(123e9, 45e6);
+        assert!((compute.seconds() - 2e-3).abs() < 1e-15);
+        assert_eq!(compute.bound(), Bound::Compute);
+        let memory = v3.roofline(61.5e9, 4.5e9);
+        assert!((memory.seconds() - 10e-3).abs() < 1e-15);
+        assert_eq!(memory.bound(), Bound::Memory);
+    }
+
+    #[test]
+    fn topologies_have_the_devices_that_libtpu_sees() {
+        // As libtpu counted them when it compiled for each.
+        let devices = [8, 8, 32, 4, 16, 1, 4, 8, 16, 4, 1, 4, 16];
+        for (name, devices) in TOPOLOGIES.into_iter().zip(devices) {
+            assert_eq!(Topology::parse(name).unwrap().devices(), devices, "{name}");
+        }
+        for name in ["", "v3", "v3:", "v3:2", "v3:2x2x1x1", "v3:0x2", "v3:2xa", "v9:2x2", "h100:1x1"] {
+            let error = Topology::parse(name).unwrap_err();
+            assert!(error.is_input_error() && error.to_string().contains("v3:2x2x1"), "{error}");
+        }
+        assert!(Chip::gpu("v100").unwrap_err().to_string().ends_with("a100, h100, h200"));
+    }
+}

@@ -1,0 +1,8 @@
+//! What is known of a step before any hardware is paid for: the published figures of the chips, and what the
+//! compiler says of the program that it made for them.
+
+pub mod chip;
+pub mod gpu_target;
+
+pub use chip::{Bound, Chip, Roofline, TOPOLOGIES, Topology};
+pub use gpu_target::GpuTarget;
