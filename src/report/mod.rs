@@ -1,5 +1,7 @@
 //! What a run tells its user: progress while it trains, metrics per epoch, curves, a classification report.
 
+mod bars;
+mod canvas;
 mod history;
 mod metrics;
 mod plot;
@@ -8,6 +10,7 @@ mod progress;
 use std::io;
 use std::path::PathBuf;
 
+pub use bars::bar_chart;
 pub use history::{EpochRecord, History, median};
 pub use metrics::{Average, ClassScore, Classification, argmax};
 pub use plot::{Curve, line_chart, plot_history};

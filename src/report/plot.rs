@@ -1,47 +1,16 @@
 //! Curves over epochs as PNG images.
-//!
-//! The font is embedded and text, lines and compression are all Rust, so a chart looks the same on any machine.
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::LazyLock;
 
-use plotters::coord::Shift;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
-use plotters::style::register_font;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{EpochRecord, ReportError, Result};
-use crate::files::write_atomic;
-
-/// Size of a chart in pixels.
-const WIDTH: u32 = 1200;
-const HEIGHT: u32 = 750;
-
-/// Charts are drawn this many times larger, then averaged down: that smooths every edge.
-const OVERSAMPLE: u32 = 3;
-
-const TEXT: RGBColor = RGBColor(31, 41, 55);
-const MUTED: RGBColor = RGBColor(75, 85, 99);
-const GRID: RGBColor = RGBColor(229, 231, 235);
-const AXIS: RGBColor = RGBColor(156, 163, 175);
-
-/// From the palette of Okabe and Ito, <https://jfly.uni-koeln.de/color/>: readers who are colour-blind tell them apart.
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
-
-/// Inter (SIL Open Font License, `assets/fonts/Inter-LICENSE.txt`), cut to ASCII and Latin-1.
-static FONT: LazyLock<std::result::Result<&str, String>> = LazyLock::new(|| {
-    let styles: [(FontStyle, &'static [u8]); 2] = [
-        (FontStyle::Normal, include_bytes!("../../assets/fonts/Inter-Regular.ttf")),
-        (FontStyle::Bold, include_bytes!("../../assets/fonts/Inter-SemiBold.ttf")),
-    ];
-    for (style, bytes) in styles {
-        register_font("Inter", style, bytes).map_err(|_| "the embedded font is damaged".to_string())?;
-    }
-    Ok("Inter")
-});
+use super::canvas::{
+    AXIS, Area, COLOURS, DrawResult, GRID, LEFT, MARGIN, MUTED, TEXT, TITLE_MIDDLE, WIDTH, px, rise, text,
+    write_chart,
+};
+use super::{EpochRecord, Result};
 
 /// One line of a chart.
 #[derive(Clone, Debug)]
@@ -77,55 +46,26 @@ pub fn plot_history(folder: &Path, epochs: &[EpochRecord]) -> Result<()> {
 /// # Errors
 /// The file cannot be written.
 pub fn line_chart(path: &Path, title: &str, y_label: &str, curves: &[Curve]) -> Result<()> {
-    let pixels = draw(title, y_label, curves)
-        .map_err(|reason| ReportError::Plot { title: title.to_string(), reason: reason.to_string() })?;
-    let write = write_atomic(path, |file| {
-        let mut encoder = png::Encoder::new(file, WIDTH, HEIGHT);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&pixels)?;
-        Ok(writer.finish()?)
-    });
-    write.map_err(|source| ReportError::File { path: path.to_path_buf(), action: "write the chart", source })
+    let curves: Vec<(Curve, RGBColor)> = curves
+        .iter()
+        .map(|curve| Curve {
+            name: curve.name,
+            points: curve.points.iter().copied().filter(|(_, value)| value.is_finite()).collect(),
+        })
+        .filter(|curve| !curve.points.is_empty())
+        .zip(COLOURS.into_iter().cycle())
+        .collect();
+    write_chart(path, title, |header, body| {
+        draw_legend(header, &curves)?;
+        draw_curves(body, y_label, &curves)
+    })
 }
 
-type DrawResult<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-
-/// The chart's RGB bytes, `[HEIGHT, WIDTH, 3]`.
-fn draw(title: &str, y_label: &str, curves: &[Curve]) -> DrawResult<Vec<u8>> {
-    let size = (WIDTH * OVERSAMPLE, HEIGHT * OVERSAMPLE);
-    let mut canvas = vec![0; (size.0 * size.1 * 3) as usize];
-    {
-        let root = BitMapBackend::with_buffer(&mut canvas, size).into_drawing_area();
-        root.fill(&WHITE)?;
-        let curves: Vec<(Curve, RGBColor)> = curves
-            .iter()
-            .map(|curve| Curve {
-                name: curve.name,
-                points: curve.points.iter().copied().filter(|(_, value)| value.is_finite()).collect(),
-            })
-            .filter(|curve| !curve.points.is_empty())
-            .zip(COLOURS.into_iter().cycle())
-            .collect();
-        let (header, body) = root.split_vertically(px(84));
-        draw_header(&header, title, &curves)?;
-        draw_curves(&body, y_label, &curves)?;
-        root.present()?;
-    }
-    Ok(downsample(&canvas))
-}
-
-/// The title at the left, the legend at the right.
-fn draw_header(area: &Area, title: &str, curves: &[(Curve, RGBColor)]) -> DrawResult<()> {
-    let middle = px(46);
-    let left = Pos::new(HPos::Left, VPos::Center);
-    let title_style = text(30, TEXT, FontStyle::Bold)?.pos(left);
-    area.draw_text(title, &title_style, (px(40), middle + rise(30)))?;
-
-    let style = text(21, TEXT, FontStyle::Normal)?.pos(left);
-    let mut right = px(WIDTH as i32 - 40);
+/// The curves' names, at the right of the title.
+fn draw_legend(area: &Area, curves: &[(Curve, RGBColor)]) -> DrawResult<()> {
+    let middle = px(TITLE_MIDDLE);
+    let style = text(21, TEXT, FontStyle::Normal)?.pos(LEFT);
+    let mut right = px(WIDTH as i32 - MARGIN);
     for (curve, colour) in curves.iter().rev() {
         let (width, _) = area.estimate_text_size(curve.name, &style)?;
         right -= width as i32;
@@ -146,7 +86,7 @@ fn draw_curves(area: &Area, y_label: &str, curves: &[(Curve, RGBColor)]) -> Draw
 
     let mut chart = ChartBuilder::on(area)
         .margin_left(px(24))
-        .margin_right(px(40))
+        .margin_right(px(MARGIN))
         .margin_bottom(px(20))
         .x_label_area_size(px(70))
         .y_label_area_size(px(96))
@@ -176,22 +116,6 @@ fn draw_curves(area: &Area, y_label: &str, curves: &[(Curve, RGBColor)]) -> Draw
         }
     }
     Ok(())
-}
-
-/// How far above its anchor plotters sets the middle of Inter's capitals and digits at this text size.
-const fn rise(text_size: i32) -> i32 {
-    px(text_size) / 5
-}
-
-/// A length in pixels of the finished chart, as pixels of the canvas.
-const fn px(length: i32) -> i32 {
-    length * OVERSAMPLE as i32
-}
-
-fn text(size: i32, colour: RGBColor, style: FontStyle) -> DrawResult<TextStyle<'static>> {
-    let family = FONT.clone()?;
-    let font = FontDesc::new(FontFamily::Name(family), f64::from(px(size)), style);
-    Ok(font.color(&colour))
 }
 
 /// What an axis spans, and where its labels stand.
@@ -265,26 +189,9 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
-/// The mean colour of each `OVERSAMPLE` x `OVERSAMPLE` block.
-fn downsample(canvas: &[u8]) -> Vec<u8> {
-    let (factor, width) = (OVERSAMPLE as usize, WIDTH as usize);
-    let row_bytes = width * factor * 3;
-    let mut pixels = Vec::with_capacity(canvas.len() / (factor * factor));
-    for rows in canvas.chunks_exact(row_bytes * factor) {
-        for (x, channel) in (0..width).flat_map(|x| (0..3).map(move |channel| (x, channel))) {
-            let at = |i: usize| rows[(i / factor) * row_bytes + (x * factor + i % factor) * 3 + channel];
-            let sum: u32 = (0..factor * factor).map(|i| u32::from(at(i))).sum();
-            pixels.push((sum / (factor * factor) as u32) as u8);
-        }
-    }
-    pixels
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::io::BufReader;
-
+    use super::super::canvas::colours_in;
     use super::*;
 
     fn record(epoch: u32, loss: f64, accuracy: f64, dev: Option<(f64, f64)>) -> EpochRecord {
@@ -300,16 +207,6 @@ mod tests {
             examples_per_second: 266.0,
             learning_rate: 1e-5,
         }
-    }
-
-    /// Decodes a chart, checks its size, and counts the pixels of each colour of [`COLOURS`].
-    fn colours_in(path: &Path) -> [usize; 4] {
-        let mut reader = png::Decoder::new(BufReader::new(File::open(path).unwrap())).read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut pixels).unwrap();
-        assert_eq!((info.width, info.height, info.color_type), (WIDTH, HEIGHT, png::ColorType::Rgb));
-        assert_eq!(pixels[..3], [255; 3], "the background is white");
-        COLOURS.map(|RGBColor(r, g, b)| pixels.chunks_exact(3).filter(|pixel| *pixel == [r, g, b]).count())
     }
 
     #[test]
