@@ -70,8 +70,8 @@ pub struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// As the C struct; it borrows `self`. Plugins do not write to the code of a program that they compile.
-    pub(super) fn to_raw(&self) -> sys::PJRT_Program {
+    /// As the C struct; it borrows the code. Plugins do not write to the code of a program that they compile.
+    pub(super) fn to_raw(self) -> sys::PJRT_Program {
         let format = match self.format {
             ProgramFormat::Hlo => "hlo",
             ProgramFormat::Mlir => "mlir",
