@@ -43,9 +43,11 @@ pub fn dropout<'g>(x: Tensor<'g>, rate: f64, mode: &Mode<'g>) -> Tensor<'g> {
     if rate == 0.0 {
         return x;
     }
-    let bits = randomness.bits(&x.dims());
-    let threshold = bits.like((rate * 2f64.powi(32)).round());
-    bits.compare(Comparison::Ge, threshold).select(x * (1.0 / (1.0 - rate)), x.like(0.0))
+    x.graph().scope("dropout", || {
+        let bits = randomness.bits(&x.dims());
+        let threshold = bits.like((rate * 2f64.powi(32)).round());
+        bits.compare(Comparison::Ge, threshold).select(x * (1.0 / (1.0 - rate)), x.like(0.0))
+    })
 }
 
 /// The finalizer of MurmurHash3: each input bit changes each output bit half of the time.

@@ -19,6 +19,6 @@ impl<'g> LayerNorm<'g> {
 
     /// `[..., hidden]` to the same.
     pub fn forward(&self, x: Tensor<'g>) -> Tensor<'g> {
-        x.layer_norm(self.weight, self.bias, self.epsilon)
+        x.graph().scope("layer_norm", || x.layer_norm(self.weight, self.bias, self.epsilon))
     }
 }
