@@ -8,6 +8,7 @@ use crate::data::DataError;
 use crate::hub::HubError;
 use crate::model::ConfigError;
 use crate::pjrt::{self, Backend};
+use crate::plan::ModuleError;
 use crate::report::ReportError;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -40,6 +41,8 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Report(#[from] ReportError),
+    #[error(transparent)]
+    Module(#[from] ModuleError),
 }
 
 impl Error {
@@ -53,7 +56,7 @@ impl Error {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Usage(_) | Self::Input { .. } | Self::NoBackend(_) => true,
-            Self::File { .. } | Self::Diverged { .. } => false,
+            Self::File { .. } | Self::Diverged { .. } | Self::Module(_) => false,
             Self::Pjrt(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
             Self::Hub(error) => error.is_input_error(),

@@ -1,15 +1,17 @@
-//! The few XLA messages that this crate writes, each with the fields it uses. Declared by hand, so that the build
-//! needs no protoc. Field numbers: `xla/service/hlo.proto`, `xla/xla_data.proto` and
-//! `xla/pjrt/compile_options.proto` of the OpenXLA project.
+//! The few XLA messages that this crate writes and reads, each with the fields it uses. Declared by hand, so that the build
+//! needs no protoc. Field numbers: `xla/service/hlo.proto`, `xla/xla.proto`,
+//! `xla/xla_data.proto` and `xla/pjrt/compile_options.proto` of the OpenXLA project.
 
 use std::collections::BTreeMap;
 
 /// `xla.PrimitiveType`.
 pub mod primitive_type {
     pub const PRED: i32 = 1;
+    pub const S16: i32 = 3;
     pub const S32: i32 = 4;
     pub const S64: i32 = 5;
     pub const U8: i32 = 6;
+    pub const U16: i32 = 7;
     pub const U32: i32 = 8;
     pub const U64: i32 = 9;
     pub const F16: i32 = 10;
@@ -25,6 +27,21 @@ pub const RNG_DEFAULT: i32 = 0;
 
 /// `xla.HloInputOutputAliasProto`'s `Kind`.
 pub const MUST_ALIAS: i32 = 2;
+
+/// What a plugin returns as an optimized program, in format `hlo_with_config`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HloModuleProtoWithConfig {
+    #[prost(message, optional, tag = "1")]
+    pub hlo_module: Option<HloModuleProto>,
+    #[prost(message, optional, tag = "2")]
+    pub config: Option<HloModuleConfigProto>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HloModuleConfigProto {
+    #[prost(int64, tag = "4")]
+    pub replica_count: i64,
+}
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct HloModuleProto {
@@ -90,6 +107,8 @@ pub struct HloInstructionProto {
     pub literal: Option<LiteralProto>,
     #[prost(int64, tag = "9")]
     pub parameter_number: i64,
+    #[prost(string, tag = "11")]
+    pub fusion_kind: String,
     #[prost(int64, tag = "13")]
     pub tuple_index: i64,
     #[prost(int64, repeated, tag = "14")]
@@ -98,6 +117,8 @@ pub struct HloInstructionProto {
     pub slice_dimensions: Vec<SliceDimensions>,
     #[prost(message, optional, tag = "21")]
     pub padding_config: Option<PaddingConfig>,
+    #[prost(string, tag = "28")]
+    pub custom_call_target: String,
     #[prost(message, optional, tag = "30")]
     pub dot_dimension_numbers: Option<DotDimensionNumbers>,
     #[prost(message, optional, tag = "33")]
@@ -110,6 +131,9 @@ pub struct HloInstructionProto {
     pub operand_ids: Vec<i64>,
     #[prost(int64, repeated, tag = "38")]
     pub called_computation_ids: Vec<i64>,
+    /// JSON, in optimized programs.
+    #[prost(bytes = "vec", tag = "43")]
+    pub backend_config: Vec<u8>,
     #[prost(message, optional, tag = "48")]
     pub scatter_dimension_numbers: Option<ScatterDimensionNumbers>,
     #[prost(string, tag = "63")]

@@ -3,6 +3,8 @@
 
 pub mod chip;
 pub mod gpu_target;
+pub mod module;
 
 pub use chip::{Bound, Chip, Roofline, TOPOLOGIES, Topology};
 pub use gpu_target::GpuTarget;
+pub use module::{Analysis, Collective, Group, Instruction, LibraryCall, ModuleError};

@@ -1,0 +1,304 @@
+//! What a compiled program does: cycles, collectives and library calls of the optimized HLO module that a plugin
+//! returns.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost::Message;
+use serde::Serialize;
+
+use crate::proto::{
+    HloComputationProto, HloInstructionProto, HloModuleProtoWithConfig, OpMetadata, ShapeProto,
+    primitive_type,
+};
+
+/// Why an optimized module could not be analysed.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    #[error(
+        "the plugin's optimized program is no HloModuleProtoWithConfig: {0}; use a plugin of another version"
+    )]
+    Decode(#[from] prost::DecodeError),
+    #[error("the plugin's optimized program has no entry computation; use a plugin of another version")]
+    NoEntry,
+}
+
+/// What is in an optimized module.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Analysis {
+    pub replicas: u64,
+    /// Outputs that live in a parameter's memory.
+    pub aliases: usize,
+    /// The compiler's estimate for one run on one device, in cycles of its clock: the sum over the instructions of the
+    /// entry computation, which run one after the other. `None` where no instruction has an estimate (only TPU's
+    /// compiler makes them). Collectives have none, and neither have loops.
+    pub cycles: Option<u64>,
+    /// Loops, calls and conditionals of the entry computation: what runs inside them, and how often, is not in `cycles`.
+    pub uncounted: usize,
+    /// `cycles` by part of the model, in the order of a step; parts without any are left out.
+    pub groups: Vec<Group>,
+    /// The instructions with the most cycles, those with most first.
+    pub costliest: Vec<Instruction>,
+    pub collectives: Vec<Collective>,
+    pub library_calls: Vec<LibraryCall>,
+}
+
+/// A part of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Group {
+    pub name: &'static str,
+    pub cycles: u64,
+}
+
+/// An instruction of the entry computation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Instruction {
+    pub name: String,
+    pub opcode: String,
+    /// For a fusion: `kLoop`, `kInput`, `kOutput` or `kCustom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fusion_kind: Option<String>,
+    pub cycles: u64,
+    /// The operation that it stems from, such as `dot`.
+    pub op_type: String,
+    /// The layer that it belongs to, such as `gradient/bert/encoder/layer.3/attention`; empty if it belongs to none.
+    pub layer: String,
+}
+
+/// All instructions of one kind that exchange data between devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Collective {
+    pub opcode: String,
+    pub count: usize,
+    /// What each device puts in, in bytes, over all of them.
+    pub bytes: u64,
+}
+
+/// Calls of one routine that is not made from HLO: a library's, or a kernel of Triton's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LibraryCall {
+    pub target: String,
+    pub count: usize,
+}
+
+/// The parts of a step, as [`Group::name`] has them.
+const GROUPS: [&str; 13] = [
+    "embeddings",
+    "embeddings, backward",
+    "attention",
+    "attention, backward",
+    "feed-forward",
+    "feed-forward, backward",
+    "layer norm",
+    "dropout",
+    "head",
+    "head, backward",
+    "loss",
+    "Adam",
+    "other",
+];
+
+/// Collectives as HLO names them; a part of one that runs beside other work ends in `-start` and `-done`.
+const COLLECTIVES: [&str; 7] = [
+    "all-reduce",
+    "reduce-scatter",
+    "all-gather",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+];
+
+impl Analysis {
+    /// Reads `module`, a serialized `HloModuleProtoWithConfig` (format `hlo_with_config`), and keeps the `most`
+    /// costliest instructions.
+    ///
+    /// # Errors
+    /// `module` is something else.
+    pub fn new(module: &[u8], most: usize) -> Result<Self, ModuleError> {
+        let HloModuleProtoWithConfig { hlo_module, config } = Message::decode(module)?;
+        let hlo = hlo_module.ok_or(ModuleError::NoEntry)?;
+        let computations = hlo.computations.iter().map(|one| (one.id, one)).collect::<Computations>();
+        let entry = computations.get(&hlo.entry_computation_id).ok_or(ModuleError::NoEntry)?;
+
+        let costs = entry.instructions.iter().filter_map(|one| Instruction::new(one, &computations));
+        let mut costliest = costs.collect::<Vec<_>>();
+        // In the program's order where they cost the same.
+        costliest.sort_by_key(|one| std::cmp::Reverse(one.cycles));
+        let cycles = costliest.iter().map(|one| one.cycles).sum();
+        let estimated = !costliest.is_empty();
+        let groups = groups(&costliest);
+        costliest.truncate(most);
+        let is_uncounted =
+            |one: &&HloInstructionProto| matches!(&*one.opcode, "while" | "call" | "conditional");
+        Ok(Self {
+            replicas: config.map_or(1, |config| config.replica_count.max(1).unsigned_abs()),
+            aliases: hlo.input_output_alias.map_or(0, |aliases| aliases.entries.len()),
+            cycles: estimated.then_some(cycles),
+            uncounted: entry.instructions.iter().filter(is_uncounted).count(),
+            groups,
+            costliest,
+            collectives: collectives(&hlo.computations),
+            library_calls: library_calls(&hlo.computations),
+        })
+    }
+}
+
+type Computations<'a> = HashMap<i64, &'a HloComputationProto>;
+
+impl Instruction {
+    /// `None` for an instruction without an estimate.
+    fn new(proto: &HloInstructionProto, computations: &Computations<'_>) -> Option<Self> {
+        let config = serde_json::from_slice::<BackendConfig>(&proto.backend_config).ok()?;
+        let cycles = config.window_config?.estimated_cycles.parse().ok()?;
+        let metadata = origin(proto, computations).cloned().unwrap_or_default();
+        Some(Self {
+            name: proto.name.clone(),
+            opcode: proto.opcode.clone(),
+            fusion_kind: (!proto.fusion_kind.is_empty()).then(|| proto.fusion_kind.clone()),
+            cycles,
+            op_type: metadata.op_type,
+            layer: metadata.op_name,
+        })
+    }
+}
+
+/// The part that is read of the JSON in `backend_config`: of TPU's compiler, and of the GPU's.
+#[derive(serde::Deserialize)]
+struct BackendConfig {
+    window_config: Option<WindowConfig>,
+    fusion_backend_config: Option<FusionBackendConfig>,
+}
+
+#[derive(serde::Deserialize)]
+struct WindowConfig {
+    #[serde(default)]
+    estimated_cycles: String,
+}
+
+#[derive(serde::Deserialize)]
+struct FusionBackendConfig {
+    #[serde(default)]
+    kind: String,
+}
+
+/// Where an instruction's time comes from: of a fusion, the matrix product in it, which costs most, or else the fusion
+/// itself, or else the layer that most of its operations are of.
+fn origin<'a>(proto: &'a HloInstructionProto, computations: &Computations<'a>) -> Option<&'a OpMetadata> {
+    fn named(proto: &HloInstructionProto) -> Option<&OpMetadata> {
+        proto.metadata.as_ref().filter(|metadata| !metadata.op_name.is_empty())
+    }
+    if proto.opcode != "fusion" {
+        return named(proto);
+    }
+    let inside = fused(proto, computations);
+    let product =
+        inside.iter().filter(|one| matches!(&*one.opcode, "dot" | "convolution")).find_map(|one| named(one));
+    let most_frequent = || {
+        let mut counts = BTreeMap::<&str, (usize, &OpMetadata)>::new();
+        for metadata in inside.iter().filter_map(|one| named(one)) {
+            counts.entry(&metadata.op_name).or_insert((0, metadata)).0 += 1;
+        }
+        counts.into_values().max_by_key(|(count, _)| *count).map(|(_, metadata)| metadata)
+    };
+    product.or_else(|| named(proto)).or_else(most_frequent)
+}
+
+/// The instructions that a fusion is made of, those of fusions in it included.
+fn fused<'a>(fusion: &HloInstructionProto, computations: &Computations<'a>) -> Vec<&'a HloInstructionProto> {
+    let called = fusion.called_computation_ids.iter().filter_map(|id| computations.get(id));
+    let instructions = called.flat_map(|computation| &computation.instructions);
+    instructions
+        .flat_map(|one| if one.opcode == "fusion" { fused(one, computations) } else { vec![one] })
+        .collect()
+}
+
+/// Cycles by part of the model.
+fn groups(instructions: &[Instruction]) -> Vec<Group> {
+    let mut groups = GROUPS.map(|name| Group { name, cycles: 0 });
+    for instruction in instructions {
+        let name = group(&instruction.layer);
+        groups
+            .iter_mut()
+            .filter(|group| group.name == name)
+            .for_each(|group| group.cycles += instruction.cycles);
+    }
+    groups.into_iter().filter(|group| group.cycles > 0).collect()
+}
+
+/// The part of the model that `layer`, a path of scopes, is in.
+fn group(layer: &str) -> &'static str {
+    let (backward, path) = layer.strip_prefix("gradient/").map_or((false, layer), |path| (true, path));
+    let scopes = path.split('/').collect::<Vec<_>>();
+    let either = |forward, gradient| if backward { gradient } else { forward };
+    let is_in = |scope| scopes.contains(&scope);
+    match scopes[0] {
+        "adam" => "Adam",
+        "loss" => "loss",
+        _ if is_in("dropout") => "dropout",
+        _ if is_in("layer_norm") => "layer norm",
+        "head" => either("head", "head, backward"),
+        _ if is_in("embeddings") => either("embeddings", "embeddings, backward"),
+        _ if is_in("attention") => either("attention", "attention, backward"),
+        _ if is_in("feed_forward") => either("feed-forward", "feed-forward, backward"),
+        _ => "other",
+    }
+}
+
+/// The collectives of all computations, by opcode: each stands in one computation, also where it is fused with other
+/// work or wrapped to run beside it. `-start` stands for a pair.
+fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
+    let mut found = BTreeMap::<&str, (usize, u64)>::new();
+    for computation in computations {
+        let instructions = &computation.instructions;
+        let shapes = instructions.iter().map(|one| (one.id, one.shape.as_ref())).collect::<HashMap<_, _>>();
+        for instruction in instructions {
+            let opcode = instruction.opcode.strip_suffix("-start").unwrap_or(&instruction.opcode);
+            if !COLLECTIVES.contains(&opcode) {
+                continue;
+            }
+            let operands = instruction.operand_ids.iter().filter_map(|id| *shapes.get(id)?);
+            let (count, bytes) = found.entry(opcode).or_default();
+            *count += 1;
+            *bytes += operands.map(byte_size).sum::<u64>();
+        }
+    }
+    let collective =
+        |(opcode, (count, bytes)): (&str, _)| Collective { opcode: opcode.to_owned(), count, bytes };
+    found.into_iter().map(collective).collect()
+}
+
+/// Bytes of the values that a shape holds, without padding.
+fn byte_size(shape: &ShapeProto) -> u64 {
+    use primitive_type as t;
+    let width = match shape.element_type {
+        t::TUPLE => return shape.tuple_shapes.iter().map(byte_size).sum(),
+        t::S16 | t::U16 | t::F16 | t::BF16 => 2,
+        t::S32 | t::U32 | t::F32 => 4,
+        t::S64 | t::U64 | t::F64 => 8,
+        // Booleans, 8-bit integers and floats.
+        _ => 1,
+    };
+    shape.dimensions.iter().map(|dim| dim.unsigned_abs()).product::<u64>() * width
+}
+
+/// Custom calls by target and fusions by the name of the generator that makes them, where they have one.
+fn library_calls(computations: &[HloComputationProto]) -> Vec<LibraryCall> {
+    let mut calls = BTreeMap::<String, usize>::new();
+    for instruction in computations.iter().flat_map(|computation| &computation.instructions) {
+        let target = match &*instruction.opcode {
+            "custom-call" => Some(instruction.custom_call_target.clone()),
+            "fusion" => serde_json::from_slice::<BackendConfig>(&instruction.backend_config)
+                .ok()
+                .and_then(|config| config.fusion_backend_config)
+                .map(|config| config.kind),
+            _ => None,
+        };
+        if let Some(target) = target.filter(|target| !target.is_empty()) {
+            *calls.entry(target).or_default() += 1;
+        }
+    }
+    calls.into_iter().map(|(target, count)| LibraryCall { target, count }).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Against modules made by hand in the form that the plugins return, and against a step as it is built.
+
+use super::*;
+use crate::hlo::Graph;
+use crate::model::{ClassifierConfig, HeadConfig, Size};
+use crate::proto::{AliasEntryProto, HloInputOutputAliasProto, HloModuleConfigProto, HloModuleProto};
+use crate::train::{StepConfig, train_step};
+
+fn instruction(id: i64, opcode: &str, operands: &[i64]) -> HloInstructionProto {
+    HloInstructionProto {
+        id,
+        name: format!("{opcode}.{id}"),
+        opcode: opcode.into(),
+        operand_ids: operands.into(),
+        ..Default::default()
+    }
+}
+
+/// As TPU's compiler writes it, cut to what is read and a little more.
+fn with_cycles(mut one: HloInstructionProto, cycles: u64) -> HloInstructionProto {
+    let config = format!(
+        r#"{{"flag_configs":[],"window_config":{{"kernel_window_bounds":[],"estimated_cycles":"{cycles}"}}}}"#
+    );
+    one.backend_config = config.into_bytes();
+    one
+}
+
+fn in_layer(mut one: HloInstructionProto, op_type: &str, layer: &str) -> HloInstructionProto {
+    one.metadata = Some(OpMetadata { op_type: op_type.into(), op_name: layer.into() });
+    one
+}
+
+fn calling(mut one: HloInstructionProto, computation: i64) -> HloInstructionProto {
+    one.called_computation_ids = vec![computation];
+    one.fusion_kind = "kLoop".into();
+    one
+}
+
+fn shaped(mut one: HloInstructionProto, shapes: &[(i32, &[i64])]) -> HloInstructionProto {
+    let mut arrays = shapes.iter().map(|(element_type, dims)| ShapeProto {
+        element_type: *element_type,
+        dimensions: dims.to_vec(),
+        ..Default::default()
+    });
+    one.shape = match shapes {
+        [_] => arrays.next(),
+        _ => Some(ShapeProto {
+            element_type: primitive_type::TUPLE,
+            tuple_shapes: arrays.collect(),
+            ..Default::default()
+        }),
+    };
+    one
+}
+
+fn computation(id: i64, instructions: Vec<HloInstructionProto>) -> HloComputationProto {
+    HloComputationProto { id, instructions, ..Default::default() }
+}
+
+fn analyse(hlo: HloModuleProto, replica_count: i64, most: usize) -> Analysis {
+    let config = Some(HloModuleConfigProto { replica_count });
+    Analysis::new(&HloModuleProtoWithConfig { hlo_module: Some(hlo), config }.encode_to_vec(), most).unwrap()
+}
+
+fn module(computations: Vec<HloComputationProto>) -> HloModuleProto {
+    HloModuleProto { computations, entry_computation_id: 1, ..Default::default() }
+}
+
+/// A weight's gradient that is fused with its update; a fusion without metadata; one with; a plain copy; a loop.
+fn entry() -> Vec<HloComputationProto> {
+    let attention = "bert/encoder/layer.3/attention";
+    let product = computation(
+        2,
+        vec![
+            in_layer(instruction(1, "convolution", &[]), "dot", "gradient/bert/encoder/layer.0/feed_forward"),
+            in_layer(instruction(2, "subtract", &[1]), "subtract", "adam/weight"),
+        ],
+    );
+    let inner = computation(
+        3,
+        vec![
+            in_layer(instruction(1, "add", &[]), "add", "loss"),
+            in_layer(instruction(2, "exponential", &[]), "exponential", attention),
+        ],
+    );
+    let nameless = computation(
+        4,
+        vec![
+            calling(instruction(1, "fusion", &[]), 3),
+            in_layer(instruction(2, "divide", &[1]), "divide", attention),
+        ],
+    );
+    let body = computation(5, vec![with_cycles(instruction(1, "add", &[]), 1_000_000)]);
+    let update = in_layer(calling(instruction(2, "fusion", &[]), 2), "subtract", "adam/weight");
+    let entry = computation(
+        1,
+        vec![
+            instruction(1, "parameter", &[]),
+            with_cycles(update, 500),
+            with_cycles(calling(instruction(3, "fusion", &[]), 4), 70),
+            with_cycles(in_layer(instruction(4, "broadcast", &[]), "broadcast", "adam/bias"), 600),
+            with_cycles(instruction(5, "copy", &[]), 8),
+            calling(instruction(6, "while", &[]), 5),
+        ],
+    );
+    vec![product, inner, nameless, body, entry]
+}
+
+#[test]
+fn cycles_are_those_of_the_entry_computation() {
+    let analysis = analyse(module(entry()), 8, 2);
+    assert_eq!((analysis.cycles, analysis.uncounted, analysis.replicas), (Some(500 + 70 + 600 + 8), 1, 8));
+    let groups = analysis.groups.iter().map(|group| (group.name, group.cycles)).collect::<Vec<_>>();
+    let expected = [("attention", 70), ("feed-forward, backward", 500), ("Adam", 600), ("other", 8)];
+    assert_eq!(groups, expected);
+    let [first, second] = &analysis.costliest[..] else { panic!("two were asked for") };
+    assert_eq!((&*first.name, first.cycles, &first.fusion_kind), ("broadcast.4", 600, &None));
+    assert_eq!((&*second.name, &*second.op_type), ("fusion.2", "dot"));
+    assert_eq!(second.fusion_kind.as_deref(), Some("kLoop"));
+
+    let none = analyse(module(vec![computation(1, vec![instruction(1, "add", &[])])]), 1, 2);
+    assert_eq!((none.cycles, none.groups, none.costliest), (None, vec![], vec![]));
+}
+
+#[test]
+fn a_pair_of_start_and_done_is_one_collective() {
+    let (f32, bf16) = (primitive_type::F32, primitive_type::BF16);
+    let wrapped = computation(
+        2,
+        vec![
+            shaped(instruction(1, "parameter", &[]), &[(bf16, &[16, 4])]),
+            instruction(2, "reduce-scatter", &[1]),
+        ],
+    );
+    let entry = computation(
+        1,
+        vec![
+            shaped(instruction(1, "parameter", &[]), &[(f32, &[3, 5])]),
+            shaped(instruction(2, "parameter", &[]), &[(f32, &[]), (bf16, &[7])]),
+            instruction(3, "all-reduce-start", &[1, 2]),
+            instruction(4, "all-reduce-done", &[3]),
+            instruction(5, "all-reduce", &[1]),
+            calling(instruction(6, "async-start", &[1]), 2),
+            calling(instruction(7, "async-done", &[6]), 2),
+        ],
+    );
+    let found = analyse(module(vec![wrapped, entry]), 8, 0).collectives;
+    let found = found.iter().map(|one| (&*one.opcode, one.count, one.bytes)).collect::<Vec<_>>();
+    assert_eq!(found, [("all-reduce", 2, 60 + 4 + 14 + 60), ("reduce-scatter", 1, 128)]);
+}
+
+#[test]
+fn library_calls_are_counted_by_target() {
+    let custom = |id| {
+        let target = "__cublas$gemm".into();
+        HloInstructionProto { custom_call_target: target, ..instruction(id, "custom-call", &[]) }
+    };
+    let mut triton = instruction(3, "fusion", &[]);
+    triton.backend_config =
+        br#"{"operation_queue_id":"0","fusion_backend_config":{"kind":"__triton_gemm"}}"#.into();
+    let plain = with_cycles(instruction(4, "fusion", &[]), 5);
+    let entry = computation(1, vec![custom(1), custom(2), triton, plain]);
+    let calls = analyse(module(vec![entry]), 1, 0).library_calls;
+    let calls = calls.iter().map(|call| (&*call.target, call.count)).collect::<Vec<_>>();
+    assert_eq!(calls, [("__cublas$gemm", 2), ("__triton_gemm", 1)]);
+}
+
+/// Before any compiler: one all-reduce per trained weight, of the number of examples and of the two metrics; every
+/// weight, its moments and the step count in place; and each scope of the model in a group.
+#[test]
+fn a_train_step_has_what_it_was_built_with() {
+    let size = Size::Tiny;
+    let (bert, head) = (size.config(), HeadConfig::default());
+    let pooler = bert.hidden_size * (bert.hidden_size + 1);
+    let model =
+        ClassifierConfig { bert, head, max_length: size.max_length(), mask: false, freeze_padding: false };
+    let (trained, values) = (model.weights().len() - 2, model.num_parameters() - pooler);
+    let graph = Graph::new();
+    let step = train_step(&graph, &StepConfig { model, batch_size: 2, replicas: 8 });
+    let hlo = HloModuleProto::decode(&*step.program.to_hlo_proto()).unwrap();
+
+    let scopes = hlo.computations.iter().flat_map(|computation| &computation.instructions);
+    let scopes =
+        scopes.filter_map(|one| Some(&*one.metadata.as_ref()?.op_name)).filter(|name| !name.is_empty());
+    let mut seen = scopes.map(group).collect::<Vec<_>>();
+    seen.sort_by_key(|name| GROUPS.iter().position(|known| known == name));
+    seen.dedup();
+    assert_eq!(seen, GROUPS[..GROUPS.len() - 1]);
+
+    let analysis = analyse(hlo, 8, 0);
+    assert_eq!(analysis.aliases, 3 * trained + 1);
+    let bytes = 4 * (values + 1 + 2) as u64;
+    let expected = Collective { opcode: "all-reduce".into(), count: trained + 2, bytes };
+    assert_eq!(analysis.collectives, [expected]);
+}
+
+#[test]
+fn aliases_are_counted_and_other_bytes_refused() {
+    let alias = AliasEntryProto { output_shape_index: vec![0], ..Default::default() };
+    let input_output_alias = Some(HloInputOutputAliasProto { entries: vec![alias; 3] });
+    let hlo = HloModuleProto { input_output_alias, ..module(vec![computation(1, vec![])]) };
+    assert_eq!(analyse(hlo, 0, 0).aliases, 3);
+    assert!(matches!(Analysis::new(b"HloModule m", 0), Err(ModuleError::Decode(_))));
+    assert!(matches!(Analysis::new(b"", 0), Err(ModuleError::NoEntry)));
+}
