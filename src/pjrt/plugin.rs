@@ -26,19 +26,21 @@ pub(super) struct Platform {
     /// Environment variables that name the plugin's file, strongest first.
     pub variables: &'static [&'static str],
     pub wheel: Wheel,
+    /// What the plugin's compiler runs or reads, in the folder where it looks for them.
+    pub tools: &'static [Wheel],
     /// `Err` tells what of the hardware is missing.
     probe: fn() -> std::result::Result<(), String>,
     /// Variables that the plugin should find set when it is opened.
     environment: fn() -> Vec<(&'static str, String)>,
 }
 
-/// A package of the Python package index that holds the plugin, pinned.
+/// A package of the Python package index that holds one file that is wanted, pinned.
 pub(super) struct Wheel {
     pub package: &'static str,
     pub version: &'static str,
-    /// The plugin's path in the wheel.
+    /// The file's path in the wheel.
     pub member: &'static str,
-    /// The wheel's Python version, where its builds differ in it although the plugin does not use Python.
+    /// The wheel's Python version, where its builds differ in it although the file does not use Python.
     pub python: Option<&'static str>,
     pub builds: &'static [Build],
 }
@@ -71,6 +73,7 @@ static CPU: Platform = Platform {
             },
         ],
     },
+    tools: &[],
     probe: || Ok(()),
     environment: Vec::new,
 };
@@ -96,8 +99,49 @@ static GPU: Platform = Platform {
             },
         ],
     },
+    tools: &[PTXAS, LIBDEVICE],
     probe: probe_gpu,
     environment: gpu_environment,
+};
+
+/// The assembler that XLA's GPU compiler runs.
+const PTXAS: Wheel = Wheel {
+    package: "nvidia-cuda-nvcc",
+    version: "13.5.37",
+    member: "nvidia/cu13/bin/ptxas",
+    python: None,
+    builds: &[
+        Build {
+            machine: "x86_64",
+            platform: "manylinux2014_x86_64",
+            sha256: "f5c4f7ead5d964fb4af42bbf1e6d3ec3c1e6e9d83b53749f691d387e7fcaa3a7",
+        },
+        Build {
+            machine: "aarch64",
+            platform: "manylinux2014_aarch64",
+            sha256: "588eda18eb5076ae859fe272844b526459228af22df0b117f54eec3aa82bc9c8",
+        },
+    ],
+};
+
+/// NVIDIA's mathematical functions as LLVM bitcode, which it links into kernels.
+const LIBDEVICE: Wheel = Wheel {
+    package: "nvidia-nvvm",
+    version: "13.5.37",
+    member: "nvidia/cu13/nvvm/libdevice/libdevice.10.bc",
+    python: None,
+    builds: &[
+        Build {
+            machine: "x86_64",
+            platform: "manylinux2010_x86_64",
+            sha256: "c41bfa362e407405163f103c2229f0765f8cc2ed7d148b754dc77f228bf7e070",
+        },
+        Build {
+            machine: "aarch64",
+            platform: "manylinux2014_aarch64",
+            sha256: "b659bd3115b7ac7ec8931e67d0e2c0dd09cd35b08a6a7372df6f8f22c67da80a",
+        },
+    ],
 };
 
 static TPU: Platform = Platform {
@@ -115,6 +159,7 @@ static TPU: Platform = Platform {
             sha256: "f5e2e596eaea9357fbb5a6755a7a9007c6ab75bfde4a55191b03eff402971140",
         }],
     },
+    tools: &[],
     probe: probe_tpu,
     environment: tpu_environment,
 };
