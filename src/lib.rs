@@ -11,7 +11,7 @@
 //! | [`nn`], [`model`] | layers built from `hlo` | the BERT classifier |
 //! | [`train`] | the model | one program per step, and the loop that runs it |
 //! | [`pjrt`] | a program and buffers | results, on TPU, GPU or CPU |
-//! | [`strategy`] | what the user asked for | a backend and its replicas |
+//! | [`strategy`], [`placement`] | what the user asked for | a backend, and replicas on its devices |
 //! | [`plan`] | a chip's figures, a compiled program | memory, time and cost of a step, with no device |
 //! | [`report`], [`tables`], [`run_folder`] | measurements and weights | curves, CSV files, a folder to load again |
 //! | [`cli`] | arguments | one command |
@@ -60,6 +60,7 @@ pub mod hub;
 pub mod model;
 pub mod nn;
 pub mod pjrt;
+pub mod placement;
 pub mod plan;
 mod proto;
 pub mod report;

@@ -88,7 +88,7 @@ impl RunFolder {
         Ok(StepConfig { model: self.model.clone(), batch_size, replicas: strategy.replicas() })
     }
 
-    /// Puts trained weights on every replica: `[replica][weight]`.
+    /// Puts trained weights on every local replica: `[local replica][weight]`.
     pub fn upload_weights(&self, strategy: &Strategy, weights: &[Weight]) -> Result<Vec<Vec<Buffer>>> {
         upload_weights(strategy, weights, &InitialValues::Trained(&self.weights))
     }

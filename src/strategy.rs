@@ -7,16 +7,17 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::hlo::Program;
 use crate::pjrt::{
-    self, Backend, Buffer, Client, CompileOptions, ExecutableCache, LoadedExecutable, Plugin, ProgramFormat,
-    cpu_device_count,
+    self, Backend, Buffer, Client, CompileOptions, Device, ExecutableCache, LoadedExecutable, Plugin,
+    ProgramFormat, cpu_device_count,
 };
+use crate::placement::Placement;
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
 pub struct StrategyOptions {
     /// `None` takes the first of TPU, GPU and CPU that is there.
     pub backend: Option<Backend>,
-    /// `None` takes every device of a TPU or GPU, and one on the CPU.
+    /// Over all processes of a slice. `None` takes every device of a TPU or GPU, and one on the CPU.
     pub replicas: Option<usize>,
     /// The plugin's file; it needs `backend`.
     pub plugin: Option<PathBuf>,
@@ -26,9 +27,12 @@ pub struct StrategyOptions {
 
 /// Data-parallel replicas, as TensorFlow's `TPUStrategy` has them: each holds all weights and takes an equal share
 /// of each batch.
+///
+/// On a slice of several hosts, one process runs on each of them. All take the same steps, and each puts data on its
+/// own devices alone: its replicas are the local ones, a range of all.
 pub struct Strategy {
     client: Client,
-    replicas: usize,
+    placement: Placement,
     cache: Option<Arc<ExecutableCache>>,
     /// Why each backend that was tried first was passed over.
     pub passed_over: Vec<(Backend, String)>,
@@ -38,33 +42,59 @@ impl Strategy {
     /// Loads the plugin and finds the devices.
     ///
     /// # Errors
-    /// A backend that was named and isn't usable, no usable backend at all, or more replicas than devices.
+    /// A backend that was named and isn't usable, no usable backend at all, or a number of replicas that the devices
+    /// don't allow (see [`Placement::new`]).
     pub fn new(options: &StrategyOptions) -> Result<Self> {
         let mut passed_over = Vec::new();
         let client = match options.backend {
-            Some(backend) => connect(backend, options)?,
+            Some(backend) => {
+                let missing = |reason| Error::Usage(format!("--backend {backend}: {reason}"));
+                backend.probe().map_err(missing)?;
+                connect(backend, options)?
+            }
             None if options.plugin.is_some() => {
                 return Err(Error::Usage("--plugin needs --backend cpu, gpu or tpu".into()));
             }
             None => first_usable(options, &mut passed_over)?,
         };
-        let devices = client.addressable_devices().len();
-        let replicas = options.replicas.unwrap_or(devices);
-        if replicas == 0 || replicas > devices {
-            let backend = client.plugin().backend();
-            let message =
-                format!("--replicas {replicas}: expected 1 to {devices}, the {backend} devices here");
-            return Err(Error::Usage(message));
-        }
-        Ok(Self { client, replicas, cache: options.cache.clone(), passed_over })
+        let devices =
+            client.devices().map(|device| (device.id(), device.process_index())).collect::<Vec<_>>();
+        let placement = Placement::new(&devices, client.process_index(), options.replicas)?;
+        Ok(Self { client, placement, cache: options.cache.clone(), passed_over })
     }
 
     pub fn backend(&self) -> Backend {
         self.client.plugin().backend()
     }
 
+    /// Number of replicas, over all processes.
     pub fn replicas(&self) -> usize {
-        self.replicas
+        self.placement.replicas()
+    }
+
+    /// Number of replicas that this process drives.
+    pub fn local_replicas(&self) -> usize {
+        self.placement.local().len()
+    }
+
+    /// This process among those that drive the slice, from 0.
+    pub fn process_index(&self) -> i32 {
+        self.client.process_index()
+    }
+
+    /// Whether this is the process that reports and writes files.
+    pub fn is_chief(&self) -> bool {
+        self.process_index() == 0
+    }
+
+    /// Each local replica, and its device.
+    fn local_devices(&self) -> impl Iterator<Item = (usize, Device<'_>)> {
+        let device = |replica| {
+            let id = self.placement.device_ids()[replica];
+            let device = self.client.devices().find(|device| device.id() == id);
+            (replica, device.expect("replicas are placed on the client's devices"))
+        };
+        self.placement.local().map(device)
     }
 
     /// Kind of the devices, such as `TPU v3`.
@@ -77,45 +107,41 @@ impl Strategy {
     /// # Errors
     /// A batch that can't be split evenly.
     pub fn rows_per_replica(&self, batch_size: usize) -> Result<usize> {
-        if batch_size == 0 || !batch_size.is_multiple_of(self.replicas) {
-            let message =
-                format!("--batch-size {batch_size} can't be split evenly over {} replicas", self.replicas);
-            return Err(Error::Usage(message));
+        let replicas = self.replicas();
+        if batch_size == 0 || !batch_size.is_multiple_of(replicas) {
+            return Err(Error::Usage(format!(
+                "--batch-size {batch_size} can't be split evenly over {replicas} replicas; \
+                 choose a multiple of {replicas}, or other --replicas"
+            )));
         }
-        Ok(batch_size / self.replicas)
+        Ok(batch_size / replicas)
     }
 
     /// Compiles `program` for the replicas, or takes it from the cache.
     pub fn compile(&self, program: &Program<'_>) -> Result<LoadedExecutable> {
-        let devices = self.client.addressable_devices();
-        let ids = devices.iter().take(self.replicas).map(|device| device.id()).collect::<Vec<_>>();
         let program = pjrt::Program {
             format: ProgramFormat::Hlo,
             code: &program.to_hlo_proto(),
             parameters: &program.parameter_shapes(),
         };
-        let options = CompileOptions::on_devices(ids);
+        let options = CompileOptions::on_devices(self.placement.device_ids());
         match &self.cache {
             Some(cache) => Ok(cache.compile(&self.client, &program, &options)?.0),
             None => Ok(self.client.compile(&program, &options)?),
         }
     }
 
-    /// Puts the same values on every replica.
+    /// Puts the same values on every local replica.
     pub fn mirror<T: pjrt::Element>(&self, values: &[T], dims: &[usize]) -> Result<Vec<Buffer>> {
-        let upload = |replica| {
-            let device = self.client.addressable_device(replica)?;
-            Ok(self.client.buffer_from_host(values, dims, device)?)
-        };
-        (0..self.replicas).map(upload).collect()
+        let upload = |(_, device)| Ok(self.client.buffer_from_host(values, dims, device)?);
+        self.local_devices().map(upload).collect()
     }
 
-    /// Puts each replica's share of `batch` on it: `input_ids`, the mask if the batch has one, and, if `labelled`,
-    /// labels and weights. `[replica][input]`, in the order of the steps' inputs.
+    /// Puts each local replica's share of `batch` on it: `input_ids`, the mask if the batch has one, and, if
+    /// `labelled`, labels and weights. `[local replica][input]`, in the order of the steps' inputs.
     pub fn upload_batch(&self, batch: &Batch, labelled: bool) -> Result<Vec<Vec<Buffer>>> {
-        let upload = |replica| {
-            let share = batch.share(replica, self.replicas);
-            let device = self.client.addressable_device(replica)?;
+        let upload = |(replica, device)| {
+            let share = batch.share(replica, self.replicas());
             let rows = share.labels.len();
             let dims = [rows, share.input_ids.len() / rows];
             let tokens = [Some(share.input_ids), share.attention_mask].into_iter().flatten();
@@ -128,10 +154,11 @@ impl Strategy {
             }
             Ok(buffers)
         };
-        (0..self.replicas).map(upload).collect()
+        self.local_devices().map(upload).collect()
     }
 }
 
+/// Loads the plugin of a backend that has been probed: away from a TPU VM, libtpu waits for a metadata server.
 fn connect(backend: Backend, options: &StrategyOptions) -> Result<Client> {
     let path = Plugin::find(backend, options.plugin.as_deref())?;
     let plugin = Plugin::load(backend, &path)?;
@@ -144,7 +171,6 @@ fn connect(backend: Backend, options: &StrategyOptions) -> Result<Client> {
 
 fn first_usable(options: &StrategyOptions, passed_over: &mut Vec<(Backend, String)>) -> Result<Client> {
     for backend in [Backend::Tpu, Backend::Gpu] {
-        // Probe before loading: libtpu waits for a metadata server that only a TPU VM has.
         let connected = match backend.probe() {
             Ok(()) => connect(backend, options).map_err(|error| error.to_string()),
             Err(reason) => Err(reason),

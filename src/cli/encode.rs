@@ -67,7 +67,9 @@ pub fn run(args: &EncodeArgs) -> Result<()> {
         states.extend(rows);
         Ok(())
     })?;
-    save(&args.output, &tokens, &states)?;
+    if strategy.is_chief() {
+        save(&args.output, &tokens, &states)?;
+    }
     super::print(&format!("{}: {} sentences\n", args.output.display(), tokens.len()))
 }
 

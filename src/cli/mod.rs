@@ -11,6 +11,7 @@ mod train;
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 
@@ -62,13 +63,42 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// Says on stderr what goes on; it is no failure if nobody reads that.
-fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+/// Prints what a command failed with, and on a slice of several hosts, on which of them.
+pub fn print_error(error: &Error) {
+    let process = match PROCESS.get() {
+        Some(Process { index, alone: false }) => format!("process {index}: "),
+        _ => String::new(),
+    };
+    // Not `eprintln`, which panics where stderr is closed.
+    let _ = writeln!(std::io::stderr(), "error: {process}{error}");
 }
 
-/// Prints to stdout. A reader that closes it early, as `head` does, is no failure.
+/// This process among those that drive a slice, from when its devices are known.
+static PROCESS: OnceLock<Process> = OnceLock::new();
+
+struct Process {
+    /// 0 is the chief's.
+    index: i32,
+    alone: bool,
+}
+
+/// Whether this process speaks for all: each of a slice takes the same steps and has the same to say.
+fn is_chief() -> bool {
+    PROCESS.get().is_none_or(|process| process.index == 0)
+}
+
+/// Says on stderr what goes on, if this is the chief; it is no failure if nobody reads that.
+fn note(text: &str) {
+    if is_chief() {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}
+
+/// Prints to stdout, if this is the chief. A reader that closes it early, as `head` does, is no failure.
 fn print(text: &str) -> Result<()> {
+    if !is_chief() {
+        return Ok(());
+    }
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(stdout_error(error)),
         _ => Ok(()),

@@ -77,7 +77,8 @@ pub struct DeviceArgs {
     /// auto takes the first of tpu, gpu and cpu that is there [possible values: auto, tpu, gpu, cpu]
     #[arg(long, default_value = "auto", value_parser = backend, value_name = "BACKEND")]
     backend: BackendChoice,
-    /// Data-parallel replicas, each with its share of every batch [default: every TPU core or GPU; 1 on the CPU]
+    /// Data-parallel replicas, each with its share of every batch [default: every TPU core or GPU, of all hosts of a
+    /// slice; 1 on the CPU]
     // A CPU client makes as many devices as it is told to, however long that takes.
     #[arg(long, value_parser = count().range(1..=1024), value_name = "N")]
     replicas: Option<usize>,
@@ -103,13 +104,17 @@ fn backend(text: &str) -> std::result::Result<BackendChoice, String> {
 }
 
 impl DeviceArgs {
-    /// Connects, and says on stderr what was taken and why the others were not.
+    /// Connects, and says on stderr what was taken and why the others were not. From here on, only the chief of a
+    /// slice says anything.
     pub fn connect(&self) -> Result<Strategy> {
         let Self { backend, replicas, plugin, no_cache } = self.clone();
         let cache = cache_folder().ok().filter(|_| !no_cache).map(|folder| {
             Arc::new(ExecutableCache::new(folder.join("executables"), ExecutableCache::DEFAULT_LIMIT))
         });
         let strategy = Strategy::new(&StrategyOptions { backend: backend.0, replicas, plugin, cache })?;
+        let alone = strategy.is_chief() && strategy.local_replicas() == strategy.replicas();
+        // A process that connects again (the demo's) is what it was.
+        let _ = super::PROCESS.set(super::Process { index: strategy.process_index(), alone });
         for (backend, reason) in &strategy.passed_over {
             super::note(&format!("{backend}: passed over: {reason}"));
         }
@@ -152,16 +157,13 @@ impl TrainedArgs {
     }
 }
 
-/// Makes the folder that results go to.
-///
-/// # Errors
-/// If it already holds `marker`, and may not be overwritten.
-pub fn make_output_folder(folder: &Path, marker: &str, overwrite: bool) -> Result<()> {
+/// Refuses a folder for results that already holds `marker`, unless it may be overwritten.
+pub fn check_output_folder(folder: &Path, marker: &str, overwrite: bool) -> Result<()> {
     if !overwrite && folder.join(marker).exists() {
         return Err(Error::Usage(format!(
             "{} already holds a run; choose another --output, or pass --overwrite",
             folder.display()
         )));
     }
-    std::fs::create_dir_all(folder).map_err(Error::file("can't make", folder))
+    Ok(())
 }

@@ -42,7 +42,9 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     })?;
 
     let labels = classes.iter().map(|class| class_name(&run.labels, *class)).collect::<Vec<_>>();
-    write_submission(&args.output, &table.ids, &labels)?;
+    if strategy.is_chief() {
+        write_submission(&args.output, &table.ids, &labels)?;
+    }
     let mut summary = format!("{}: {} rows\n", args.output.display(), labels.len());
     for label in run.labels.labels() {
         let count = labels.iter().filter(|predicted| *predicted == label).count();

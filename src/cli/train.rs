@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::options::{DeviceArgs, TableArgs, count, make_output_folder};
+use super::options::{DeviceArgs, TableArgs, check_output_folder, count};
 use super::{note, print, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Dataset, LabelMap, Purpose, Table, Tokenizer, train_test_split};
@@ -14,6 +14,7 @@ use crate::hub::{Hub, ModelFiles};
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 use crate::report::{EpochProgress, EpochRecord, History, median, plot_history};
 use crate::run_folder::{WEIGHTS, open_tokenizer, open_weights, write_description, write_weights};
+use crate::strategy::Strategy;
 use crate::tables::{DevPredictions, write_dev_predictions};
 use crate::train::{EpochMetrics, Evaluation, InitialValues, TrainOptions, Trainer};
 
@@ -124,13 +125,35 @@ struct Job {
     dev_rows: Vec<usize>,
 }
 
+impl Job {
+    /// What the table holds.
+    fn describe(&self, args: &TrainArgs) -> String {
+        format!(
+            "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
+            args.train.display(),
+            self.table.texts.len(),
+            self.table.duplicates,
+            self.table.skipped,
+            self.train_rows.len(),
+            self.dev_rows.len()
+        )
+    }
+}
+
 pub fn run(args: &TrainArgs) -> Result<()> {
     let job = prepare(args)?;
     if args.dry_run {
+        note(&job.describe(args));
         return print(&format!("{}\n", job.model.summary()));
     }
-    make_output_folder(&args.output, WEIGHTS, args.overwrite)?;
-    let mut trainer = trainer(args, &job)?;
+    check_output_folder(&args.output, WEIGHTS, args.overwrite)?;
+    let strategy = args.device.connect()?;
+    note(&job.describe(args));
+    if strategy.is_chief() {
+        // Before the long compilation, to fail early.
+        std::fs::create_dir_all(&args.output).map_err(Error::file("can't make", &args.output))?;
+    }
+    let mut trainer = trainer(args, &job, strategy)?;
     train(args, &job, &mut trainer)?;
     note(&format!("Saved in {}", args.output.display()));
     Ok(())
@@ -149,15 +172,6 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     let tokenizer = open_tokenizer(&files, &model.bert, model.max_length)?;
     let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
     let split = train_test_split(table.texts.len(), args.recipe.dev_size, args.recipe.split_seed)?;
-    note(&format!(
-        "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
-        args.train.display(),
-        table.texts.len(),
-        table.duplicates,
-        table.skipped,
-        split.train.len(),
-        split.test.len()
-    ));
     Ok(Job { files, model, tokenizer, table, train_rows: split.train, dev_rows: split.test })
 }
 
@@ -182,8 +196,7 @@ fn model_config(args: &ModelArgs, mut bert: BertConfig, labels: &LabelMap) -> Re
     Ok(ClassifierConfig { bert, head, max_length, mask, freeze_padding })
 }
 
-fn trainer(args: &TrainArgs, job: &Job) -> Result<Trainer> {
-    let strategy = args.device.connect()?;
+fn trainer(args: &TrainArgs, job: &Job, strategy: Strategy) -> Result<Trainer> {
     let RecipeArgs { batch_size, learning_rate, seed, .. } = args.recipe;
     let checkpoint = match args.model.random_weights {
         true => None,
@@ -216,12 +229,16 @@ fn train(args: &TrainArgs, job: &Job, trainer: &mut Trainer) -> Result<()> {
     let (train, dev) = (rows(&job.train_rows), rows(&job.dev_rows));
     let mut history = History::new(args.output.join("history.jsonl"));
     let RecipeArgs { epochs, batch_size, .. } = args.recipe;
+    let is_chief = trainer.strategy().is_chief();
     for epoch in 1..=epochs {
         let started = Instant::now();
         let steps = train.len().div_ceil(batch_size) as u64;
-        let mut progress = EpochProgress::new(epoch, epochs, steps, args.json);
+        let mut progress = EpochProgress::new(epoch, epochs, steps, args.json || !is_chief);
         let metrics = trainer.train_epoch(&train, epoch, |loss, accuracy| progress.step(loss, accuracy))?;
         let evaluation = trainer.evaluate(&dev)?;
+        if !is_chief {
+            continue;
+        }
         progress.finish(Some((evaluation.loss, evaluation.accuracy)));
         let seconds = started.elapsed().as_secs_f64();
         let record = record(args, epoch, trainer.steps_done(), seconds, &metrics, &evaluation);

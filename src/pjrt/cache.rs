@@ -52,7 +52,7 @@ impl ExecutableCache {
     ) -> Result<(LoadedExecutable, bool)> {
         let path = self.folder.join(key(client, program, options)?);
         if let Some(bytes) = self.read(&path) {
-            match client.deserialize(&bytes, program.parameters) {
+            match client.deserialize(&bytes, program.parameters, options) {
                 Ok(executable) => return Ok((executable, true)),
                 Err(error) => self.warn(&format!("can't load {}: {error}; compiling", path.display())),
             }

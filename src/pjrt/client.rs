@@ -163,6 +163,7 @@ impl Client {
 
     /// Compiles a program for this client's devices.
     pub fn compile(&self, program: &Program<'_>, options: &CompileOptions) -> Result<LoadedExecutable> {
+        let assigned = options.device_ids();
         let options = options.to_bytes();
         let raw_program = program.to_raw();
         let args = sys::ClientCompile {
@@ -176,16 +177,21 @@ impl Client {
         let compiled = unsafe { self.api().call(args) }?;
         // SAFETY: the executable was just made, for this owner.
         let raw = unsafe { Owned::new(self.api(), compiled.executable, "PJRT_Client_Compile") }?;
-        LoadedExecutable::new(self.clone(), raw, program.parameters)
+        LoadedExecutable::new(self.clone(), raw, program.parameters, assigned)
     }
 
     /// Loads a program that [`Executable::serialize`](super::Executable::serialize) wrote, on the devices that it
-    /// was compiled for. `parameters` are those of the program that was compiled.
+    /// was compiled for. `parameters` and `options` are those that it was compiled with.
     ///
     /// # Errors
     /// When the bytes are not of this plugin's version, or of other devices. Plugins do not defend themselves
     /// against bytes that were changed: check them first.
-    pub fn deserialize(&self, bytes: &[u8], parameters: &[Shape]) -> Result<LoadedExecutable> {
+    pub fn deserialize(
+        &self,
+        bytes: &[u8],
+        parameters: &[Shape],
+        options: &CompileOptions,
+    ) -> Result<LoadedExecutable> {
         let args = sys::ExecutableDeserializeAndLoad {
             client: self.raw(),
             serialized_executable: api::bytes(bytes),
@@ -197,7 +203,7 @@ impl Client {
         let call = "PJRT_Executable_DeserializeAndLoad";
         // SAFETY: the executable was just made, for this owner.
         let raw = unsafe { Owned::new(self.api(), loaded.loaded_executable, call) }?;
-        LoadedExecutable::new(self.clone(), raw, parameters)
+        LoadedExecutable::new(self.clone(), raw, parameters, options.device_ids())
     }
 
     /// Copies `data`, in row-major order, to a device; returns once it has been read.

@@ -1,6 +1,6 @@
 //! Running a compiled program.
 
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
 use super::api::{self, Owned};
@@ -18,7 +18,10 @@ pub struct LoadedExecutable {
     executable: Executable,
     raw: Owned<sys::PJRT_LoadedExecutable>,
     parameters: Vec<Shape>,
+    /// Of each replica that this process runs, in replica order.
     devices: Vec<i32>,
+    /// The place of each of `devices` in the plugin's own list.
+    slots: Vec<usize>,
     client: Client,
 }
 
@@ -66,10 +69,12 @@ impl Completion {
 }
 
 impl LoadedExecutable {
+    /// `assigned` are the ids of all replicas' devices, in replica order; `None` takes the plugin's order.
     pub(super) fn new(
         client: Client,
         raw: Owned<sys::PJRT_LoadedExecutable>,
         parameters: &[Shape],
+        assigned: Option<&[i32]>,
     ) -> Result<Self> {
         let api = client.api();
         // SAFETY: the program is live; the device list lives as long as it, the description is made for this owner.
@@ -83,9 +88,13 @@ impl LoadedExecutable {
             let executable = api.call(args)?.executable;
             (devices, Owned::new(api, executable, "PJRT_LoadedExecutable_GetExecutable")?)
         };
-        let devices = devices.iter().filter_map(|&device| client.device(device)).map(Device::id).collect();
+        let listed = devices.iter().filter_map(|&device| client.device(device)).map(Device::id);
+        let listed = listed.collect::<Vec<_>>();
+        // Those of other processes are not listed.
+        let slot = |id: &i32| Some((*id, listed.iter().position(|listed| listed == id)?));
+        let (devices, slots) = assigned.unwrap_or(&listed).iter().filter_map(slot).unzip();
         let executable = Executable::new(description)?;
-        Ok(Self { executable, raw, parameters: parameters.to_vec(), devices, client })
+        Ok(Self { executable, raw, parameters: parameters.to_vec(), devices, slots, client })
     }
 
     /// The compiled program's description.
@@ -149,7 +158,7 @@ impl LoadedExecutable {
         }
     }
 
-    /// Makes the call; returns one list of outputs and one event for each replica.
+    /// Makes the call; returns each replica's outputs, and their events in the plugin's order.
     fn launch(
         &self,
         borrowed: &[i64],
@@ -157,8 +166,12 @@ impl LoadedExecutable {
     ) -> Result<(Vec<Vec<*mut sys::PJRT_Buffer>>, Vec<*mut sys::PJRT_Event>)> {
         let mut outputs = vec![vec![null_mut(); self.executable.outputs().len()]; lists.len()];
         let mut events = vec![null_mut(); lists.len()];
-        let argument_lists: Vec<_> = lists.iter().map(|list| list.as_ptr()).collect();
-        let output_lists: Vec<_> = outputs.iter_mut().map(|list| list.as_mut_ptr()).collect();
+        let mut argument_lists = vec![null(); lists.len()];
+        let mut output_lists = vec![null_mut(); lists.len()];
+        for ((&slot, list), outputs) in self.slots.iter().zip(lists).zip(&mut outputs) {
+            argument_lists[slot] = list.as_ptr();
+            output_lists[slot] = outputs.as_mut_ptr();
+        }
         let mut options = sys::PJRT_ExecuteOptions {
             non_donatable_input_indices: borrowed.as_ptr(),
             num_non_donatable_input_indices: borrowed.len(),
@@ -174,8 +187,8 @@ impl LoadedExecutable {
             device_complete_events: events.as_mut_ptr(),
             ..Default::default()
         };
-        // SAFETY: the program and the arguments are live, and of one client, as `check` has seen; each list has the
-        // length stated or asked for, and lives until the call returns.
+        // SAFETY: the program and the arguments are live, and of one client, as `check` has seen; slots are distinct
+        // and as many as lists; each list has the length stated or asked for, and lives until the call returns.
         unsafe { self.client.api().call(args) }?;
         Ok((outputs, events))
     }

@@ -32,6 +32,11 @@ impl CompileOptions {
         Self { device_ids: Some(device_ids.clone()), ..Self::replicas(device_ids.len()) }
     }
 
+    /// Those of [`on_devices`](Self::on_devices), in replica order.
+    pub(super) fn device_ids(&self) -> Option<&[i32]> {
+        self.device_ids.as_deref()
+    }
+
     /// Sets an XLA flag, named without leading dashes, for this program alone.
     pub fn flag(mut self, name: impl Into<String>, value: FlagValue) -> Self {
         self.flags.insert(name.into(), value);

@@ -50,7 +50,7 @@ impl Inference {
         mask: bool,
     ) -> Result<Self> {
         let graph = Graph::new();
-        let step = encode_step(&graph, config, batch_size, max_length, mask);
+        let step = encode_step(&graph, config, batch_size, max_length, mask, strategy.replicas());
         Self::compile(strategy, step, batch_size)
     }
 
@@ -64,7 +64,8 @@ impl Inference {
         &self.weights
     }
 
-    /// Loss, accuracy and probabilities on `data`, for a compiled [`eval_step`]. `weights` is `[replica][weight]`.
+    /// Loss, accuracy and probabilities on `data`, for a compiled [`eval_step`]. `weights` is
+    /// `[local replica][weight]`.
     pub fn evaluate(
         &self,
         strategy: &Strategy,
@@ -72,11 +73,10 @@ impl Inference {
         data: &Dataset<'_>,
     ) -> Result<Evaluation> {
         let (mut loss, mut correct, mut probabilities) = (0.0, 0.0, Vec::new());
-        self.run(strategy, weights, data, true, |rows, outputs| {
-            // Every replica returns the sums over all of them.
-            loss += f64::from(outputs[0][0][0]);
-            correct += f64::from(outputs[0][0][1]);
-            probabilities.extend(self.real_rows(rows, outputs.iter().map(|replica| &replica[1])));
+        self.run(strategy, weights, data, true, |rows, mut outputs| {
+            loss += f64::from(outputs[0][0]);
+            correct += f64::from(outputs[0][1]);
+            probabilities.extend(self.real_rows(rows, outputs.remove(1)));
             Ok(())
         })?;
         let examples = data.len() as f64;
@@ -92,31 +92,26 @@ impl Inference {
         data: &Dataset<'_>,
         mut each: impl FnMut(Vec<f32>) -> Result<()>,
     ) -> Result<()> {
-        self.run(strategy, weights, data, false, |rows, outputs| {
-            each(self.real_rows(rows, outputs.iter().map(|replica| &replica[0])).collect())
+        self.run(strategy, weights, data, false, |rows, mut outputs| {
+            each(self.real_rows(rows, outputs.remove(0)))
         })
     }
 
-    /// The values of the first `rows` rows of the replicas' outputs: the others only fill up the batch.
-    fn real_rows<'a>(
-        &self,
-        rows: usize,
-        outputs: impl Iterator<Item = &'a Vec<f32>>,
-    ) -> impl Iterator<Item = f32> {
-        let outputs = outputs.collect::<Vec<_>>();
-        let width = outputs.iter().map(|output| output.len()).sum::<usize>() / self.batch_size;
-        outputs.into_iter().flatten().copied().take(rows * width)
+    /// The values of a batch's first `rows` rows: the others only fill it up.
+    fn real_rows(&self, rows: usize, mut values: Vec<f32>) -> Vec<f32> {
+        values.truncate(rows * (values.len() / self.batch_size));
+        values
     }
 
-    /// Runs each batch, one ahead of the reading, and hands the number of its real rows and its outputs
-    /// `[replica][output]` to `each`.
+    /// Runs each batch, one ahead of the reading, and hands the number of its real rows and its outputs to `each`:
+    /// those of one local replica, since all replicas return the same.
     fn run(
         &self,
         strategy: &Strategy,
         weights: &[&[Buffer]],
         data: &Dataset<'_>,
         labelled: bool,
-        mut each: impl FnMut(usize, Vec<Vec<Vec<f32>>>) -> Result<()>,
+        mut each: impl FnMut(usize, Vec<Vec<f32>>) -> Result<()>,
     ) -> Result<()> {
         let mut ahead: Option<Pending> = None;
         for batch in data.batches(self.batch_size, Order::Sequential) {
@@ -140,8 +135,7 @@ impl Inference {
         let arguments =
             arguments.map(|(weights, inputs)| weights.iter().chain(inputs).map(Argument::Borrow).collect());
         let Execution { outputs, completion } = self.executable.execute_async(arguments.collect())?;
-        let read = |replica: &Vec<Buffer>| replica.iter().map(Buffer::read::<f32>).collect();
-        let outputs = outputs.iter().map(read).collect::<std::result::Result<_, _>>()?;
+        let outputs = outputs[0].iter().map(Buffer::read).collect::<std::result::Result<_, _>>()?;
         Ok(Pending { rows: batch.rows.len(), outputs, completion })
     }
 }
@@ -149,15 +143,13 @@ impl Inference {
 /// A batch that the device works on.
 struct Pending {
     rows: usize,
-    /// `[replica][output]`.
-    outputs: Vec<Vec<PendingRead<f32>>>,
+    outputs: Vec<PendingRead<f32>>,
     completion: Completion,
 }
 
 impl Pending {
-    fn wait(self) -> Result<Vec<Vec<Vec<f32>>>> {
+    fn wait(self) -> Result<Vec<Vec<f32>>> {
         self.completion.wait()?;
-        let wait = |replica: Vec<PendingRead<f32>>| replica.into_iter().map(PendingRead::wait).collect();
-        Ok(self.outputs.into_iter().map(wait).collect::<std::result::Result<_, _>>()?)
+        Ok(self.outputs.into_iter().map(PendingRead::wait).collect::<std::result::Result<_, _>>()?)
     }
 }

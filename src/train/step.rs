@@ -82,7 +82,7 @@ pub fn train_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
 /// Loss and predictions of one batch, without training.
 ///
 /// Inputs: the weights; the batch as in [`train_step`]. Outputs: `metrics` `f32[2]` as there; `probabilities`
-/// `f32[batch_size, classes]`, of this replica's rows.
+/// `f32[replicas * batch_size, classes]`, the whole batch's on each replica.
 pub fn eval_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     let batch = BatchTensors::new(graph, config);
     let params = Params::new(graph, ElementType::F32);
@@ -93,7 +93,8 @@ pub fn eval_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     );
     let outputs = graph.scope("loss", || {
         let terms = LossTerms::new(scores, &batch);
-        vec![across_replicas(terms.metrics(), config.replicas), terms.probabilities]
+        let probabilities = terms.probabilities.all_gather(config.replicas);
+        vec![across_replicas(terms.metrics(), config.replicas), probabilities]
     });
     inference_step("eval_step", &params, batch.inputs(), outputs)
 }
@@ -101,31 +102,33 @@ pub fn eval_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
 /// Class probabilities of one batch.
 ///
 /// Inputs: the weights; `input_ids` and the mask if the model takes one. Output: `probabilities`
-/// `f32[batch_size, classes]`.
+/// `f32[replicas * batch_size, classes]`, the whole batch's on each replica.
 pub fn predict_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     let texts = Texts::new(graph, config.batch_size, config.model.max_length, config.model.mask);
     let params = Params::new(graph, ElementType::F32);
     let model = Classifier::new(&config.model, graph, &params);
     let scores = model.forward(texts.input_ids, texts.mask, &Mode::Inference);
-    inference_step("predict_step", &params, texts.inputs(), vec![normalize(scores)])
+    let probabilities = normalize(scores).all_gather(config.replicas);
+    inference_step("predict_step", &params, texts.inputs(), vec![probabilities])
 }
 
 /// The last hidden states of one batch of texts, by the encoder alone.
 ///
 /// Inputs: the weights; `input_ids` `s32[batch_size, max_length]`; with `mask`, the attention mask of the same
-/// shape. Output: `f32[batch_size, max_length, hidden]`.
+/// shape. Output: `f32[replicas * batch_size, max_length, hidden]`, the whole batch's on each replica.
 pub fn encode_step<'g>(
     graph: &'g Graph,
     config: &BertConfig,
     batch_size: usize,
     max_length: usize,
     mask: bool,
+    replicas: usize,
 ) -> Step<'g> {
     let params = Params::new(graph, ElementType::F32);
     let bert = Bert::new(config, graph, params.root().pp("bert"));
     let texts = Texts::new(graph, batch_size, max_length, mask);
     let states = bert.forward(texts.input_ids, texts.mask, &Mode::Inference);
-    inference_step("encode_step", &params, texts.inputs(), vec![states])
+    inference_step("encode_step", &params, texts.inputs(), vec![states.all_gather(replicas)])
 }
 
 /// The program of `outputs`, which takes the weights that they depend on and then `inputs`.

@@ -29,12 +29,12 @@ pub struct Trainer {
     options: TrainOptions,
     executable: LoadedExecutable,
     eval: Inference,
-    /// `[replica]`: the trained weights, their first moments, their second moments, and the step count.
+    /// `[local replica]`: the trained weights, their first moments, their second moments, and the step count.
     state: Vec<Vec<Buffer>>,
     trained: Vec<Weight>,
     /// Weights that are kept for the checkpoint alone, with their values.
     untrained: Vec<(Weight, Vec<f32>)>,
-    /// `[replica]`: learning rate and seed.
+    /// `[local replica]`: learning rate and seed.
     constants: Vec<Vec<Buffer>>,
     steps_done: u64,
     compile_time: Duration,
@@ -176,7 +176,7 @@ impl Trainer {
         self.values_on(0, weight)
     }
 
-    /// As [`values`](Self::values), as one replica has them: all have the same.
+    /// As [`values`](Self::values), as one local replica has them: all have the same.
     ///
     /// # Panics
     /// If there is no such weight or replica.
@@ -218,7 +218,7 @@ impl EpochMetrics {
     }
 }
 
-/// Weights by `values`, moments and step count zero: `[replica][..]` in the order of the train step's inputs.
+/// Weights by `values`, moments and step count zero: `[local replica][..]` in the order of the train step's inputs.
 fn initial_state(
     strategy: &Strategy,
     weights: &[Weight],

@@ -101,14 +101,14 @@ fn random_values(weight: &Weight, seed: u32) -> Vec<f32> {
     }
 }
 
-/// Puts `weights` on every replica: `[replica][weight]`.
+/// Puts `weights` on every local replica: `[local replica][weight]`.
 pub fn upload_weights(
     strategy: &Strategy,
     weights: &[Weight],
     values: &InitialValues<'_>,
 ) -> Result<Vec<Vec<Buffer>>> {
     let mut replicas =
-        (0..strategy.replicas()).map(|_| Vec::with_capacity(weights.len())).collect::<Vec<_>>();
+        (0..strategy.local_replicas()).map(|_| Vec::with_capacity(weights.len())).collect::<Vec<_>>();
     for weight in weights {
         let buffers = strategy.mirror(&values.get(weight)?, &weight.shape.dims)?;
         replicas.iter_mut().zip(buffers).for_each(|(replica, buffer)| replica.push(buffer));

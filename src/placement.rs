@@ -1,0 +1,66 @@
+//! Which device runs which replica.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+
+/// One replica on each of some devices, in an order that every process of a slice arrives at by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    device_ids: Vec<i32>,
+    local: Range<usize>,
+}
+
+impl Placement {
+    /// Places `replicas`, or one on each device if `None`, as `process` sees it.
+    ///
+    /// `devices` are the `(id, process index)` of all devices, those of other processes too, in any order. Replicas
+    /// take them by process and then by id, so that those of one process are neighbours.
+    ///
+    /// # Errors
+    /// No replica, more of them than devices, or a process that would have none: it would not take part in a step
+    /// that the others wait in.
+    pub fn new(devices: &[(i32, i32)], process: i32, replicas: Option<usize>) -> Result<Self> {
+        let mut devices = devices.iter().map(|&(id, process)| (process, id)).collect::<Vec<_>>();
+        devices.sort_unstable();
+        let replicas = replicas.unwrap_or(devices.len());
+        // All devices but the last process's, and one of those.
+        let last = devices.last().map(|(process, _)| *process);
+        let fewest = 1 + devices.iter().take_while(|(process, _)| Some(*process) != last).count();
+        if !(fewest..=devices.len()).contains(&replicas) {
+            let found = devices.len();
+            let message = match fewest {
+                1 => format!("--replicas {replicas}: expected 1 to {found}, the number of devices"),
+                _ => format!(
+                    "--replicas {replicas}: expected {fewest} to {found}: each host that runs this needs one or \
+                     more of the {found} devices"
+                ),
+            };
+            return Err(Error::Usage(message));
+        }
+        devices.truncate(replicas);
+        let start = devices.iter().take_while(|(of, _)| *of < process).count();
+        let end = devices.iter().take_while(|(of, _)| *of <= process).count();
+        if start == end {
+            return Err(Error::Usage(format!(
+                "process {process} of the slice has none of its {replicas} devices"
+            )));
+        }
+        Ok(Self { device_ids: devices.into_iter().map(|(_, id)| id).collect(), local: start..end })
+    }
+
+    /// Number of replicas, over all processes.
+    pub fn replicas(&self) -> usize {
+        self.device_ids.len()
+    }
+
+    /// Id of each replica's device.
+    pub fn device_ids(&self) -> &[i32] {
+        &self.device_ids
+    }
+
+    /// The replicas that this process drives.
+    pub fn local(&self) -> Range<usize> {
+        self.local.clone()
+    }
+}
