@@ -3,8 +3,9 @@
 //!
 //! `cargo bench` runs the tiny, MiniLM and full models; `cargo bench -- full` the article's alone. Weights are random:
 //! a step's time doesn't depend on their values. `xla_alone/tiny` runs the same program in a bare loop, with its batch
-//! on the device already: what `train_step/tiny` takes more is the trainer's own overhead. Compile time and memory go
-//! to stderr.
+//! on the device already: what `train_step/tiny` takes more is the trainer's own overhead. `replicas` splits the same
+//! batch over some: on a CPU they share its cores, so that what more of them take is overhead. Compile time and memory
+//! go to stderr.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,8 @@ use bert_xla::pjrt::{Argument, Backend, Buffer};
 use bert_xla::shape::ElementType;
 use bert_xla::strategy::{Strategy, StrategyOptions};
 use bert_xla::train::{InitialValues, StepConfig, TrainOptions, Trainer, train_step};
-use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 
 const BATCH_SIZE: usize = 16;
@@ -28,9 +30,14 @@ const CASES: [(&str, Size, Duration); 3] = [
     ("full", Size::MBert, Duration::from_secs(100)),
 ];
 
-fn strategy() -> Strategy {
+fn strategy(replicas: usize) -> Strategy {
     let plugin = Some(ensure_installed(Backend::Cpu).expect("the CPU plugin"));
-    let options = StrategyOptions { backend: Some(Backend::Cpu), plugin, ..Default::default() };
+    let options = StrategyOptions {
+        backend: Some(Backend::Cpu),
+        replicas: Some(replicas),
+        plugin,
+        ..Default::default()
+    };
     Strategy::new(&options).expect("a CPU client")
 }
 
@@ -44,10 +51,10 @@ fn model(size: Size) -> ClassifierConfig {
     }
 }
 
-fn trainer(name: &str, size: Size) -> Trainer {
+fn trainer(name: &str, size: Size, replicas: usize) -> Trainer {
     let options = TrainOptions { batch_size: BATCH_SIZE, learning_rate: 1e-5, seed: 0 };
     let (model, started) = (model(size), Instant::now());
-    let trainer = Trainer::new(strategy(), &model, options, &InitialValues::Random { seed: 0 });
+    let trainer = Trainer::new(strategy(replicas), &model, options, &InitialValues::Random { seed: 0 });
     let trainer = trainer.expect("the train step compiles");
     eprintln!(
         "{name}: {} parameters; train step compiled in {:.1} s, ready after {:.1} s; {:?}",
@@ -76,22 +83,41 @@ fn train(criterion: &mut Criterion) {
         .sampling_mode(SamplingMode::Flat)
         .sample_size(10);
     for (name, size, measurement) in CASES {
-        // Only a case that runs is compiled.
-        let mut compiled: Option<Trainer> = None;
-        group.measurement_time(measurement).bench_function(name, |bencher| {
-            let trainer = compiled.get_or_insert_with(|| trainer(name, size));
-            bencher.iter_custom(|steps| {
-                let tokens = tokens(size, steps as usize);
-                let classes = (0..tokens.len()).map(|row| row as u32 % 4).collect::<Vec<_>>();
-                let data = Dataset::new(&tokens, &classes, (0..tokens.len()).collect(), false);
-                let started = Instant::now();
-                trainer.train_epoch(&data, 1, |_, _| ()).expect("the step runs");
-                started.elapsed()
-            });
-        });
-        if compiled.is_some() {
-            eprintln!("{name}: peak memory of the process so far: {}", peak_memory());
+        bench_training(group.measurement_time(measurement), name, size, 1);
+    }
+}
+
+/// The same global batch over 1, 2 and 4 replicas of the CPU.
+fn replicas(criterion: &mut Criterion) {
+    for (name, size, measurement) in &CASES[..2] {
+        let mut group = criterion.benchmark_group(format!("replicas_{name}"));
+        group
+            .throughput(Throughput::Elements(BATCH_SIZE as u64))
+            .sampling_mode(SamplingMode::Flat)
+            .sample_size(10)
+            .measurement_time(*measurement);
+        for replicas in [1, 2, 4] {
+            bench_training(&mut group, &replicas.to_string(), *size, replicas);
         }
+    }
+}
+
+fn bench_training(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, size: Size, replicas: usize) {
+    // Only a case that runs is compiled.
+    let mut compiled: Option<Trainer> = None;
+    group.bench_function(name, |bencher| {
+        let trainer = compiled.get_or_insert_with(|| trainer(name, size, replicas));
+        bencher.iter_custom(|steps| {
+            let tokens = tokens(size, steps as usize);
+            let classes = (0..tokens.len()).map(|row| row as u32 % 4).collect::<Vec<_>>();
+            let data = Dataset::new(&tokens, &classes, (0..tokens.len()).collect(), false);
+            let started = Instant::now();
+            trainer.train_epoch(&data, 1, |_, _| ()).expect("the step runs");
+            started.elapsed()
+        });
+    });
+    if compiled.is_some() {
+        eprintln!("{name}: peak memory of the process so far: {}", peak_memory());
     }
 }
 
@@ -99,7 +125,7 @@ fn xla_alone(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("xla_alone");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(10));
     group.bench_function("tiny", |bencher| {
-        let strategy = strategy();
+        let strategy = strategy(1);
         let graph = Graph::new();
         let config = StepConfig { model: model(Size::Tiny), batch_size: BATCH_SIZE, replicas: 1 };
         let step = train_step(&graph, &config);
@@ -129,5 +155,5 @@ fn peak_memory() -> String {
     line.map_or("unknown".into(), |line| line.trim().to_owned())
 }
 
-criterion_group!(benches, train, xla_alone);
+criterion_group!(benches, train, replicas, xla_alone);
 criterion_main!(benches);

@@ -48,7 +48,9 @@ impl Strategy {
         let mut passed_over = Vec::new();
         let client = match options.backend {
             Some(backend) => {
-                let missing = |reason| Error::Usage(format!("--backend {backend}: {reason}"));
+                let missing = |reason| {
+                    Error::Usage(format!("--backend {backend}: {reason}; --backend auto takes what is here"))
+                };
                 backend.probe().map_err(missing)?;
                 connect(backend, options)?
             }

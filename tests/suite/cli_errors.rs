@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use bert_xla::pjrt::Backend;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -178,5 +180,29 @@ fn without_a_plugin_the_message_says_how_to_get_one() {
         let message = fails(command.env_clear().env("BERT_XLA_CACHE", &cache).env("HOME", &cache), 2);
         assert!(message.contains("bert-xla plugins install cpu"), "{message}");
         assert!(message.contains(cache.to_str().unwrap()), "{message}");
+    }
+}
+
+#[test]
+fn a_backend_without_its_hardware_is_refused_at_once() {
+    // A plugin that is no library: it must not even be opened.
+    let plugin = empty_folder("cli_no_hardware").join("plugin.so");
+    fs::write(&plugin, "text").unwrap();
+    for (backend, reason) in
+        [(Backend::Tpu, "no TPU on this machine"), (Backend::Gpu, "no NVIDIA GPU on this machine")]
+    {
+        if backend.probe().is_ok() {
+            eprintln!("skipped: there is a {backend}");
+            continue;
+        }
+        let name = backend.to_string();
+        let arguments = ["evaluate", "--backend", &name, "--plugin", plugin.to_str().unwrap(), "--run"];
+        let mut command = command(&arguments);
+        command.arg(demo().join("run")).arg("--data").arg(asset("sample.csv"));
+        let started = Instant::now();
+        let message = fails(&mut command, 2);
+        assert!(message.starts_with(&format!("error: --backend {backend}: {reason} (")), "{message}");
+        assert!(message.ends_with("; --backend auto takes what is here"), "{message}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
 }

@@ -17,6 +17,8 @@ mod hlo_random;
 mod hub;
 mod pjrt;
 mod plugins;
+mod replicas;
+mod slices;
 mod split;
 mod tokens;
 mod training;

@@ -1,0 +1,102 @@
+//! A tiny model, and training it on the first rows of the sample.
+
+use std::path::PathBuf;
+
+use bert_xla::data::{Dataset, Purpose, Table, TableOptions, Tokenizer, Tokens};
+use bert_xla::hub::{ModelFiles, TokenizerFiles};
+use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
+use bert_xla::pjrt::Backend;
+use bert_xla::strategy::{Strategy, StrategyOptions};
+use bert_xla::train::{Evaluation, InitialValues, TrainOptions, Trainer};
+
+use super::cli::asset;
+use super::cpu_plugin;
+
+pub const MAX_LENGTH: usize = 8;
+pub const ROWS: usize = 30;
+
+/// The tiny model's files, without weights.
+pub fn files() -> ModelFiles {
+    let tokenizer = TokenizerFiles::Json(asset("tiny/tokenizer.json"));
+    ModelFiles { config: asset("tiny/config.json"), tokenizer, weights: vec![] }
+}
+
+/// The tiny model, with dropout of `rate` everywhere.
+pub fn model(rate: f64) -> ClassifierConfig {
+    let bert = BertConfig::read(&files().config).unwrap();
+    ClassifierConfig {
+        bert: BertConfig { hidden_dropout_prob: rate, attention_probs_dropout_prob: rate, ..bert },
+        head: HeadConfig { hidden: vec![16, 12], dropout: rate, num_classes: 4 },
+        max_length: MAX_LENGTH,
+        mask: false,
+        freeze_padding: false,
+    }
+}
+
+/// The first rows of the sample, and their classes.
+pub fn sample() -> (Tokens, Vec<u32>) {
+    let table = Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Train).unwrap();
+    let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
+    (tokenizer.encode(&table.texts[..ROWS]).unwrap(), table.classes[..ROWS].to_vec())
+}
+
+/// Replicas on a CPU plugin.
+pub fn strategy_with(plugin: PathBuf, replicas: usize) -> Strategy {
+    let plugin = Some(plugin);
+    Strategy::new(&StrategyOptions {
+        backend: Some(Backend::Cpu),
+        plugin,
+        replicas: Some(replicas),
+        ..Default::default()
+    })
+    .unwrap()
+}
+
+pub fn strategy(replicas: usize) -> Strategy {
+    strategy_with(cpu_plugin(), replicas)
+}
+
+pub fn options(batch_size: usize, seed: u32) -> TrainOptions {
+    TrainOptions { batch_size, learning_rate: 1e-3, seed }
+}
+
+pub fn trainer(strategy: Strategy, model: &ClassifierConfig, options: TrainOptions) -> Trainer {
+    let values = InitialValues::Random { seed: options.seed };
+    Trainer::new(strategy, model, options, &values).unwrap()
+}
+
+/// What five epochs of four steps, the last of them of 6 rows in 8, leave behind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// Mean loss and accuracy of each epoch.
+    pub history: Vec<(f64, f64)>,
+    /// `[local replica][weight]`.
+    pub weights: Vec<Vec<Vec<f32>>>,
+    pub evaluation: Evaluation,
+}
+
+/// Trains with dropout of `rate`.
+pub fn run(strategy: Strategy, rate: f64, seed: u32) -> Run {
+    let (tokens, classes) = sample();
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+    let local_replicas = strategy.local_replicas();
+    let mut trainer = trainer(strategy, &model(rate), options(8, seed));
+    let epoch = |epoch| {
+        let metrics = trainer.train_epoch(&data, epoch, |_, _| ()).unwrap();
+        (metrics.loss, metrics.accuracy)
+    };
+    let history = (1..=5).map(epoch).collect();
+    assert_eq!(trainer.steps_done(), 20);
+    let weights = |replica| {
+        trainer.weights().iter().map(|weight| trainer.values_on(replica, weight).unwrap()).collect()
+    };
+    let weights = (0..local_replicas).map(weights).collect();
+    Run { history, weights, evaluation: trainer.evaluate(&data).unwrap() }
+}
+
+#[track_caller]
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off <= tolerance, "{what}: off by {off}, more than {tolerance}");
+}

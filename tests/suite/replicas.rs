@@ -1,0 +1,179 @@
+//! Replicas: any number of them trains, evaluates and predicts as one does.
+
+use bert_xla::data::Dataset;
+use bert_xla::error::Error;
+use bert_xla::report::argmax;
+use bert_xla::train::{
+    Evaluation, Inference, InitialValues, StepConfig, TrainOptions, Trainer, upload_weights,
+};
+use std::fs;
+
+use crate::common::cli::{asset, demo, fails, with_run};
+use crate::common::empty_folder;
+use crate::common::training::{
+    MAX_LENGTH, ROWS, assert_close, model, options, run, sample, strategy, trainer,
+};
+
+const REPLICAS: [usize; 3] = [2, 4, 8];
+
+#[test]
+fn replicas_train_as_one_does() {
+    let one = run(strategy(1), 0.0, 7);
+    for replicas in REPLICAS {
+        let many = run(strategy(replicas), 0.0, 7);
+        for (found, expected) in many.history.iter().zip(&one.history) {
+            assert!((found.0 - expected.0).abs() < 1e-5, "{replicas} replicas: {found:?}, {expected:?}");
+            assert_eq!(found.1, expected.1, "{replicas} replicas");
+        }
+        assert_eq!(many.weights.len(), replicas);
+        for weights in &many.weights {
+            assert_eq!(weights, &many.weights[0], "{replicas} replicas went apart");
+        }
+        for (found, expected) in many.weights[0].iter().zip(&one.weights[0]) {
+            assert_close("a weight", found, expected, 1e-5);
+        }
+        assert!((many.evaluation.loss - one.evaluation.loss).abs() < 1e-5);
+        assert_eq!(many.evaluation.accuracy, one.evaluation.accuracy);
+        assert_close("probabilities", &many.evaluation.probabilities, &one.evaluation.probabilities, 1e-5);
+    }
+}
+
+/// What the three programs that don't train say of the sample, in batches of 8.
+struct Answers {
+    evaluation: Evaluation,
+    /// `[batch]`: `[rows, classes]`.
+    predictions: Vec<Vec<f32>>,
+    /// `[batch]`: `[rows, MAX_LENGTH, hidden]`.
+    states: Vec<Vec<f32>>,
+}
+
+fn answers(replicas: usize) -> Answers {
+    let (tokens, classes) = sample();
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+    let (strategy, model) = (strategy(replicas), model(0.1));
+    let batch_size = strategy.rows_per_replica(8).unwrap();
+    let upload = |program: &Inference| {
+        upload_weights(&strategy, program.weights(), &InitialValues::Random { seed: 7 }).unwrap()
+    };
+    let predict = |program: Inference| {
+        let weights = upload(&program);
+        let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let mut batches = Vec::new();
+        let each = |values| {
+            batches.push(values);
+            Ok(())
+        };
+        program.predict(&strategy, &weights, &data, each).unwrap();
+        batches
+    };
+    let config = StepConfig { model: model.clone(), batch_size, replicas };
+    let evaluate = Inference::for_evaluation(&strategy, &config).unwrap();
+    let weights = upload(&evaluate);
+    let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let encode = Inference::for_encoding(&strategy, &model.bert, batch_size, MAX_LENGTH, false);
+    Answers {
+        evaluation: evaluate.evaluate(&strategy, &weights, &data).unwrap(),
+        predictions: predict(Inference::for_prediction(&strategy, &config).unwrap()),
+        states: predict(encode.unwrap()),
+    }
+}
+
+#[test]
+fn replicas_evaluate_predict_and_encode_as_one_does() {
+    let rows =
+        |batches: &[Vec<f32>], width| batches.iter().map(|batch| batch.len() / width).collect::<Vec<_>>();
+    let classes = |probabilities: &[f32]| probabilities.chunks(4).map(argmax).collect::<Vec<_>>();
+    let one = answers(1);
+    let hidden = model(0.1).bert.hidden_size;
+    for replicas in REPLICAS {
+        let many = answers(replicas);
+        assert!((many.evaluation.loss - one.evaluation.loss).abs() < 1e-6);
+        assert_eq!(many.evaluation.accuracy, one.evaluation.accuracy);
+        let (found, expected) = (&many.evaluation.probabilities, &one.evaluation.probabilities);
+        assert_close("probabilities", found, expected, 1e-6);
+        assert_eq!(classes(found), classes(expected));
+        // The padding of the last batch is left out.
+        assert_eq!(rows(&many.predictions, 4), [8, 8, 8, 6]);
+        assert_close("predictions", &many.predictions.concat(), expected, 1e-6);
+        assert_eq!(rows(&many.states, MAX_LENGTH * hidden), [8, 8, 8, 6]);
+        assert_close("hidden states", &many.states.concat(), &one.states.concat(), 1e-5);
+    }
+}
+
+#[test]
+fn any_number_of_replicas_writes_the_same_labels() {
+    let (demo, folder) = (demo(), empty_folder("replicas_predict"));
+    for replicas in ["2", "4", "8"] {
+        let output = folder.join(format!("{replicas}.csv"));
+        let arguments = ["--replicas", replicas, "--output", output.to_str().unwrap()];
+        let data = demo.join("sample_test.csv");
+        let predict = with_run("predict", &demo.join("run"), &data, &arguments).output().unwrap();
+        assert!(predict.status.success(), "{}", String::from_utf8_lossy(&predict.stderr));
+        assert!(fs::read(&output).unwrap() == fs::read(demo.join("submission.csv")).unwrap());
+    }
+}
+
+#[test]
+fn a_batch_that_cant_be_split_is_refused() {
+    let expected =
+        "--batch-size 6 can't be split evenly over 4 replicas; choose a multiple of 4, or other --replicas";
+    let values = InitialValues::Random { seed: 7 };
+    let error = Trainer::new(strategy(4), &model(0.1), options(6, 7), &values).err().unwrap();
+    assert!(matches!(&error, Error::Usage(message) if message == expected), "{error}");
+    let (run, data) = (demo().join("run"), asset("sample.csv"));
+    let output = empty_folder("replicas_refused").join("labels.csv");
+    let shared = ["--replicas", "4", "--batch-size", "6"];
+    let predict = [&shared[..], &["--output", output.to_str().unwrap()]].concat();
+    for mut command in
+        [with_run("evaluate", &run, &data, &shared), with_run("predict", &run, &data, &predict)]
+    {
+        assert_eq!(fails(&mut command, 2), format!("error: {expected}"));
+    }
+}
+
+#[test]
+fn replicas_stay_alike_under_dropout() {
+    let first = run(strategy(2), 0.2, 7);
+    assert_eq!(first.weights[0], first.weights[1]);
+    assert_eq!(run(strategy(2), 0.2, 7), first);
+}
+
+/// The loss of a step on one text alone, and the mean over two replicas that both have that text.
+fn loss_alone_and_doubled(rate: f64) -> (f64, f64) {
+    let (tokens, classes) = sample();
+    let loss = |replicas: usize| {
+        let data = Dataset::new(&tokens, &classes, vec![0; replicas], false);
+        let mut trainer = trainer(strategy(replicas), &model(rate), options(replicas, 7));
+        trainer.train_epoch(&data, 1, |_, _| ()).unwrap().loss
+    };
+    (loss(1), loss(2))
+}
+
+#[test]
+fn each_replica_has_its_own_dropout_masks() {
+    let (alone, doubled) = loss_alone_and_doubled(0.0);
+    assert!((alone - doubled).abs() < 1e-6, "{alone}, {doubled}");
+    // The first replica's mask is the same in both runs: only another one on the second can move the mean.
+    let (alone, doubled) = loss_alone_and_doubled(0.2);
+    assert!((alone - doubled).abs() > 1e-3, "{alone}, {doubled}");
+}
+
+#[test]
+fn the_last_batch_counts_each_example_once() {
+    let (tokens, classes) = sample();
+    let data = Dataset::new(&tokens, &classes, (0..7).collect(), false);
+    let one_by_one = trainer(strategy(1), &model(0.0), options(1, 7)).evaluate(&data).unwrap();
+    // At a rate of 0 the weights stay, so that training measures what evaluation does.
+    let still = TrainOptions { learning_rate: 0.0, ..options(4, 7) };
+    for replicas in [1, 2] {
+        let mut trainer = trainer(strategy(replicas), &model(0.0), still.clone());
+        let metrics = trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
+        let evaluation = trainer.evaluate(&data).unwrap();
+        assert_eq!((metrics.examples, metrics.step_times.len()), (7, 2));
+        for (loss, accuracy) in [(metrics.loss, metrics.accuracy), (evaluation.loss, evaluation.accuracy)] {
+            assert!((loss - one_by_one.loss).abs() < 1e-6, "{loss}, {}", one_by_one.loss);
+            assert!((accuracy - one_by_one.accuracy).abs() < 1e-12, "{accuracy}, {}", one_by_one.accuracy);
+        }
+        assert_close("probabilities", &evaluation.probabilities, &one_by_one.probabilities, 1e-6);
+    }
+}
