@@ -21,4 +21,5 @@ mod replicas;
 mod slices;
 mod split;
 mod tokens;
+mod tpu_vm;
 mod training;
