@@ -201,7 +201,7 @@ fn encode_gives_transformers_hidden_states() {
 
 #[test]
 fn graph_prints_each_step() {
-    for (step, replicas) in [("train", "2"), ("eval", "1"), ("predict", "1")] {
+    for (step, replicas) in [("train", "2"), ("eval", "1"), ("predict", "1"), ("predict", "2")] {
         let program = works(&["graph", "--step", step, "--size", "tiny", "--replicas", replicas]);
         assert!(program.contains(&format!("{step}_step")) && program.contains("s32[16,24]"), "{program}");
         assert_eq!(program.contains("all-reduce"), replicas == "2");
