@@ -3,9 +3,9 @@
 //!
 //! `cargo bench` runs the tiny, MiniLM and full models; `cargo bench -- full` the article's alone. Weights are random:
 //! a step's time doesn't depend on their values. `xla_alone/tiny` runs the same program in a bare loop, with its batch
-//! on the device already: what `train_step/tiny` takes more is the trainer's own overhead. `replicas` splits the same
-//! batch over some: on a CPU they share its cores, so that what more of them take is overhead. Compile time and memory
-//! go to stderr.
+//! on the device already: what `train_step/tiny` takes more is the trainer's own overhead. `replicas/tiny/4`
+//! splits the same batch over 4 replicas: on a CPU they share its cores, so that what more of them take is overhead.
+//! Compile time and memory go to stderr.
 
 use std::time::{Duration, Instant};
 
@@ -77,29 +77,29 @@ fn tokens(size: Size, steps: usize) -> Tokens {
 }
 
 fn train(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("train_step");
-    group
-        .throughput(Throughput::Elements(BATCH_SIZE as u64))
-        .sampling_mode(SamplingMode::Flat)
-        .sample_size(10);
+    let mut group = group_of_steps(criterion, "train_step");
     for (name, size, measurement) in CASES {
         bench_training(group.measurement_time(measurement), name, size, 1);
     }
 }
 
-/// The same global batch over 1, 2 and 4 replicas of the CPU.
 fn replicas(criterion: &mut Criterion) {
+    let mut group = group_of_steps(criterion, "replicas");
     for (name, size, measurement) in &CASES[..2] {
-        let mut group = criterion.benchmark_group(format!("replicas_{name}"));
-        group
-            .throughput(Throughput::Elements(BATCH_SIZE as u64))
-            .sampling_mode(SamplingMode::Flat)
-            .sample_size(10)
-            .measurement_time(*measurement);
         for replicas in [1, 2, 4] {
-            bench_training(&mut group, &replicas.to_string(), *size, replicas);
+            let name = format!("{name}/{replicas}");
+            bench_training(group.measurement_time(*measurement), &name, *size, replicas);
         }
     }
+}
+
+fn group_of_steps<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group
+        .throughput(Throughput::Elements(BATCH_SIZE as u64))
+        .sampling_mode(SamplingMode::Flat)
+        .sample_size(10);
+    group
 }
 
 fn bench_training(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, size: Size, replicas: usize) {
