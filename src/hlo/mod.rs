@@ -5,6 +5,7 @@
 
 mod derived;
 mod emit;
+mod flops;
 mod grad;
 mod graph;
 mod op;

@@ -10,6 +10,7 @@ mod golden;
 mod gradients;
 mod graphs;
 mod hlo_derived;
+mod hlo_flops;
 mod hlo_graph;
 mod hlo_ops;
 mod hlo_properties;

@@ -1,0 +1,23 @@
+//! Floating-point operations of a program, before any compiler.
+
+use super::emit::Program;
+use super::op::Op;
+
+impl Program<'_> {
+    /// Floating-point operations of the program's matrix products, for one replica: a multiplication and an addition
+    /// per output element and contracted element. Element-wise work is left out: where a matrix unit does the products,
+    /// other units do it beside them. This is the numerator of a roofline where the compiler doesn't count.
+    pub fn dot_flops(&self) -> u64 {
+        let nodes = self.live_nodes();
+        let products = nodes.iter().filter_map(|(_, node)| match &node.op {
+            Op::DotGeneral(dims) => {
+                let left = self.graph.node(node.inputs[0]).shape;
+                let contracted = dims.lhs_contracting.iter().map(|dim| left.dims[*dim]).product::<usize>();
+                let elements = node.shape.dims.iter().product::<usize>();
+                Some(2 * (elements * contracted) as u64)
+            }
+            _ => None,
+        });
+        products.sum()
+    }
+}
