@@ -113,8 +113,14 @@ pub struct HloInstructionProto {
     pub tuple_index: i64,
     #[prost(int64, repeated, tag = "14")]
     pub dimensions: Vec<i64>,
+    #[prost(message, optional, tag = "15")]
+    pub window: Option<Window>,
+    #[prost(message, optional, tag = "16")]
+    pub convolution_dimension_numbers: Option<ConvolutionDimensionNumbers>,
     #[prost(message, repeated, tag = "17")]
     pub slice_dimensions: Vec<SliceDimensions>,
+    #[prost(int64, repeated, tag = "20")]
+    pub dynamic_slice_sizes: Vec<i64>,
     #[prost(message, optional, tag = "21")]
     pub padding_config: Option<PaddingConfig>,
     #[prost(string, tag = "28")]
@@ -180,9 +186,19 @@ pub struct ShapeProto {
 pub struct LayoutProto {
     #[prost(int64, repeated, tag = "1")]
     pub minor_to_major: Vec<i64>,
+    #[prost(message, repeated, tag = "6")]
+    pub tiles: Vec<TileProto>,
+    #[prost(int64, tag = "8")]
+    pub memory_space: i64,
     /// XLA writes 1 for "no padding".
     #[prost(int64, tag = "16")]
     pub tail_padding_alignment_in_elements: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TileProto {
+    #[prost(int64, repeated, tag = "1")]
+    pub dimensions: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -234,6 +250,53 @@ pub struct PaddingConfigDimension {
     pub edge_padding_high: i64,
     #[prost(int64, tag = "3")]
     pub interior_padding: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Window {
+    #[prost(message, repeated, tag = "1")]
+    pub dimensions: Vec<WindowDimension>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WindowDimension {
+    #[prost(int64, tag = "1")]
+    pub size: i64,
+    #[prost(int64, tag = "2")]
+    pub stride: i64,
+    #[prost(int64, tag = "3")]
+    pub padding_low: i64,
+    #[prost(int64, tag = "4")]
+    pub padding_high: i64,
+    #[prost(int64, tag = "5")]
+    pub window_dilation: i64,
+    #[prost(int64, tag = "6")]
+    pub base_dilation: i64,
+    #[prost(bool, tag = "7")]
+    pub window_reversal: bool,
+}
+
+/// The matrix products of a TPU's optimized program are convolutions.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ConvolutionDimensionNumbers {
+    #[prost(int64, tag = "3")]
+    pub kernel_input_feature_dimension: i64,
+    #[prost(int64, tag = "4")]
+    pub kernel_output_feature_dimension: i64,
+    #[prost(int64, repeated, tag = "6")]
+    pub kernel_spatial_dimensions: Vec<i64>,
+    #[prost(int64, tag = "7")]
+    pub input_batch_dimension: i64,
+    #[prost(int64, tag = "8")]
+    pub input_feature_dimension: i64,
+    #[prost(int64, tag = "9")]
+    pub output_batch_dimension: i64,
+    #[prost(int64, tag = "10")]
+    pub output_feature_dimension: i64,
+    #[prost(int64, repeated, tag = "11")]
+    pub input_spatial_dimensions: Vec<i64>,
+    #[prost(int64, repeated, tag = "12")]
+    pub output_spatial_dimensions: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

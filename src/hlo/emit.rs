@@ -363,6 +363,7 @@ fn array_shape(shape: &Shape) -> proto::ShapeProto {
         layout: Some(proto::LayoutProto {
             minor_to_major: (0..shape.rank() as i64).rev().collect(),
             tail_padding_alignment_in_elements: 1,
+            ..Default::default()
         }),
         is_dynamic_dimension: vec![false; shape.rank()],
         ..Default::default()

@@ -7,8 +7,8 @@ use prost::Message;
 use serde::Serialize;
 
 use crate::proto::{
-    HloComputationProto, HloInstructionProto, HloModuleProtoWithConfig, OpMetadata, ShapeProto,
-    primitive_type,
+    HloComputationProto, HloInstructionProto, HloModuleProto, HloModuleProtoWithConfig, OpMetadata,
+    ShapeProto, primitive_type,
 };
 
 /// Why an optimized module could not be analysed.
@@ -115,8 +115,7 @@ impl Analysis {
     /// # Errors
     /// `module` is something else.
     pub fn new(module: &[u8], most: usize) -> Result<Self, ModuleError> {
-        let HloModuleProtoWithConfig { hlo_module, config } = Message::decode(module)?;
-        let hlo = hlo_module.ok_or(ModuleError::NoEntry)?;
+        let (hlo, replicas) = decode(module)?;
         let computations = hlo.computations.iter().map(|one| (one.id, one)).collect::<Computations>();
         let entry = computations.get(&hlo.entry_computation_id).ok_or(ModuleError::NoEntry)?;
 
@@ -131,7 +130,7 @@ impl Analysis {
         let is_uncounted =
             |one: &&HloInstructionProto| matches!(&*one.opcode, "while" | "call" | "conditional");
         Ok(Self {
-            replicas: config.map_or(1, |config| config.replica_count.max(1).unsigned_abs()),
+            replicas,
             aliases: hlo.input_output_alias.map_or(0, |aliases| aliases.entries.len()),
             cycles: estimated.then_some(cycles),
             uncounted: entry.instructions.iter().filter(is_uncounted).count(),
@@ -143,13 +142,19 @@ impl Analysis {
     }
 }
 
+/// The module in a serialized `HloModuleProtoWithConfig`, and the number of its replicas.
+pub(super) fn decode(module: &[u8]) -> Result<(HloModuleProto, u64), ModuleError> {
+    let HloModuleProtoWithConfig { hlo_module, config } = Message::decode(module)?;
+    let replicas = config.map_or(1, |config| config.replica_count.max(1).unsigned_abs());
+    Ok((hlo_module.ok_or(ModuleError::NoEntry)?, replicas))
+}
+
 type Computations<'a> = HashMap<i64, &'a HloComputationProto>;
 
 impl Instruction {
     /// `None` for an instruction without an estimate.
     fn new(proto: &HloInstructionProto, computations: &Computations<'_>) -> Option<Self> {
-        let config = serde_json::from_slice::<BackendConfig>(&proto.backend_config).ok()?;
-        let cycles = config.window_config?.estimated_cycles.parse().ok()?;
+        let cycles = BackendConfig::of(proto).cycles()?;
         let metadata = origin(proto, computations).cloned().unwrap_or_default();
         Some(Self {
             name: proto.name.clone(),
@@ -163,10 +168,26 @@ impl Instruction {
 }
 
 /// The part that is read of the JSON in `backend_config`: of TPU's compiler, and of the GPU's.
-#[derive(serde::Deserialize)]
-struct BackendConfig {
+#[derive(Default, serde::Deserialize)]
+pub(super) struct BackendConfig {
     window_config: Option<WindowConfig>,
     fusion_backend_config: Option<FusionBackendConfig>,
+}
+
+impl BackendConfig {
+    pub(super) fn of(instruction: &HloInstructionProto) -> Self {
+        serde_json::from_slice(&instruction.backend_config).unwrap_or_default()
+    }
+
+    /// TPU: the compiler's estimate.
+    pub(super) fn cycles(&self) -> Option<u64> {
+        self.window_config.as_ref()?.estimated_cycles.parse().ok()
+    }
+
+    /// GPU: what makes a fusion's kernel, such as `__triton_gemm`, where that is not XLA's usual generator.
+    pub(super) fn fusion_kind(self) -> Option<String> {
+        Some(self.fusion_backend_config?.kind).filter(|kind| !kind.is_empty())
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -287,10 +308,7 @@ fn library_calls(computations: &[HloComputationProto]) -> Vec<LibraryCall> {
     for instruction in computations.iter().flat_map(|computation| &computation.instructions) {
         let target = match &*instruction.opcode {
             "custom-call" => Some(instruction.custom_call_target.clone()),
-            "fusion" => serde_json::from_slice::<BackendConfig>(&instruction.backend_config)
-                .ok()
-                .and_then(|config| config.fusion_backend_config)
-                .map(|config| config.kind),
+            "fusion" => BackendConfig::of(instruction).fusion_kind(),
             _ => None,
         };
         if let Some(target) = target.filter(|target| !target.is_empty()) {
