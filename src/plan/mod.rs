@@ -5,8 +5,9 @@ pub mod chip;
 pub mod gpu_target;
 pub mod module;
 pub mod text;
+mod traffic;
 
 pub use chip::{Bound, Chip, Roofline, TOPOLOGIES, Topology};
 pub use gpu_target::GpuTarget;
-pub use module::{Analysis, Collective, Group, Instruction, LibraryCall, ModuleError};
+pub use module::{Analysis, Collective, Fusions, Group, Instruction, LibraryCall, ModuleError};
 pub use text::to_text;

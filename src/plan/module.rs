@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use prost::Message;
 use serde::Serialize;
 
+use super::traffic::{byte_size, bytes_accessed};
 use crate::proto::{
     HloComputationProto, HloInstructionProto, HloModuleProto, HloModuleProtoWithConfig, OpMetadata,
-    ShapeProto, primitive_type,
 };
 
 /// Why an optimized module could not be analysed.
@@ -34,12 +34,17 @@ pub struct Analysis {
     pub cycles: Option<u64>,
     /// Loops, calls and conditionals of the entry computation: what runs inside them, and how often, is not in `cycles`.
     pub uncounted: usize,
+    /// Bytes that one run on one device reads and writes, as XLA counts "bytes accessed": every operand and every output
+    /// of an instruction once, and what stays inside a fusion not at all. For plugins whose cost analysis doesn't say.
+    pub bytes_accessed: u64,
     /// `cycles` by part of the model, in the order of a step; parts without any are left out.
     pub groups: Vec<Group>,
     /// The instructions with the most cycles, those with most first.
     pub costliest: Vec<Instruction>,
     pub collectives: Vec<Collective>,
     pub library_calls: Vec<LibraryCall>,
+    /// The fusions that run, by kind: a kernel each.
+    pub fusions: Vec<Fusions>,
 }
 
 /// A part of the model.
@@ -77,6 +82,15 @@ pub struct Collective {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LibraryCall {
     pub target: String,
+    pub count: usize,
+}
+
+/// All fusions of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fusions {
+    /// `kLoop` (element-wise), `kInput` (on a GPU: reductions and scatters), `kOutput` (on a TPU: matrix products and
+    /// what follows them) or, for `kCustom`, what makes the kernel: on a GPU `__triton_gemm` and the like.
+    pub kind: String,
     pub count: usize,
 }
 
@@ -134,10 +148,12 @@ impl Analysis {
             aliases: hlo.input_output_alias.map_or(0, |aliases| aliases.entries.len()),
             cycles: estimated.then_some(cycles),
             uncounted: entry.instructions.iter().filter(is_uncounted).count(),
+            bytes_accessed: bytes_accessed(entry, &computations),
             groups,
             costliest,
             collectives: collectives(&hlo.computations),
             library_calls: library_calls(&hlo.computations),
+            fusions: fusions(entry, &computations),
         })
     }
 }
@@ -149,7 +165,7 @@ pub(super) fn decode(module: &[u8]) -> Result<(HloModuleProto, u64), ModuleError
     Ok((hlo_module.ok_or(ModuleError::NoEntry)?, replicas))
 }
 
-type Computations<'a> = HashMap<i64, &'a HloComputationProto>;
+pub(super) type Computations<'a> = HashMap<i64, &'a HloComputationProto>;
 
 impl Instruction {
     /// `None` for an instruction without an estimate.
@@ -288,20 +304,6 @@ fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
     found.into_iter().map(collective).collect()
 }
 
-/// Bytes of the values that a shape holds, without padding.
-fn byte_size(shape: &ShapeProto) -> u64 {
-    use primitive_type as t;
-    let width = match shape.element_type {
-        t::TUPLE => return shape.tuple_shapes.iter().map(byte_size).sum(),
-        t::S16 | t::U16 | t::F16 | t::BF16 => 2,
-        t::S32 | t::U32 | t::F32 => 4,
-        t::S64 | t::U64 | t::F64 => 8,
-        // Booleans, 8-bit integers and floats.
-        _ => 1,
-    };
-    shape.dimensions.iter().map(|dim| dim.unsigned_abs()).product::<u64>() * width
-}
-
 /// Custom calls by target and fusions by the name of the generator that makes them, where they have one.
 fn library_calls(computations: &[HloComputationProto]) -> Vec<LibraryCall> {
     let mut calls = BTreeMap::<String, usize>::new();
@@ -316,6 +318,33 @@ fn library_calls(computations: &[HloComputationProto]) -> Vec<LibraryCall> {
         }
     }
     calls.into_iter().map(|(target, count)| LibraryCall { target, count }).collect()
+}
+
+fn fusions(entry: &HloComputationProto, computations: &Computations<'_>) -> Vec<Fusions> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for fusion in running(entry, computations).into_iter().filter(|one| one.opcode == "fusion") {
+        let kind = BackendConfig::of(fusion).fusion_kind().unwrap_or_else(|| fusion.fusion_kind.clone());
+        *counts.entry(kind).or_default() += 1;
+    }
+    let mut fusions = counts.into_iter().map(|(kind, count)| Fusions { kind, count }).collect::<Vec<_>>();
+    fusions.sort_by_key(|fusions| std::cmp::Reverse(fusions.count));
+    fusions
+}
+
+/// The instructions of `computation` and of those that it calls, loops over or chooses from.
+fn running<'a>(
+    computation: &'a HloComputationProto,
+    computations: &Computations<'a>,
+) -> Vec<&'a HloInstructionProto> {
+    let mut found = Vec::new();
+    for one in &computation.instructions {
+        found.push(one);
+        if matches!(&*one.opcode, "call" | "while" | "conditional") {
+            let called = one.called_computation_ids.iter().filter_map(|id| computations.get(id));
+            found.extend(called.flat_map(|called| running(called, computations)));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use super::*;
 use crate::hlo::Graph;
 use crate::model::{ClassifierConfig, HeadConfig, Size};
-use crate::proto::{AliasEntryProto, HloInputOutputAliasProto, HloModuleConfigProto, HloModuleProto};
+use crate::proto::{
+    AliasEntryProto, HloInputOutputAliasProto, HloModuleConfigProto, ShapeProto, primitive_type,
+};
 use crate::train::{StepConfig, train_step};
 
 fn instruction(id: i64, opcode: &str, operands: &[i64]) -> HloInstructionProto {
@@ -163,6 +165,26 @@ fn library_calls_are_counted_by_target() {
     let calls = analyse(module(vec![entry]), 1, 0).library_calls;
     let calls = calls.iter().map(|call| (&*call.target, call.count)).collect::<Vec<_>>();
     assert_eq!(calls, [("__cublas$gemm", 2), ("__triton_gemm", 1)]);
+}
+
+/// A GPU's command buffers are calls.
+#[test]
+fn fusions_are_counted_by_kind_where_they_run() {
+    let fusion = |id, kind: &str, generator: &str| HloInstructionProto {
+        fusion_kind: kind.into(),
+        called_computation_ids: vec![2],
+        backend_config: format!(r#"{{"fusion_backend_config":{{"kind":"{generator}"}}}}"#).into_bytes(),
+        ..instruction(id, "fusion", &[])
+    };
+    let nested = computation(2, vec![fusion(1, "kInput", "")]);
+    let buffer = computation(3, vec![fusion(1, "kLoop", ""), fusion(2, "kCustom", "__triton_gemm")]);
+    let entry = vec![
+        fusion(1, "kLoop", ""),
+        HloInstructionProto { called_computation_ids: vec![3], ..instruction(2, "call", &[]) },
+    ];
+    let fusions = analyse(module(vec![nested, buffer, computation(1, entry)]), 1, 0).fusions;
+    let fusions = fusions.iter().map(|one| (&*one.kind, one.count)).collect::<Vec<_>>();
+    assert_eq!(fusions, [("kLoop", 2), ("__triton_gemm", 1)]);
 }
 
 /// Before any compiler: one all-reduce per trained weight, of the number of examples and of the two metrics; every

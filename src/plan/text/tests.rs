@@ -165,6 +165,7 @@ fn attributes_are_written_as_xla_writes_them() {
         (printed("reduce", |i| (i.dimensions, i.called_computation_ids) = (vec![0, 2], vec![8])),
             "reduce(%x), dimensions={0,2}, to_apply=%a"),
         (printed("iota", |i| (i.dimensions, i.operand_ids) = (vec![1], vec![])), "iota(), iota_dimension=1"),
+        (printed("rng-bit-generator", |_| ()), "rng-bit-generator(%x), algorithm=rng_default"),
         (printed("parameter", |i| i.parameter_number = 7), "parameter(7)"),
         (printed("get-tuple-element", |i| i.tuple_index = 2), "get-tuple-element(%x), index=2"),
         (printed("slice", |i| i.slice_dimensions = slices(&[[0, 1, 1], [2, 8, 3]])),
