@@ -10,6 +10,7 @@ use crate::model::ConfigError;
 use crate::pjrt::{self, Backend};
 use crate::plan::ModuleError;
 use crate::report::ReportError;
+use crate::train::StepKind;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -29,6 +30,10 @@ pub enum Error {
     NoBackend(Vec<(Backend, String)>),
     #[error("the loss is {loss} after {steps} steps: the run has diverged; try a lower --learning-rate")]
     Diverged { loss: f64, steps: u64 },
+    #[error(
+        "the {step} step does not fit {target}: {reason}; choose a smaller --batch-size or --max-length, or more devices"
+    )]
+    TooLarge { step: StepKind, target: String, reason: String },
     #[error(transparent)]
     Pjrt(#[from] pjrt::Error),
     #[error(transparent)]
@@ -55,7 +60,7 @@ impl Error {
     /// True where the user's input or arguments are at fault (exit code 2), false for a failure (exit code 1).
     pub fn is_input_error(&self) -> bool {
         match self {
-            Self::Usage(_) | Self::Input { .. } | Self::NoBackend(_) => true,
+            Self::Usage(_) | Self::Input { .. } | Self::NoBackend(_) | Self::TooLarge { .. } => true,
             Self::File { .. } | Self::Diverged { .. } | Self::Module(_) => false,
             Self::Pjrt(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),

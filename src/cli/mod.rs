@@ -4,7 +4,9 @@ mod demo;
 mod encode;
 mod evaluate;
 mod graph;
+mod model;
 mod options;
+mod plan;
 mod plugins;
 mod predict;
 mod train;
@@ -46,6 +48,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Print a step's program as HLO text
     Graph(graph::GraphArgs),
+    /// Compile for TPUs or a GPU that needn't be here: memory, time and cost of a step
+    Plan(plan::PlanArgs),
     /// List the PJRT plugins and their devices, or install one
     Plugins(plugins::PluginsArgs),
 }
@@ -59,6 +63,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Encode(args) => encode::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Plugins(args) => plugins::run(&args),
     }
 }

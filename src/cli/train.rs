@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, check_output_folder, count};
 use super::{note, print, print_json};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Dataset, LabelMap, Purpose, Table, Tokenizer, train_test_split};
 use crate::error::{Error, Result};
 use crate::hub::{Hub, ModelFiles};
-use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
+use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord, History, median, plot_history};
 use crate::run_folder::{WEIGHTS, open_tokenizer, open_weights, write_description, write_weights};
 use crate::strategy::Strategy;
@@ -68,24 +69,8 @@ pub struct ModelArgs {
     /// Start from random weights: only the configuration and the tokenizer are read
     #[arg(long)]
     pub random_weights: bool,
-    /// Tokens per text; longer ones are cut, shorter ones padded
-    #[arg(long, default_value_t = 140, value_name = "TOKENS")]
-    pub max_length: usize,
-    /// Hide the padding from attention (the recipe attends to it)
-    #[arg(long)]
-    pub mask: bool,
-    /// Width of the output [default: the highest class of --labels, plus one]
-    #[arg(long, value_parser = count(), value_name = "N")]
-    pub num_classes: Option<usize>,
-    /// Dropout after each hidden dense layer of the head
-    #[arg(long, default_value_t = 0.3, value_name = "RATE")]
-    pub dropout: f64,
-    /// Dropout within the encoder [default: what the model's config.json says]
-    #[arg(long, value_name = "RATE")]
-    pub encoder_dropout: Option<f64>,
-    /// Leave the embedding of [PAD] as it is, as PyTorch does (Keras trains it)
-    #[arg(long)]
-    pub freeze_padding: bool,
+    #[command(flatten)]
+    pub classifier: ClassifierArgs,
 }
 
 /// How it is trained.
@@ -168,7 +153,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     }
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
     let files = ModelFiles::resolve(name, revision.as_deref(), !random_weights, &Hub::from_env()?)?;
-    let model = model_config(&args.model, BertConfig::read(&files.config)?, labels)?;
+    let model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
     let tokenizer = open_tokenizer(&files, &model.bert, model.max_length)?;
     let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
     let split = train_test_split(table.texts.len(), args.recipe.dev_size, args.recipe.split_seed)?;
@@ -176,24 +161,14 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
 }
 
 /// The classifier that the flags ask for, on an encoder.
-fn model_config(args: &ModelArgs, mut bert: BertConfig, labels: &LabelMap) -> Result<ClassifierConfig> {
-    let usage = |message: String| Err(Error::Usage(message));
-    for (flag, rate) in [("--dropout", Some(args.dropout)), ("--encoder-dropout", args.encoder_dropout)] {
-        if let Some(rate) = rate.filter(|rate| !(0.0..1.0).contains(rate)) {
-            return usage(format!("{flag} {rate}: expected a share from 0 to less than 1"));
+fn model_config(args: &ClassifierArgs, bert: BertConfig, labels: &LabelMap) -> Result<ClassifierConfig> {
+    let needed = labels.num_classes();
+    match args.num_classes {
+        Some(given) if given < needed => {
+            Err(Error::Usage(format!("--num-classes {given}: --labels {labels} needs {needed}")))
         }
+        _ => args.config(bert, MAX_LENGTH, needed),
     }
-    if let Some(rate) = args.encoder_dropout {
-        (bert.hidden_dropout_prob, bert.attention_probs_dropout_prob) = (rate, rate);
-    }
-    let num_classes = args.num_classes.unwrap_or(labels.num_classes());
-    if num_classes < labels.num_classes() {
-        let needed = labels.num_classes();
-        return usage(format!("--num-classes {num_classes}: --labels {labels} needs {needed}"));
-    }
-    let head = HeadConfig { dropout: args.dropout, num_classes, ..HeadConfig::default() };
-    let ModelArgs { max_length, mask, freeze_padding, .. } = *args;
-    Ok(ClassifierConfig { bert, head, max_length, mask, freeze_padding })
 }
 
 fn trainer(args: &TrainArgs, job: &Job, strategy: Strategy) -> Result<Trainer> {

@@ -151,6 +151,8 @@ fn key(client: &Client, program: &Program<'_>, options: &CompileOptions) -> Resu
     if let Ok(metadata) = fs::metadata(plugin.path()) {
         add(format!("{} {:?}", metadata.len(), metadata.modified().ok()).as_bytes());
     }
+    // Each process of a slice compiles for its own devices among all.
+    add(&client.process_index().to_le_bytes());
     for device in client.devices() {
         add(format!("{} {} {}", device.id(), device.process_index(), device.kind()).as_bytes());
     }

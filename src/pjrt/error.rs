@@ -103,6 +103,11 @@ impl Error {
         }
     }
 
+    /// True when a program, or the data that it runs on, doesn't fit the device's memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Plugin { code: "RESOURCE_EXHAUSTED", .. })
+    }
+
     /// For `map_err`: names the file that an I/O error is about.
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();

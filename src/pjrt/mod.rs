@@ -16,6 +16,7 @@ mod execute;
 pub mod install;
 mod options;
 mod plugin;
+mod quiet;
 mod sys;
 mod topology;
 mod value;

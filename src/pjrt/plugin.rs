@@ -9,6 +9,7 @@ use super::api::Api;
 use super::client::Client;
 use super::error::{Error, Result};
 use super::install;
+use super::quiet::without_stderr;
 use super::topology::Topology;
 use super::value::Value;
 
@@ -226,7 +227,8 @@ fn probe_tpu() -> std::result::Result<(), String> {
     ))
 }
 
-/// Without a TPU, libtpu compiles ahead of time; these keep it from asking a metadata server where it is.
+/// Without a TPU, libtpu compiles ahead of time: these keep it from asking a metadata server where it is, and from
+/// locking out other processes, which it does to share no chip with them.
 fn tpu_environment() -> Vec<(&'static str, String)> {
     if probe_tpu().is_ok() {
         return Vec::new();
@@ -236,6 +238,7 @@ fn tpu_environment() -> Vec<(&'static str, String)> {
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_ACCELERATOR_TYPE", "v3-8"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
     ];
     let unset = variables.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
     unset.map(|(name, value)| (name, value.to_owned())).collect()
@@ -308,7 +311,11 @@ impl Plugin {
         // A bare file name would make the loader search its own folders instead.
         let path = std::path::absolute(path).map_err(Error::io(path))?;
         prepare_environment(backend);
-        let api = Api::load(backend, &path)?;
+        // What plugins print while they are opened, the log level doesn't hold back.
+        let api = match std::env::var(LOG_LEVEL).is_ok_and(|level| level == SILENT) {
+            true => without_stderr(|| Api::load(backend, &path)),
+            false => Api::load(backend, &path),
+        }?;
         Ok(Self { backend, path: path.into(), api })
     }
 
@@ -339,13 +346,16 @@ impl Plugin {
     }
 }
 
+/// The plugins' variable for how much they log, and the value that leaves fatal messages alone: errors come back through
+/// the C API.
+const LOG_LEVEL: &str = "TF_CPP_MIN_LOG_LEVEL";
+const SILENT: &str = "3";
+
 /// Sets the variables that a plugin reads while it is opened, where the user has not.
 fn prepare_environment(backend: Backend) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // 3 leaves fatal messages alone; errors come back through the C API.
-    let quiet = ("TF_CPP_MIN_LOG_LEVEL", "3".to_owned());
-    let quiet = std::env::var_os(quiet.0).is_none().then_some(quiet);
+    let quiet = std::env::var_os(LOG_LEVEL).is_none().then(|| (LOG_LEVEL, SILENT.to_owned()));
     for (name, value) in quiet.into_iter().chain((backend.platform().environment)()) {
         // SAFETY: the standard library serializes all access from Rust. C code that reads the environment is that
         // of plugins loaded before; each variable is set at most once, by the first load that needs it, which the

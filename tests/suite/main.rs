@@ -17,6 +17,7 @@ mod hlo_properties;
 mod hlo_random;
 mod hub;
 mod pjrt;
+mod plan;
 mod plugins;
 mod replicas;
 mod slices;

@@ -1,0 +1,338 @@
+//! `bert-xla plan`: what a job will take of hardware that isn't here.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+
+use super::model::{ClassifierArgs, MAX_LENGTH};
+use super::options::count;
+use super::{note, print, print_json};
+use crate::error::{Error, Result};
+use crate::hub::{Hub, ModelFiles};
+use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
+use crate::plan::{self, Bound, Chip, Compiler, GpuTarget, StepPlan, Target, Topology, largest_batch};
+use crate::report::bar_chart;
+use crate::run_folder::write_text;
+use crate::train::{StepConfig, StepKind};
+
+/// Compile a job's steps for a slice of TPUs, or for a GPU, on a machine that has neither: what they take of memory
+/// and time, and where the time goes.
+///
+/// The compiler is the one that the job itself will use: libtpu for TPUs, XLA's CUDA plugin for GPUs. It is
+/// installed if it is missing. Nothing runs, so times are the roofline's and the compiler's estimates.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("target").required(true), after_help = "Examples:\n  \
+    bert-xla plan --topology v3:2x2x1                          # the recipe on a v3-8: 8 cores, 2 rows each\n  \
+    bert-xla plan --topology v5e:2x4 --size tiny --json\n  \
+    bert-xla plan --topology v6e:2x2 --model ./minilm --max-length 64 --batch-size 256 --step train\n  \
+    bert-xla plan --topology v3:2x2x1 --step train --largest-batch\n  \
+    bert-xla plan --topology v3:2x2x1 --step train --chart plan.png --optimized-hlo train.hlo\n  \
+    bert-xla plan --gpu h100 --batch-size 64")]
+pub struct PlanArgs {
+    /// A slice of TPUs: its chip, and the number of chips along each axis, such as v3:2x2x1 or v5e:2x4
+    #[arg(long, group = "target", value_name = "CHIP:AxB[xC]")]
+    topology: Option<String>,
+    /// One GPU: a100, h100 or h200
+    #[arg(long, group = "target", value_name = "NAME")]
+    gpu: Option<String>,
+    /// The encoder: tiny, minilm, mbert, bert-base or bert-large
+    #[arg(long, default_value_t = Size::MBert, value_name = "SIZE")]
+    size: Size,
+    /// The encoder, as a folder or a model id of the Hugging Face Hub: only its configuration is read
+    #[arg(long, conflicts_with = "size", value_name = "ID|DIR")]
+    model: Option<String>,
+    #[command(flatten)]
+    classifier: ClassifierArgs,
+    /// Examples per step, over all replicas
+    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
+    batch_size: usize,
+    /// Data-parallel replicas [default: all devices of the slice]
+    #[arg(long, value_parser = count(), value_name = "N")]
+    replicas: Option<usize>,
+    /// train, eval or predict; may repeat [default: all three]
+    #[arg(long, value_name = "STEP")]
+    step: Vec<StepKind>,
+    /// Search the largest batch whose train step fits, instead; each try is a compilation
+    #[arg(long, conflicts_with_all = ["step", "chart", "optimized_hlo"])]
+    largest_batch: bool,
+    /// Draw the first step's cycles by part of the model [default file: plan.png]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "plan.png")]
+    chart: Option<PathBuf>,
+    /// Write the first step's program as the compiler left it
+    #[arg(long, value_name = "FILE")]
+    optimized_hlo: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a plan says, apart from its steps.
+#[derive(Serialize)]
+struct Job {
+    target: String,
+    chip: &'static Chip,
+    compiler: String,
+    devices: usize,
+    processes: usize,
+    replicas: usize,
+    batch_size: usize,
+    rows_per_replica: usize,
+}
+
+/// The answer to `--largest-batch`.
+#[derive(Serialize)]
+struct LargestBatch {
+    rows_per_replica: usize,
+    batch_size: usize,
+}
+
+pub fn run(args: &PlanArgs) -> Result<()> {
+    let target = args.target()?;
+    let model = args.model()?;
+    let compiler = Compiler::new(target)?;
+    let devices = compiler.devices();
+    let replicas = args.replicas.unwrap_or(devices);
+    if replicas > devices {
+        let name = compiler.target().name();
+        return Err(Error::Usage(format!(
+            "--replicas {replicas}: expected 1 to {devices}, the devices of {name}"
+        )));
+    }
+    if !args.batch_size.is_multiple_of(replicas) {
+        return Err(Error::Usage(format!(
+            "--batch-size {} can't be split evenly over {replicas} replicas; choose a multiple of {replicas}, \
+             or other --replicas",
+            args.batch_size
+        )));
+    }
+    let config = StepConfig { model, batch_size: args.batch_size / replicas, replicas };
+    let job = Job {
+        target: compiler.target().name().to_owned(),
+        chip: compiler.target().chip(),
+        compiler: compiler.version()?,
+        devices,
+        processes: compiler.processes(),
+        replicas,
+        batch_size: args.batch_size,
+        rows_per_replica: config.batch_size,
+    };
+    if args.largest_batch {
+        return search(args, &compiler, &job, &config);
+    }
+    let steps = args.steps(&compiler, &config)?;
+    args.write_files(&steps[0])?;
+    if args.json {
+        #[derive(Serialize)]
+        struct Plan<'a> {
+            #[serde(flatten)]
+            job: &'a Job,
+            steps: &'a [StepPlan],
+        }
+        return print_json(serde_json::to_string_pretty(&Plan { job: &job, steps: &steps }));
+    }
+    print(&format!("{}\n{}", job.text(), table(job.chip, &steps)))?;
+    steps.iter().try_for_each(|step| print(&details(step)))
+}
+
+impl PlanArgs {
+    fn target(&self) -> Result<Target> {
+        match (&self.topology, &self.gpu) {
+            (Some(topology), _) => Ok(Target::Tpu(Topology::parse(topology)?)),
+            (None, Some(gpu)) => Ok(Target::Gpu(GpuTarget::new(gpu)?)),
+            (None, None) => Err(Error::Usage("plan needs --topology or --gpu".into())),
+        }
+    }
+
+    fn model(&self) -> Result<ClassifierConfig> {
+        let Some(model) = &self.model else { return self.classifier.of_size(self.size) };
+        let files = ModelFiles::resolve(model, None, false, &Hub::from_env()?)?;
+        let num_classes = HeadConfig::default().num_classes;
+        self.classifier.config(BertConfig::read(&files.config)?, MAX_LENGTH, num_classes)
+    }
+
+    /// Compiles the steps that were asked for.
+    fn steps(&self, compiler: &Compiler, config: &StepConfig) -> Result<Vec<StepPlan>> {
+        let steps = if self.step.is_empty() { &StepKind::ALL[..] } else { &self.step };
+        let compile = |step: &StepKind| {
+            note(&format!("Compiling the {step} step for {}", compiler.target().name()));
+            StepPlan::new(compiler, *step, config)
+        };
+        steps.iter().map(compile).collect()
+    }
+
+    fn write_files(&self, step: &StepPlan) -> Result<()> {
+        if let Some(path) = &self.chart {
+            if step.analysis.groups.is_empty() {
+                return Err(Error::Usage(
+                    "--chart draws the compiler's cycles, which only TPU's compiler estimates".into(),
+                ));
+            }
+            let bars = step.analysis.groups.iter();
+            let bars = bars.map(|group| (group.name.to_owned(), group.cycles as f64)).collect::<Vec<_>>();
+            let title = format!("{} step on {}", step.step, self.topology.as_deref().unwrap_or_default());
+            bar_chart(path, &title, "cycles per step", &bars)?;
+        }
+        match &self.optimized_hlo {
+            Some(path) => write_text(path, &plan::to_text(&step.optimized)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn search(args: &PlanArgs, compiler: &Compiler, job: &Job, config: &StepConfig) -> Result<()> {
+    let tried = |rows: usize, fits: bool| {
+        let verdict = if fits { "fits" } else { "does not fit" };
+        note(&format!("{rows} rows per replica: {verdict}"));
+    };
+    let Some(rows) = largest_batch(compiler, config, tried)? else {
+        let name = compiler.target().name();
+        return Err(Error::Usage(format!(
+            "not even one row per replica fits {name}: choose a smaller model"
+        )));
+    };
+    let largest = LargestBatch { rows_per_replica: rows, batch_size: rows * config.replicas };
+    if args.json {
+        #[derive(Serialize)]
+        struct Plan<'a> {
+            #[serde(flatten)]
+            job: &'a Job,
+            largest_batch: LargestBatch,
+        }
+        return print_json(serde_json::to_string_pretty(&Plan { job, largest_batch: largest }));
+    }
+    print(&format!(
+        "{}\nLargest batch that fits: {} ({rows} rows on each of {} replicas)\n",
+        job.text(),
+        largest.batch_size,
+        config.replicas
+    ))
+}
+
+impl Job {
+    fn text(&self) -> String {
+        let Self { target, chip, compiler, devices, replicas, batch_size, rows_per_replica, .. } = self;
+        format!(
+            "{target}: {} of {}; {}, {} each, a batch of {batch_size}\n\
+             Compiler: {compiler}\n\
+             A device: {} at {:.0} GB/s, {:.1} TFLOP/s in {} ({})\n",
+            plural(*devices, "device"),
+            chip.product,
+            plural(*replicas, "replica"),
+            plural(*rows_per_replica, "row"),
+            size(chip.hbm_bytes),
+            chip.hbm_bandwidth / 1e9,
+            chip.peak_flops / 1e12,
+            chip.precision,
+            chip.source,
+        )
+    }
+}
+
+/// A column per step, each for one device.
+fn table(chip: &Chip, steps: &[StepPlan]) -> String {
+    type Cell = fn(&StepPlan) -> String;
+    let rows: [(&str, Cell); 13] = [
+        ("compiled in", |step| format!("{:.1} s", step.compile_seconds)),
+        ("arguments", |step| size(step.memory.arguments)),
+        ("  updated in place", |step| size(step.memory.state)),
+        ("other results", |step| size(step.memory.outputs)),
+        ("temporaries", |step| size(step.memory.temporaries)),
+        ("code", |step| size(step.memory.code)),
+        ("memory, in all", |step| {
+            let verdict = if step.memory.fits { "fits" } else { "too much" };
+            format!("{} {verdict}", size(step.memory.total))
+        }),
+        ("operations", |step| format!("{:.2} GFLOP", step.flops / 1e9)),
+        ("memory traffic", |step| format!("{:.2} GB", step.bytes / 1e9)),
+        ("roofline", |step| {
+            let bound = match step.bound {
+                Bound::Compute => "compute",
+                Bound::Memory => "memory",
+            };
+            format!("{:.2} ms {bound}", step.roofline_seconds * 1e3)
+        }),
+        ("estimate", |step| {
+            step.analysis
+                .cycles
+                .map_or("-".to_owned(), |cycles| format!("{:.3} Mcycles", cycles as f64 / 1e6))
+        }),
+        ("  in time", |step| {
+            step.estimated_seconds.map_or("-".to_owned(), |seconds| format!("{:.2} ms", seconds * 1e3))
+        }),
+        ("all-reduced", |step| {
+            let bytes = step.analysis.collectives.iter().map(|collective| collective.bytes).sum::<u64>();
+            if bytes == 0 { "-".to_owned() } else { size(bytes) }
+        }),
+    ];
+    let mut text = format!("{:<20}", "Per device and step");
+    steps.iter().for_each(|step| text.push_str(&format!("{:>20}", step.step.name())));
+    for (name, cell) in rows {
+        text.push_str(&format!("\n{name:<20}"));
+        steps.iter().for_each(|step| text.push_str(&format!("{:>20}", cell(step))));
+    }
+    text.push_str(&match (steps.iter().any(|step| step.analysis.cycles.is_some()), chip.clock_hz) {
+        (true, Some(clock)) => {
+            format!(
+                "\nThe estimate is the compiler's, without collectives; in time at {:.0} MHz.\n",
+                clock / 1e6
+            )
+        }
+        (true, None) => {
+            "\nThe estimate is the compiler's, without collectives; the chip's clock is not published.\n"
+                .to_owned()
+        }
+        (false, _) => "\nThis compiler makes no estimate of time.\n".to_owned(),
+    });
+    text
+}
+
+/// Where one step's time goes.
+fn details(step: &StepPlan) -> String {
+    let analysis = &step.analysis;
+    let mut text = format!("\n{} step", step.step);
+    if let Some(cycles) = analysis.cycles {
+        text.push_str(&format!(": {cycles} cycles\n"));
+        for group in &analysis.groups {
+            text.push_str(&format!("  {:>5.1}%  {}\n", percent(group.cycles, cycles), group.name));
+        }
+        text.push_str("  the costliest instructions:\n");
+        for one in &analysis.costliest {
+            let share = percent(one.cycles, cycles);
+            let layer = if one.layer.is_empty() { "(no layer)" } else { &one.layer };
+            text.push_str(&format!("  {share:>5.1}%  {layer}  [{}]\n", one.name));
+        }
+    } else {
+        text.push_str(":\n");
+    }
+    for collective in &analysis.collectives {
+        let (opcode, bytes) = (&collective.opcode, size(collective.bytes));
+        text.push_str(&format!("  {} {opcode}, {bytes} of operands\n", collective.count));
+    }
+    for one in &analysis.fusions {
+        text.push_str(&format!("  {} fusions of kind {}\n", one.count, one.kind));
+    }
+    // What TPU's compiler calls so are marks of its own.
+    for one in analysis.library_calls.iter().filter(|_| analysis.cycles.is_none()) {
+        text.push_str(&format!("  {} calls of {}\n", one.count, one.target));
+    }
+    text
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}
+
+/// Bytes in the unit that suits them.
+fn size(bytes: u64) -> String {
+    let kib = bytes as f64 / 1024.0;
+    match kib {
+        ..1024.0 => format!("{kib:.1} KiB"),
+        ..1e7 => format!("{:.1} MiB", kib / 1024.0),
+        _ => format!("{:.1} GiB", kib / (1024.0 * 1024.0)),
+    }
+}
+
+fn plural(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}

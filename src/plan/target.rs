@@ -1,0 +1,110 @@
+//! Hardware that a step is compiled for although it isn't here.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{Chip, GpuTarget, TOPOLOGIES, Topology};
+use crate::error::{Error, Result};
+use crate::hlo::Program;
+use crate::pjrt::install::ensure_installed;
+use crate::pjrt::{self, Backend, CompileOptions, Executable, Plugin, ProgramFormat, Value};
+
+/// A slice of TPUs, or one GPU.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    Tpu(Topology),
+    Gpu(GpuTarget),
+}
+
+impl Target {
+    /// As the user names it: `v3:2x2x1`, `h100`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Tpu(topology) => &topology.name,
+            Self::Gpu(gpu) => gpu.chip.name,
+        }
+    }
+
+    pub fn chip(&self) -> &'static Chip {
+        match self {
+            Self::Tpu(topology) => topology.chip,
+            Self::Gpu(gpu) => gpu.chip,
+        }
+    }
+
+    pub fn backend(&self) -> Backend {
+        match self {
+            Self::Tpu(_) => Backend::Tpu,
+            Self::Gpu(_) => Backend::Gpu,
+        }
+    }
+}
+
+/// A plugin's compiler, set up for a [`Target`].
+pub struct Compiler {
+    target: Target,
+    topology: pjrt::Topology,
+}
+
+impl Compiler {
+    /// Loads the target's plugin, which is installed first if it is missing.
+    ///
+    /// # Errors
+    /// A plugin that can't be had, or one that doesn't know the topology.
+    pub fn new(target: Target) -> Result<Self> {
+        let backend = target.backend();
+        let plugin = Plugin::load(backend, &ensure_installed(backend)?)?;
+        let topology = match &target {
+            Target::Tpu(topology) => plugin.topology(&topology.name, &[]).map_err(|error| match error {
+                pjrt::Error::UnknownTopology { name, message, .. } => Error::Usage(format!(
+                    "--topology {name}: libtpu refuses it ({message}); known to work: {}",
+                    TOPOLOGIES.join(", ")
+                )),
+                other => other.into(),
+            })?,
+            Target::Gpu(gpu) => {
+                let config = Value::String(gpu.to_text_proto());
+                let one = Value::String("1x1x1".to_owned());
+                plugin.topology("", &[("target_config", config), ("topology", one)])?
+            }
+        };
+        Ok(Self { target, topology })
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// All devices of the target, over all hosts.
+    pub fn devices(&self) -> usize {
+        self.topology.devices().len()
+    }
+
+    /// Processes that drive the devices, as the compiler supposes: one to each board of 4 chips.
+    pub fn processes(&self) -> usize {
+        let devices = self.topology.devices().iter();
+        devices.map(|device| device.process_index).collect::<BTreeSet<_>>().len()
+    }
+
+    /// The compiler's version, in its own words.
+    pub fn version(&self) -> Result<String> {
+        let version = self.topology.platform_version()?;
+        Ok(version.lines().collect::<Vec<_>>().join(", "))
+    }
+
+    /// Compiles `program` for `replicas` of the devices, and says how long it took.
+    ///
+    /// # Errors
+    /// [`pjrt::Error::is_out_of_memory`] tells a program that doesn't fit from a failure.
+    pub fn compile(&self, program: &Program<'_>, replicas: usize) -> pjrt::Result<(Executable, Duration)> {
+        let ids = self.topology.devices().iter().take(replicas).map(|device| device.id).collect::<Vec<_>>();
+        let program = pjrt::Program {
+            format: ProgramFormat::Hlo,
+            code: &program.to_hlo_proto(),
+            parameters: &program.parameter_shapes(),
+        };
+        let started = Instant::now();
+        let executable = self.topology.compile(&program, &CompileOptions::on_devices(ids))?;
+        Ok((executable, started.elapsed()))
+    }
+}

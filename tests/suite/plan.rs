@@ -1,0 +1,174 @@
+//! Programs compiled ahead of time by the real compilers, for TPUs and a GPU that aren't here.
+//!
+//! They run where the plugins are installed (`bert-xla plugins install tpu`, `gpu`), and are skipped elsewhere: each
+//! is a download of some 150 MB. Each compilation is a process of its own.
+
+use std::fs;
+
+use bert_xla::hlo::Graph;
+use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
+use bert_xla::nn::Weight;
+use bert_xla::pjrt::Backend;
+use bert_xla::pjrt::install::is_installed;
+use bert_xla::train::{StepConfig, train_step};
+use serde_json::Value as Json;
+
+use crate::common::cli::{command, fails, works};
+use crate::common::empty_folder;
+
+fn is_here(backend: Backend) -> bool {
+    let here = is_installed(backend).unwrap();
+    if !here {
+        eprintln!("skipped: no {backend} plugin; `bert-xla plugins install {backend}` brings it");
+    }
+    here
+}
+
+fn plan(arguments: &[&str]) -> Json {
+    let arguments = [&["plan", "--size", "tiny", "--json"], arguments].concat();
+    serde_json::from_str(&works(&arguments)).unwrap()
+}
+
+/// The weights that the tiny model's train step updates.
+fn trained_weights() -> Vec<Weight> {
+    let (bert, max_length) = (Size::Tiny.config(), Size::Tiny.max_length());
+    let model = ClassifierConfig {
+        bert,
+        head: HeadConfig::default(),
+        max_length,
+        mask: false,
+        freeze_padding: false,
+    };
+    let graph = Graph::new();
+    train_step(&graph, &StepConfig { model, batch_size: 1, replicas: 1 }).weights
+}
+
+fn bytes(weights: &[Weight]) -> f64 {
+    weights.iter().map(|weight| 4.0 * weight.shape.num_elements() as f64).sum()
+}
+
+/// Weights, moments and the step count live on in place, and memory stays below `limit` MiB.
+fn check_memory(step: &Json, limit: f64) {
+    let weights = trained_weights();
+    assert_eq!(step["aliases"], 3 * weights.len() + 1);
+    let memory = |field: &str| step["memory"][field].as_f64().unwrap();
+    let state = 3.0 * bytes(&weights) + 4.0;
+    // Tiles pad a little.
+    assert!((state..1.1 * state).contains(&memory("state")), "{} of {state}", memory("state"));
+    assert!(memory("arguments") - memory("state") < 64.0 * 1024.0, "{}", step["memory"]);
+    assert!(memory("outputs") < 64.0 * 1024.0, "{}", step["memory"]);
+    assert!(memory("total") < limit * f64::from(1 << 20), "{}", step["memory"]);
+    assert_eq!(step["memory"]["fits"], true);
+}
+
+fn check_slice(topology: &str, replicas: usize, processes: usize) {
+    let plan = plan(&["--topology", topology, "--batch-size", "64", "--step", "train"]);
+    assert_eq!((&plan["devices"], &plan["replicas"]), (&replicas.into(), &replicas.into()), "{topology}");
+    assert_eq!(plan["processes"], processes, "{topology}");
+    assert_eq!(plan["rows_per_replica"], 64 / replicas);
+    let step = &plan["steps"][0];
+    assert_eq!(step["replicas"], replicas, "{topology}");
+    check_memory(step, 100.0);
+    // Every gradient is summed over the replicas, and with them three numbers: examples, loss, right answers.
+    let collectives = step["collectives"].as_array().unwrap();
+    let summed = collectives.iter().filter(|one| one["opcode"] == "all-reduce");
+    let summed = summed.map(|one| one["bytes"].as_f64().unwrap()).sum::<f64>();
+    assert_eq!(summed, bytes(&trained_weights()) + 12.0, "{topology}: {collectives:?}");
+    let cycles = step["cycles"].as_f64().unwrap();
+    assert!(cycles > 1e4, "{topology}: {cycles} cycles");
+    let groups = step["groups"].as_array().unwrap();
+    let in_groups = groups.iter().map(|group| group["cycles"].as_f64().unwrap()).sum::<f64>();
+    assert_eq!(in_groups, cycles, "{topology}");
+    assert_eq!(step["costliest"].as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn the_train_step_compiles_for_8_devices() {
+    if is_here(Backend::Tpu) {
+        check_slice("v3:2x2x1", 8, 1);
+        check_slice("v5e:2x4", 8, 2);
+    }
+}
+
+#[test]
+fn the_train_step_compiles_for_slices_of_several_hosts() {
+    if is_here(Backend::Tpu) {
+        check_slice("v5e:4x4", 16, 4);
+        check_slice("v3:4x4x1", 32, 4);
+    }
+}
+
+#[test]
+fn a_plan_names_all_steps_and_writes_what_is_asked_for() {
+    if !is_here(Backend::Tpu) {
+        return;
+    }
+    let folder = empty_folder("plan_files");
+    let (chart, hlo) = (folder.join("plan.png"), folder.join("train.hlo"));
+    let (chart_path, hlo_path) = (chart.to_str().unwrap(), hlo.to_str().unwrap());
+    let topology = ["plan", "--topology", "v3:2x2x1", "--size", "tiny"];
+    let files = ["--chart", chart_path, "--optimized-hlo", hlo_path];
+    let text = works(&[&topology[..], &files[..]].concat());
+    for expected in [
+        "v3:2x2x1: 8 devices of TPU v3; 8 replicas, 2 rows each, a batch of 16",
+        "A device: 16.0 GiB at 450 GB/s, 61.5 TFLOP/s in bf16",
+        "Per device and step                train                eval             predict",
+        "in time at 940 MHz",
+        "train step: ",
+        "eval step: ",
+        "predict step: ",
+        "Adam",
+        "all-reduce",
+    ] {
+        assert!(text.contains(expected), "no `{expected}` in\n{text}");
+    }
+    assert!(fs::read(chart).unwrap().starts_with(b"\x89PNG"));
+    let hlo = fs::read_to_string(hlo).unwrap();
+    assert!(hlo.starts_with("HloModule train_step"), "{}", &hlo[..80]);
+    assert!(hlo.contains("\nENTRY ") && hlo.contains("all-reduce"));
+}
+
+#[test]
+fn the_train_step_compiles_for_a_gpu() {
+    if !is_here(Backend::Gpu) {
+        return;
+    }
+    let plan = plan(&["--gpu", "h100", "--step", "train"]);
+    assert_eq!((&plan["devices"], &plan["replicas"], &plan["processes"]), (&1.into(), &1.into(), &1.into()));
+    let step = &plan["steps"][0];
+    check_memory(step, 100.0);
+    assert_eq!(step["collectives"], Json::Array(vec![]));
+    assert_eq!((&step["cycles"], &step["estimated_seconds"]), (&Json::Null, &Json::Null));
+    assert!(step["roofline_seconds"].as_f64().unwrap() > 0.0);
+    assert!(!step["fusions"].as_array().unwrap().is_empty());
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], expected: &str) {
+    let error = fails(&mut command(&[&["plan", "--size", "tiny"], arguments].concat()), 2);
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused_in_one_line() {
+    let known = "expected one such as v2:2x2x1, v3:2x2x1";
+    refused(&["--topology", "v3-8"], &format!("error: --topology v3-8: not a TPU topology; {known}"));
+    refused(&["--topology", "v9:2x2x1"], known);
+    refused(
+        &["--gpu", "v100"],
+        "error: --gpu v100: not a GPU that is known here; expected one of a100, h100, h200",
+    );
+    if is_here(Backend::Tpu) {
+        let slice = ["--topology", "v5e:2x2"];
+        refused(&["--topology", "v5e:3x5"], "known to work: v2:2x2x1");
+        refused(
+            &[&slice[..], &["--batch-size", "6"]].concat(),
+            "--batch-size 6 can't be split evenly over 4 replicas; choose a multiple of 4",
+        );
+        refused(&[&slice[..], &["--replicas", "5"]].concat(), "--replicas 5: expected 1 to 4");
+        refused(
+            &[&slice[..], &["--max-length", "65"]].concat(),
+            "--max-length 65: this encoder reads 1 to 64 tokens",
+        );
+    }
+}
