@@ -78,7 +78,7 @@ pub struct Collective {
     pub bytes: u64,
 }
 
-/// Calls of one routine that is not made from HLO: a library's, or a kernel of Triton's.
+/// Calls of one routine that is not made from HLO, such as a library's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LibraryCall {
     pub target: String,
@@ -304,18 +304,11 @@ fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
     found.into_iter().map(collective).collect()
 }
 
-/// Custom calls by target and fusions by the name of the generator that makes them, where they have one.
 fn library_calls(computations: &[HloComputationProto]) -> Vec<LibraryCall> {
     let mut calls = BTreeMap::<String, usize>::new();
-    for instruction in computations.iter().flat_map(|computation| &computation.instructions) {
-        let target = match &*instruction.opcode {
-            "custom-call" => Some(instruction.custom_call_target.clone()),
-            "fusion" => BackendConfig::of(instruction).fusion_kind(),
-            _ => None,
-        };
-        if let Some(target) = target.filter(|target| !target.is_empty()) {
-            *calls.entry(target).or_default() += 1;
-        }
+    let instructions = computations.iter().flat_map(|computation| &computation.instructions);
+    for call in instructions.filter(|one| one.opcode == "custom-call") {
+        *calls.entry(call.custom_call_target.clone()).or_default() += 1;
     }
     calls.into_iter().map(|(target, count)| LibraryCall { target, count }).collect()
 }

@@ -157,14 +157,11 @@ fn library_calls_are_counted_by_target() {
         let target = "__cublas$gemm".into();
         HloInstructionProto { custom_call_target: target, ..instruction(id, "custom-call", &[]) }
     };
-    let mut triton = instruction(3, "fusion", &[]);
-    triton.backend_config =
-        br#"{"operation_queue_id":"0","fusion_backend_config":{"kind":"__triton_gemm"}}"#.into();
     let plain = with_cycles(instruction(4, "fusion", &[]), 5);
-    let entry = computation(1, vec![custom(1), custom(2), triton, plain]);
+    let entry = computation(1, vec![custom(1), custom(2), plain]);
     let calls = analyse(module(vec![entry]), 1, 0).library_calls;
     let calls = calls.iter().map(|call| (&*call.target, call.count)).collect::<Vec<_>>();
-    assert_eq!(calls, [("__cublas$gemm", 2), ("__triton_gemm", 1)]);
+    assert_eq!(calls, [("__cublas$gemm", 2)]);
 }
 
 /// A GPU's command buffers are calls.
