@@ -9,6 +9,7 @@ use bert_xla::pjrt::{
     Argument, Backend, Buffer, Client, CompileOptions, Element, Error, FlagValue, LoadedExecutable, Plugin,
     Program, ProgramFormat, Value,
 };
+use bert_xla::plan::Analysis;
 use bert_xla::shape::{ElementType, Shape};
 use half::{bf16, f16};
 
@@ -173,6 +174,19 @@ fn replicas_run_on_distinct_devices_with_distinct_data() {
     }
     let one = vec![vec![Argument::Borrow(&inputs[0])]];
     assert_eq!(message(executable.execute(one)), "expected arguments for 4 replicas, found 1");
+}
+
+#[test]
+fn a_compiled_program_tells_its_replicas_and_its_optimized_form() {
+    let client = cpu_client(2);
+    let program = compile(&client, &all_reduce(2), &[f32s(&[2])], 2);
+    assert_eq!(program.executable().num_replicas().unwrap(), 2);
+    let module = program.executable().optimized_program().unwrap();
+    let analysis = Analysis::new(&module, 3).unwrap();
+    assert_eq!(analysis.replicas, 2);
+    let [collective] = &analysis.collectives[..] else { panic!("{:?}", analysis.collectives) };
+    assert_eq!((&*collective.opcode, collective.count, collective.bytes), ("all-reduce", 1, 8));
+    assert_eq!(analysis.cycles, None, "only TPU's compiler estimates cycles");
 }
 
 #[test]
