@@ -26,6 +26,9 @@ pub struct Chip {
     /// What XLA multiplies f32 matrices in by default: bf16 in one pass on TPU, TF32 on these GPUs; it adds in f32
     /// (JAX documentation, "Matmul precision").
     pub precision: &'static str,
+    /// libtpu's name for the way Cloud TPU VMs run the chip. It decides whether two cores are one device.
+    #[serde(skip)]
+    pub chip_config_name: &'static str,
     /// Clock of a TPU's core, in Hz, where published: it turns the compiler's cycles into seconds.
     pub clock_hz: Option<f64>,
     /// Where the figures were published.
@@ -50,6 +53,7 @@ const fn tpu(
         hbm_bandwidth: gigabytes_per_second as f64 * 1e9 / devices,
         peak_flops: teraflops as f64 * 1e12 / devices,
         precision: "bf16",
+        chip_config_name: "default",
         clock_hz: match clock_mhz {
             Some(mhz) => Some(mhz as f64 * 1e6),
             None => None,
@@ -73,6 +77,7 @@ const fn gpu(
         hbm_bandwidth: gigabytes_per_second as f64 * 1e9,
         peak_flops: teraflops * 1e12,
         precision: "TF32",
+        chip_config_name: "",
         clock_hz: None,
         source,
     }
@@ -87,7 +92,7 @@ const HOPPER: &str = "NVIDIA H100 Tensor Core GPU Architecture (white paper); NV
 pub const TPUS: [Chip; 6] = [
     tpu("v2", "TPU v2", 2, [16, 700, 46], Some(700), CACM),
     tpu("v3", "TPU v3", 2, [32, 900, 123], Some(940), CACM),
-    tpu("v4", "TPU v4", 1, [32, 1200, 275], Some(1050), ISCA),
+    Chip { chip_config_name: "megacore", ..tpu("v4", "TPU v4", 1, [32, 1200, 275], Some(1050), ISCA) },
     tpu("v5e", "TPU v5e", 1, [16, 819, 197], None, "Google Cloud documentation, \"TPU v5e\""),
     tpu("v5p", "TPU v5p", 1, [95, 2765, 459], None, "Google Cloud documentation, \"TPU v5p\""),
     tpu("v6e", "TPU v6e (Trillium)", 1, [32, 1638, 918], None, "Google Cloud documentation, \"TPU v6e\""),

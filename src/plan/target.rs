@@ -55,13 +55,10 @@ impl Compiler {
         let backend = target.backend();
         let plugin = Plugin::load(backend, &ensure_installed(backend)?)?;
         let topology = match &target {
-            Target::Tpu(topology) => plugin.topology(&topology.name, &[]).map_err(|error| match error {
-                pjrt::Error::UnknownTopology { name, message, .. } => Error::Usage(format!(
-                    "--topology {name}: libtpu refuses it ({message}); known to work: {}",
-                    TOPOLOGIES.join(", ")
-                )),
-                other => other.into(),
-            })?,
+            Target::Tpu(topology) => {
+                let config = Value::String(topology.chip.chip_config_name.to_owned());
+                plugin.topology(&topology.name, &[("chip_config_name", config)]).map_err(refused)?
+            }
             Target::Gpu(gpu) => {
                 let config = Value::String(gpu.to_text_proto());
                 let one = Value::String("1x1x1".to_owned());
@@ -106,5 +103,16 @@ impl Compiler {
         let started = Instant::now();
         let executable = self.topology.compile(&program, &CompileOptions::on_devices(ids))?;
         Ok((executable, started.elapsed()))
+    }
+}
+
+/// The plugin's refusal of a topology, with some that it takes.
+fn refused(error: pjrt::Error) -> Error {
+    match error {
+        pjrt::Error::UnknownTopology { name, message, .. } => Error::Usage(format!(
+            "--topology {name}: libtpu refuses it ({message}); known to work: {}",
+            TOPOLOGIES.join(", ")
+        )),
+        other => other.into(),
     }
 }
