@@ -232,7 +232,7 @@ impl Job {
 /// A column per step, each for one device.
 fn table(chip: &Chip, steps: &[StepPlan]) -> String {
     type Cell = fn(&StepPlan) -> String;
-    let rows: [(&str, Cell); 13] = [
+    let rows: [(&str, Cell); 14] = [
         ("compiled in", |step| format!("{:.1} s", step.compile_seconds)),
         ("arguments", |step| size(step.memory.arguments)),
         ("  updated in place", |step| size(step.memory.state)),
@@ -244,7 +244,10 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
             format!("{} {verdict}", size(step.memory.total))
         }),
         ("operations", |step| format!("{:.2} GFLOP", step.flops / 1e9)),
-        ("memory traffic", |step| format!("{:.2} GB", step.bytes / 1e9)),
+        ("bytes accessed", |step| {
+            step.bytes_accessed.map_or("-".to_owned(), |bytes| format!("{:.2} GB", bytes / 1e9))
+        }),
+        ("  in its memory", |step| format!("{:.2} GB", step.analysis.hbm_bytes as f64 / 1e9)),
         ("roofline", |step| {
             let bound = match step.bound {
                 Bound::Compute => "compute",

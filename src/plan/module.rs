@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use prost::Message;
 use serde::Serialize;
 
-use super::traffic::{byte_size, bytes_accessed};
+use super::traffic::{byte_size, hbm_bytes};
 use crate::proto::{
     HloComputationProto, HloInstructionProto, HloModuleProto, HloModuleProtoWithConfig, OpMetadata,
 };
@@ -34,9 +34,9 @@ pub struct Analysis {
     pub cycles: Option<u64>,
     /// Loops, calls and conditionals of the entry computation: what runs inside them, and how often, is not in `cycles`.
     pub uncounted: usize,
-    /// Bytes that one run on one device reads and writes, as XLA counts "bytes accessed": every operand and every output
-    /// of an instruction once, and what stays inside a fusion not at all. For plugins whose cost analysis doesn't say.
-    pub bytes_accessed: u64,
+    /// Bytes that one run on one device moves between the chip and its memory: every operand and every output of an
+    /// instruction once, and neither what stays inside a fusion nor what the compiler keeps on the chip.
+    pub hbm_bytes: u64,
     /// `cycles` by part of the model, in the order of a step; parts without any are left out.
     pub groups: Vec<Group>,
     /// The instructions with the most cycles, those with most first.
@@ -148,7 +148,7 @@ impl Analysis {
             aliases: hlo.input_output_alias.map_or(0, |aliases| aliases.entries.len()),
             cycles: estimated.then_some(cycles),
             uncounted: entry.instructions.iter().filter(is_uncounted).count(),
-            bytes_accessed: bytes_accessed(entry, &computations),
+            hbm_bytes: hbm_bytes(entry, &computations),
             groups,
             costliest,
             collectives: collectives(&hlo.computations),

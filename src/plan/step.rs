@@ -21,10 +21,10 @@ pub struct StepPlan {
     /// Operations of one run on one device: the compiler's count where it makes one, else those of the matrix
     /// products.
     pub flops: f64,
-    /// Memory traffic of one run on one device: every operand and result of every instruction, by the compiler's count
-    /// where it makes one.
-    pub bytes: f64,
-    /// The least time for these, by the published figures of the chip.
+    /// The compiler's count of "bytes accessed", where it makes one: every operand and result of every instruction, also
+    /// those that it keeps on the chip.
+    pub bytes_accessed: Option<f64>,
+    /// The least time for `flops` and [`Analysis::hbm_bytes`], by the published figures of the chip.
     pub roofline_seconds: f64,
     pub bound: Bound,
     /// [`Analysis::cycles`] at the chip's clock, where that is published.
@@ -89,14 +89,13 @@ impl StepPlan {
         let analysis = Analysis::new(&optimized, COSTLIEST)?;
         let counted = |property| counted(&executable, property);
         let flops = counted("flops").unwrap_or(program.dot_flops() as f64);
-        let bytes = counted("bytes accessed").unwrap_or(analysis.bytes_accessed as f64);
-        let roofline = chip.roofline(flops, bytes);
+        let roofline = chip.roofline(flops, analysis.hbm_bytes as f64);
         Ok(Self {
             step,
             compile_seconds: compile_time.as_secs_f64(),
             memory: Memory::new(executable.memory_stats()?, chip),
             flops,
-            bytes,
+            bytes_accessed: counted("bytes accessed"),
             roofline_seconds: roofline.seconds(),
             bound: roofline.bound(),
             estimated_seconds: analysis

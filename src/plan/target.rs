@@ -43,6 +43,7 @@ impl Target {
 /// A plugin's compiler, set up for a [`Target`].
 pub struct Compiler {
     target: Target,
+    plugin: Plugin,
     topology: pjrt::Topology,
 }
 
@@ -65,7 +66,7 @@ impl Compiler {
                 plugin.topology("", &[("target_config", config), ("topology", one)])?
             }
         };
-        Ok(Self { target, topology })
+        Ok(Self { target, plugin, topology })
     }
 
     pub fn target(&self) -> &Target {
@@ -83,8 +84,13 @@ impl Compiler {
         devices.map(|device| device.process_index).collect::<BTreeSet<_>>().len()
     }
 
-    /// The compiler's version, in its own words.
+    /// The compiler and its version, in its own words where it has some.
     pub fn version(&self) -> Result<String> {
+        if self.target.backend() == Backend::Gpu {
+            // The words of the CUDA plugin are the GPU's name.
+            let (major, minor) = self.plugin.api_version();
+            return Ok(format!("XLA's CUDA plugin, PJRT C API {major}.{minor}"));
+        }
         let version = self.topology.platform_version()?;
         Ok(version.lines().collect::<Vec<_>>().join(", "))
     }

@@ -1,22 +1,22 @@
-//! What the instructions of an optimized module read and write.
+//! What the instructions of an optimized module move between a device and its memory.
 
 use std::collections::HashMap;
 
 use super::module::Computations;
 use crate::proto::{HloComputationProto, HloInstructionProto, ShapeProto, primitive_type as t};
 
-/// Bytes that one run of `computation` reads and writes.
+/// Bytes that one run of `computation` reads from the device's memory and writes to it.
 ///
-/// XLA's own definition of "bytes accessed" (`HloCostAnalysis`): every operand and every output of every instruction,
-/// once, with nothing for parameters, constants, tuples and bitcasts; the inside of a fusion stays on the chip. Of a
-/// table that is gathered from, scattered into or sliced, only the part that moves. A loop's body counts once, as does
-/// the heaviest branch of a conditional. Without padding, which a TPU's own figure has: of the recipe's train step with 2
-/// rows a replica on v3, libtpu counts 12.08 GB, and this 11.63.
-pub(super) fn bytes_accessed(computation: &HloComputationProto, computations: &Computations<'_>) -> u64 {
+/// The rules are those of XLA's "bytes accessed" (`HloCostAnalysis`): every operand and every output of every
+/// instruction, once, with nothing for parameters, constants, tuples and bitcasts; the inside of a fusion stays on the
+/// chip. Of a table that is gathered from, scattered into or sliced, only the part that moves. A loop's body counts
+/// once, as does the heaviest branch of a conditional. Unlike XLA's count, this one leaves out what the compiler keeps
+/// in memory on the chip (TPU's VMEM, layouts in memory space 1), and the padding of tiles.
+pub(super) fn hbm_bytes(computation: &HloComputationProto, computations: &Computations<'_>) -> u64 {
     let scope = Scope::new(computation, computations);
     let called = |one: &HloInstructionProto| {
         let ids = one.called_computation_ids.clone().into_iter();
-        ids.filter_map(|id| computations.get(&id)).map(|called| bytes_accessed(called, computations))
+        ids.filter_map(|id| computations.get(&id)).map(|called| hbm_bytes(called, computations))
     };
     let bytes = |one: &HloInstructionProto| match &*one.opcode {
         "parameter" | "constant" | "tuple" | "get-tuple-element" | "bitcast" => 0,
@@ -89,7 +89,10 @@ impl<'a> Scope<'a> {
         match &*one.opcode {
             "scatter" => self.operand(one, 2),
             "dynamic-update-slice" => self.operand(one, 1),
-            _ => self.inside(one).and_then(|inside| inside.root()).unwrap_or_else(|| output(one)),
+            _ => {
+                let whole = output(one);
+                self.inside(one).and_then(|inside| inside.root()).map_or(whole, |root| root.min(whole))
+            }
         }
     }
 
@@ -105,7 +108,16 @@ impl<'a> Scope<'a> {
 }
 
 fn output(one: &HloInstructionProto) -> u64 {
-    one.shape.as_ref().map_or(0, byte_size)
+    one.shape.as_ref().map_or(0, hbm_size)
+}
+
+/// Bytes of the values of `shape` that are in the device's memory: memory space 0.
+fn hbm_size(shape: &ShapeProto) -> u64 {
+    match &shape.layout {
+        Some(layout) if layout.memory_space != 0 => 0,
+        _ if shape.element_type == t::TUPLE => shape.tuple_shapes.iter().map(hbm_size).sum(),
+        _ => byte_size(shape),
+    }
 }
 
 /// Bytes of the values that a shape holds, without padding.

@@ -1,6 +1,7 @@
 //! Against counts made by hand with the rules of XLA's `HloCostAnalysis`.
 
 use super::*;
+use crate::proto::LayoutProto;
 
 const TABLE: &[i64] = &[1000, 8];
 const ROWS: &[i64] = &[5, 8];
@@ -34,7 +35,7 @@ fn computation(id: i64, instructions: Vec<HloInstructionProto>) -> HloComputatio
 /// Bytes of the first computation.
 fn bytes(computations: &[HloComputationProto]) -> u64 {
     let by_id = computations.iter().map(|one| (one.id, one)).collect();
-    bytes_accessed(&computations[0], &by_id)
+    hbm_bytes(&computations[0], &by_id)
 }
 
 #[test]
@@ -124,4 +125,25 @@ fn what_is_called_counts_and_a_pair_counts_as_one() {
     let start = calling(&[4], instruction(2, "async-start", TABLE, &[1]));
     let done = calling(&[4], instruction(4, "async-done", ROWS, &[3]));
     assert_eq!(entry(vec![start, instruction(3, "async-update", TABLE, &[2]), done]), 4 * 2 * 40);
+}
+
+/// A prefetch: read from the device's memory once, into memory on the chip, and used there.
+#[test]
+fn memory_on_the_chip_does_not_count() {
+    let on_chip = |one: HloInstructionProto| {
+        let layout = LayoutProto { memory_space: 1, ..Default::default() };
+        let shape = one.shape.clone().map(|shape| ShapeProto { layout: Some(layout), ..shape });
+        HloInstructionProto { shape, ..one }
+    };
+    let entry = computation(
+        1,
+        vec![
+            parameter(1, 0, &[100]),
+            on_chip(instruction(2, "copy-start", &[100], &[1])),
+            on_chip(instruction(3, "copy-done", &[100], &[2])),
+            on_chip(instruction(4, "negate", &[100], &[3])),
+            instruction(5, "multiply", &[100], &[3, 4]),
+        ],
+    );
+    assert_eq!(bytes(&[entry]), 4 * (100 + 100));
 }
