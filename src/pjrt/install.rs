@@ -31,12 +31,14 @@ pub(super) fn backend_folder(backend: Backend) -> Result<PathBuf> {
     Ok(cache_folder()?.join("plugins").join(backend.to_string()))
 }
 
+/// `<cache>/plugins/<backend>/<version>`.
+pub(super) fn version_folder(backend: Backend) -> Result<PathBuf> {
+    Ok(backend_folder(backend)?.join(backend.platform().wheel.version))
+}
+
 /// `<cache>/plugins/<backend>/<version>/<file>`, whether or not it is there.
 pub fn installed_path(backend: Backend) -> Result<PathBuf> {
-    let wheel = &backend.platform().wheel;
-    // `rsplit` yields at least one item: the whole of a string without the separator.
-    let file = wheel.member.rsplit('/').next().unwrap_or(wheel.member);
-    Ok(backend_folder(backend)?.join(wheel.version).join(file))
+    Ok(version_folder(backend)?.join(backend.platform().wheel.file))
 }
 
 /// Downloads, checks and unpacks the pinned plugin, and the tools that its compiler wants beside it, unless they are
@@ -70,11 +72,11 @@ pub fn is_installed(backend: Backend) -> Result<bool> {
     Ok(files(backend)?.iter().all(|(_, path)| path.is_file()))
 }
 
-/// The wheels of a backend, each with the place of the file that is wanted of it: the plugin's own first.
+/// The wheels of a backend, each with the place of the file that is wanted of it.
 fn files(backend: Backend) -> Result<Vec<(&'static Wheel, PathBuf)>> {
-    let (platform, folder) = (backend.platform(), backend_folder(backend)?);
-    let tools = platform.tools.iter().map(|wheel| (wheel, folder.join(wheel.member)));
-    Ok([(&platform.wheel, installed_path(backend)?)].into_iter().chain(tools).collect())
+    let (platform, folder) = (backend.platform(), version_folder(backend)?);
+    let wheels = std::iter::once(&platform.wheel).chain(platform.tools);
+    Ok(wheels.map(|wheel| (wheel, folder.join(wheel.file))).collect())
 }
 
 /// The plugin that [`Plugin::find`] finds, installed first when the user's environment names none and none is

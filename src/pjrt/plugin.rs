@@ -27,7 +27,7 @@ pub(super) struct Platform {
     /// Environment variables that name the plugin's file, strongest first.
     pub variables: &'static [&'static str],
     pub wheel: Wheel,
-    /// What the plugin's compiler runs or reads, in the folder where it looks for them.
+    /// What the plugin's compiler runs or reads.
     pub tools: &'static [Wheel],
     /// `Err` tells what of the hardware is missing.
     probe: fn() -> std::result::Result<(), String>,
@@ -41,6 +41,8 @@ pub(super) struct Wheel {
     pub version: &'static str,
     /// The file's path in the wheel.
     pub member: &'static str,
+    /// Its path in the folder of the plugin's version.
+    pub file: &'static str,
     /// The wheel's Python version, where its builds differ in it although the file does not use Python.
     pub python: Option<&'static str>,
     pub builds: &'static [Build],
@@ -60,6 +62,7 @@ static CPU: Platform = Platform {
         package: "xla-cpu-pjrt",
         version: "0.0.1",
         member: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
+        file: "xla_cpu_pjrt.so",
         python: None,
         builds: &[
             Build {
@@ -86,6 +89,7 @@ static GPU: Platform = Platform {
         package: "jax-cuda13-pjrt",
         version: "0.12.0.1",
         member: "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
+        file: "xla_cuda_plugin.so",
         python: None,
         builds: &[
             Build {
@@ -110,6 +114,7 @@ const PTXAS: Wheel = Wheel {
     package: "nvidia-cuda-nvcc",
     version: "13.5.37",
     member: "nvidia/cu13/bin/ptxas",
+    file: "cuda/bin/ptxas",
     python: None,
     builds: &[
         Build {
@@ -130,6 +135,7 @@ const LIBDEVICE: Wheel = Wheel {
     package: "nvidia-nvvm",
     version: "13.5.37",
     member: "nvidia/cu13/nvvm/libdevice/libdevice.10.bc",
+    file: "cuda/nvvm/libdevice/libdevice.10.bc",
     python: None,
     builds: &[
         Build {
@@ -153,6 +159,7 @@ static TPU: Platform = Platform {
         package: "libtpu",
         version: "0.0.52",
         member: "libtpu/libtpu.so",
+        file: "libtpu.so",
         python: Some("3.11"),
         builds: &[Build {
             machine: "x86_64",
@@ -251,8 +258,10 @@ fn gpu_environment() -> Vec<(&'static str, String)> {
     let home = std::env::var_os("CUDA_HOME").map(PathBuf::from);
     // Where the plugin's own search path finds NVIDIA's wheels, when unpacked beside it.
     let wheels = install::backend_folder(Backend::Gpu).ok().map(|folder| folder.join("nvidia/cu13"));
+    let installed = install::version_folder(Backend::Gpu).ok().map(|folder| folder.join("cuda"));
     let system = Some(PathBuf::from("/usr/local/cuda"));
-    let data = [home, wheels, system].into_iter().flatten().find(|folder| folder.join("nvvm").is_dir());
+    let data =
+        [home, wheels, installed, system].into_iter().flatten().find(|folder| folder.join("nvvm").is_dir());
     match data {
         Some(folder) if !flags.contains(FLAG) => {
             vec![("XLA_FLAGS", format!("{flags} {FLAG}={}", folder.display()).trim().to_owned())]
