@@ -13,7 +13,7 @@ use bert_xla::pjrt::install::is_installed;
 use bert_xla::train::{StepConfig, train_step};
 use serde_json::Value as Json;
 
-use crate::common::cli::{command, fails, works};
+use crate::common::cli::{asset, command, fails, works};
 use crate::common::empty_folder;
 
 fn is_here(backend: Backend) -> bool {
@@ -141,6 +141,22 @@ fn the_train_step_compiles_for_a_gpu() {
     assert_eq!((&step["cycles"], &step["estimated_seconds"]), (&Json::Null, &Json::Null));
     assert!(step["roofline_seconds"].as_f64().unwrap() > 0.0);
     assert!(!step["fusions"].as_array().unwrap().is_empty());
+}
+
+/// The embedded model is what `--size tiny` means: its folder gives the same program.
+#[test]
+fn a_models_folder_is_planned_as_its_size_is() {
+    if !is_here(Backend::Tpu) {
+        return;
+    }
+    let slice = ["--topology", "v5e:1x1", "--step", "predict", "--json"];
+    let folder = asset("tiny");
+    let by_folder = ["plan", "--model", folder.to_str().unwrap(), "--max-length", "24"];
+    let by_folder: Json = serde_json::from_str(&works(&[&by_folder[..], &slice].concat())).unwrap();
+    let by_size = plan(&slice[..4]);
+    for field in ["cycles", "flops", "memory"] {
+        assert_eq!(by_folder["steps"][0][field], by_size["steps"][0][field], "{field}");
+    }
 }
 
 #[track_caller]
