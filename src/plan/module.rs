@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use prost::Message;
 use serde::Serialize;
 
-use super::traffic::{byte_size, hbm_bytes};
+use super::traffic::{Computations, byte_size, hbm_bytes};
 use crate::proto::{
     HloComputationProto, HloInstructionProto, HloModuleProto, HloModuleProtoWithConfig, OpMetadata,
 };
@@ -164,8 +164,6 @@ pub(super) fn decode(module: &[u8]) -> Result<(HloModuleProto, u64), ModuleError
     let replicas = config.map_or(1, |config| config.replica_count.max(1).unsigned_abs());
     Ok((hlo_module.ok_or(ModuleError::NoEntry)?, replicas))
 }
-
-pub(super) type Computations<'a> = HashMap<i64, &'a HloComputationProto>;
 
 impl Instruction {
     /// `None` for an instruction without an estimate.

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::module::Computations;
 use crate::proto::{HloComputationProto, HloInstructionProto, ShapeProto, primitive_type as t};
+
+/// The computations of a module by id.
+pub(super) type Computations<'a> = HashMap<i64, &'a HloComputationProto>;
 
 /// Bytes that one run of `computation` reads from the device's memory and writes to it.
 ///
