@@ -54,6 +54,21 @@ impl Placement {
         self.device_ids.len()
     }
 
+    /// The rows of a batch that each replica takes.
+    ///
+    /// # Errors
+    /// A batch that can't be split evenly.
+    pub fn rows_per_replica(&self, batch_size: usize) -> Result<usize> {
+        let replicas = self.replicas();
+        if batch_size == 0 || !batch_size.is_multiple_of(replicas) {
+            return Err(Error::Usage(format!(
+                "--batch-size {batch_size} can't be split evenly over {replicas} replicas; \
+                 choose a multiple of {replicas}, or other --replicas"
+            )));
+        }
+        Ok(batch_size / replicas)
+    }
+
     /// Id of each replica's device.
     pub fn device_ids(&self) -> &[i32] {
         &self.device_ids

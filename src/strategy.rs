@@ -109,14 +109,7 @@ impl Strategy {
     /// # Errors
     /// A batch that can't be split evenly.
     pub fn rows_per_replica(&self, batch_size: usize) -> Result<usize> {
-        let replicas = self.replicas();
-        if batch_size == 0 || !batch_size.is_multiple_of(replicas) {
-            return Err(Error::Usage(format!(
-                "--batch-size {batch_size} can't be split evenly over {replicas} replicas; \
-                 choose a multiple of {replicas}, or other --replicas"
-            )));
-        }
-        Ok(batch_size / replicas)
+        self.placement.rows_per_replica(batch_size)
     }
 
     /// Compiles `program` for the replicas, or takes it from the cache.

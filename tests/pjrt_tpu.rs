@@ -11,7 +11,7 @@ fn the_known_topologies_are_known_to_libtpu() {
         eprintln!("skipped: no tpu plugin; `bert-xla plugins install tpu` brings it");
         return;
     }
-    for name in TOPOLOGIES {
+    for (name, _) in TOPOLOGIES {
         let topology = Topology::parse(name).unwrap();
         let devices = topology.devices();
         let compiler = Compiler::new(Target::Tpu(topology)).unwrap();

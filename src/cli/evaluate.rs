@@ -12,11 +12,12 @@ use crate::train::Inference;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bert-xla evaluate --run run --data test.csv")]
 pub struct EvaluateArgs {
-    #[command(flatten)]
-    trained: TrainedArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    // Last, since its headings would go on over what follows.
+    #[command(flatten)]
+    trained: TrainedArgs,
 }
 
 pub fn run(args: &EvaluateArgs) -> Result<()> {

@@ -30,11 +30,12 @@ pub struct GraphArgs {
     /// Replicas that run it together
     #[arg(long, default_value_t = 1, value_parser = count(), value_name = "N")]
     replicas: usize,
-    #[command(flatten)]
-    classifier: ClassifierArgs,
     /// Write to a file instead of stdout
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    // Last, since its heading would go on over what follows.
+    #[command(flatten)]
+    classifier: ClassifierArgs,
 }
 
 pub fn run(args: &GraphArgs) -> Result<()> {

@@ -36,21 +36,13 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Fine-tune a classifier on a labelled table
     Train(train::TrainArgs),
-    /// Measure a trained classifier on a labelled table
     Evaluate(evaluate::EvaluateArgs),
-    /// Label the rows of a table: ID,label
     Predict(predict::PredictArgs),
-    /// Write the encoder's hidden states for sentences
     Encode(encode::EncodeArgs),
-    /// Train, evaluate and predict on a small embedded sample, in under two minutes
     Demo(demo::DemoArgs),
-    /// Print a step's program as HLO text
     Graph(graph::GraphArgs),
-    /// Compile for TPUs or a GPU that needn't be here: memory, time and cost of a step
     Plan(plan::PlanArgs),
-    /// List the PJRT plugins and their devices, or install one
     Plugins(plugins::PluginsArgs),
 }
 
@@ -118,3 +110,20 @@ fn print_json(json: serde_json::Result<String>) -> Result<()> {
 fn stdout_error(error: std::io::Error) -> Error {
     Error::file("can't write to", Path::new("stdout"))(error)
 }
+
+/// Bytes in the unit that suits them.
+fn size(bytes: u64) -> String {
+    let kib = bytes as f64 / 1024.0;
+    match kib {
+        ..1024.0 => format!("{kib:.1} KiB"),
+        ..1e7 => format!("{:.1} MiB", kib / 1024.0),
+        _ => format!("{:.1} GiB", kib / (1024.0 * 1024.0)),
+    }
+}
+
+fn plural(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests;

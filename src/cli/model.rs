@@ -13,13 +13,13 @@ pub const MAX_LENGTH: usize = 140;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ClassifierArgs {
-    /// Tokens per text; longer ones are cut, shorter ones padded [default: 140, or what --size says]
+    /// Tokens per text; longer ones are cut, shorter ones padded [default: 140, fewer for the sizes tiny and minilm]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Hide the padding from attention (the recipe attends to it)
     #[arg(long)]
     mask: bool,
-    /// Width of the output [default: the highest class of the labels, plus one: 4]
+    /// Width of the output [default: the highest class of the labels, plus one]
     #[arg(long, value_parser = count(), value_name = "N")]
     pub num_classes: Option<usize>,
     /// Dropout after each hidden dense layer of the head

@@ -7,31 +7,33 @@ use serde::Serialize;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::count;
-use super::{note, print, print_json};
+use super::{note, plural, print, print_json, size};
 use crate::error::{Error, Result};
 use crate::hub::{Hub, ModelFiles};
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
+use crate::pjrt::Backend;
+use crate::placement::Placement;
 use crate::plan::{self, Bound, Chip, Compiler, GpuTarget, StepPlan, Target, Topology, largest_batch};
 use crate::report::bar_chart;
 use crate::run_folder::write_text;
 use crate::train::{StepConfig, StepKind};
 
-/// Compile a job's steps for a slice of TPUs, or for a GPU, on a machine that has neither: what they take of memory
-/// and time, and where the time goes.
+/// Compile a job's steps for TPUs or a GPU that needn't be here: memory, time, and where it goes.
 ///
 /// The compiler is the one that the job itself will use: libtpu for TPUs, XLA's CUDA plugin for GPUs. It is
 /// installed if it is missing. Nothing runs, so times are the roofline's and the compiler's estimates.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("target").required(true), after_help = "Examples:\n  \
-    bert-xla plan --topology v3:2x2x1                          # the recipe on a v3-8: 8 cores, 2 rows each\n  \
+    bert-xla plan --topology v3-8                              # the recipe on 8 cores, 2 rows each\n  \
     bert-xla plan --topology v5e:2x4 --size tiny --json\n  \
     bert-xla plan --topology v6e:2x2 --model ./minilm --max-length 64 --batch-size 256 --step train\n  \
-    bert-xla plan --topology v3:2x2x1 --step train --largest-batch\n  \
+    bert-xla plan --topology v3:2x2x1 --largest-batch\n  \
     bert-xla plan --topology v3:2x2x1 --step train --chart plan.png --optimized-hlo train.hlo\n  \
     bert-xla plan --gpu h100 --batch-size 64")]
 pub struct PlanArgs {
-    /// A slice of TPUs: its chip, and the number of chips along each axis, such as v3:2x2x1 or v5e:2x4
-    #[arg(long, group = "target", value_name = "CHIP:AxB[xC]")]
+    /// A slice of TPUs: its chip and the number of chips along each axis, such as v3:2x2x1 or v5e:2x4, or Cloud TPU's
+    /// name of it, such as v3-8
+    #[arg(long, group = "target", value_name = "SLICE")]
     topology: Option<String>,
     /// One GPU: a100, h100 or h200
     #[arg(long, group = "target", value_name = "NAME")]
@@ -39,15 +41,13 @@ pub struct PlanArgs {
     /// The encoder: tiny, minilm, mbert, bert-base or bert-large
     #[arg(long, default_value_t = Size::MBert, value_name = "SIZE")]
     size: Size,
-    /// The encoder, as a folder or a model id of the Hugging Face Hub: only its configuration is read
+    /// The encoder, as a folder or a model id of the Hugging Face Hub; its weights are not read
     #[arg(long, conflicts_with = "size", value_name = "ID|DIR")]
     model: Option<String>,
-    #[command(flatten)]
-    classifier: ClassifierArgs,
     /// Examples per step, over all replicas
     #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
     batch_size: usize,
-    /// Data-parallel replicas [default: all devices of the slice]
+    /// Data-parallel replicas [default: all devices of the slice, as a job on several hosts has it]
     #[arg(long, value_parser = count(), value_name = "N")]
     replicas: Option<usize>,
     /// train, eval or predict; may repeat [default: all three]
@@ -59,12 +59,15 @@ pub struct PlanArgs {
     /// Draw the first step's cycles by part of the model [default file: plan.png]
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "plan.png")]
     chart: Option<PathBuf>,
-    /// Write the first step's program as the compiler left it
+    /// Write the first step's program as the compiler left it, as HLO text
     #[arg(long, value_name = "FILE")]
     optimized_hlo: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    // Last, since its heading would go on over what follows.
+    #[command(flatten)]
+    classifier: ClassifierArgs,
 }
 
 /// What a plan says, apart from its steps.
@@ -74,65 +77,60 @@ struct Job {
     chip: &'static Chip,
     compiler: String,
     devices: usize,
-    processes: usize,
     replicas: usize,
     batch_size: usize,
     rows_per_replica: usize,
 }
 
+#[derive(Serialize)]
+struct Plan<'a> {
+    #[serde(flatten)]
+    job: &'a Job,
+    steps: &'a [StepPlan],
+}
+
 /// The answer to `--largest-batch`.
 #[derive(Serialize)]
-struct LargestBatch {
-    rows_per_replica: usize,
-    batch_size: usize,
+struct LargestBatch<'a> {
+    #[serde(flatten)]
+    job: &'a Job,
+    largest_rows_per_replica: usize,
+    largest_batch_size: usize,
 }
 
 pub fn run(args: &PlanArgs) -> Result<()> {
     let target = args.target()?;
+    if args.chart.is_some() && target.backend() == Backend::Gpu {
+        let message = "--chart draws cycles, which only TPU's compiler estimates; use it with --topology";
+        return Err(Error::Usage(message.into()));
+    }
     let model = args.model()?;
     let compiler = Compiler::new(target)?;
-    let devices = compiler.devices();
-    let replicas = args.replicas.unwrap_or(devices);
-    if replicas > devices {
-        let name = compiler.target().name();
-        return Err(Error::Usage(format!(
-            "--replicas {replicas}: expected 1 to {devices}, the devices of {name}"
-        )));
-    }
-    if !args.batch_size.is_multiple_of(replicas) {
-        return Err(Error::Usage(format!(
-            "--batch-size {} can't be split evenly over {replicas} replicas; choose a multiple of {replicas}, \
-             or other --replicas",
-            args.batch_size
-        )));
-    }
-    let config = StepConfig { model, batch_size: args.batch_size / replicas, replicas };
+    let placement = compiler.placement(args.replicas)?;
+    let batch_size = placement.rows_per_replica(args.batch_size)?;
+    let config = StepConfig { model, batch_size, replicas: placement.replicas() };
     let job = Job {
         target: compiler.target().name().to_owned(),
         chip: compiler.target().chip(),
         compiler: compiler.version()?,
-        devices,
-        processes: compiler.processes(),
-        replicas,
+        devices: compiler.devices(),
+        replicas: placement.replicas(),
         batch_size: args.batch_size,
-        rows_per_replica: config.batch_size,
+        rows_per_replica: batch_size,
     };
     if args.largest_batch {
-        return search(args, &compiler, &job, &config);
+        return search(args, &compiler, &placement, &job, &config);
     }
-    let steps = args.steps(&compiler, &config)?;
-    args.write_files(&steps[0])?;
+    let (steps, too_large) = args.compile(&compiler, &placement, &config)?;
+    // What took minutes to find out is told, whatever fails after it.
     if args.json {
-        #[derive(Serialize)]
-        struct Plan<'a> {
-            #[serde(flatten)]
-            job: &'a Job,
-            steps: &'a [StepPlan],
-        }
-        return print_json(serde_json::to_string_pretty(&Plan { job: &job, steps: &steps }));
+        print_json(serde_json::to_string_pretty(&Plan { job: &job, steps: &steps }))?;
+    } else {
+        print(&format!("{}\n{}", job.text(), table(job.chip, &steps)))?;
+        steps.iter().try_for_each(|step| print(&details(step)))?;
     }
-    print(&format!("{}\n{}", job.text(), table(job.chip, &steps)))?;
-    steps.iter().try_for_each(|step| print(&details(step)))
+    steps.first().map_or(Ok(()), |step| args.write_files(step))?;
+    too_large.map_or(Ok(()), Err)
 }
 
 impl PlanArgs {
@@ -151,23 +149,28 @@ impl PlanArgs {
         self.classifier.config(BertConfig::read(&files.config)?, MAX_LENGTH, num_classes)
     }
 
-    /// Compiles the steps that were asked for.
-    fn steps(&self, compiler: &Compiler, config: &StepConfig) -> Result<Vec<StepPlan>> {
+    /// Compiles the steps that were asked for; the error is about the first of those that are too large.
+    fn compile(
+        &self,
+        compiler: &Compiler,
+        placement: &Placement,
+        config: &StepConfig,
+    ) -> Result<(Vec<StepPlan>, Option<Error>)> {
         let steps = if self.step.is_empty() { &StepKind::ALL[..] } else { &self.step };
-        let compile = |step: &StepKind| {
+        let (mut plans, mut too_large) = (Vec::new(), None);
+        for step in steps {
             note(&format!("Compiling the {step} step for {}", compiler.target().name()));
-            StepPlan::new(compiler, *step, config)
-        };
-        steps.iter().map(compile).collect()
+            match StepPlan::new(compiler, placement, *step, config) {
+                Ok(plan) => plans.push(plan),
+                Err(error @ Error::TooLarge { .. }) => too_large = too_large.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((plans, too_large))
     }
 
     fn write_files(&self, step: &StepPlan) -> Result<()> {
         if let Some(path) = &self.chart {
-            if step.analysis.groups.is_empty() {
-                return Err(Error::Usage(
-                    "--chart draws the compiler's cycles, which only TPU's compiler estimates".into(),
-                ));
-            }
             let bars = step.analysis.groups.iter();
             let bars = bars.map(|group| (group.name.to_owned(), group.cycles as f64)).collect::<Vec<_>>();
             let title = format!("{} step on {}", step.step, self.topology.as_deref().unwrap_or_default());
@@ -180,33 +183,28 @@ impl PlanArgs {
     }
 }
 
-fn search(args: &PlanArgs, compiler: &Compiler, job: &Job, config: &StepConfig) -> Result<()> {
+fn search(
+    args: &PlanArgs,
+    compiler: &Compiler,
+    placement: &Placement,
+    job: &Job,
+    config: &StepConfig,
+) -> Result<()> {
     let tried = |rows: usize, fits: bool| {
         let verdict = if fits { "fits" } else { "does not fit" };
-        note(&format!("{rows} rows per replica: {verdict}"));
+        note(&format!("{} per replica: {verdict}", plural(rows, "row")));
     };
-    let Some(rows) = largest_batch(compiler, config, tried)? else {
-        let name = compiler.target().name();
-        return Err(Error::Usage(format!(
-            "not even one row per replica fits {name}: choose a smaller model"
-        )));
+    let Some(rows) = largest_batch(compiler, placement, config, tried)? else {
+        let message = format!("not even one row per replica fits {}: choose a smaller model", job.target);
+        return Err(Error::Usage(message));
     };
-    let largest = LargestBatch { rows_per_replica: rows, batch_size: rows * config.replicas };
+    let batch_size = rows * config.replicas;
     if args.json {
-        #[derive(Serialize)]
-        struct Plan<'a> {
-            #[serde(flatten)]
-            job: &'a Job,
-            largest_batch: LargestBatch,
-        }
-        return print_json(serde_json::to_string_pretty(&Plan { job, largest_batch: largest }));
+        let largest = LargestBatch { job, largest_rows_per_replica: rows, largest_batch_size: batch_size };
+        return print_json(serde_json::to_string_pretty(&largest));
     }
-    print(&format!(
-        "{}\nLargest batch that fits: {} ({rows} rows on each of {} replicas)\n",
-        job.text(),
-        largest.batch_size,
-        config.replicas
-    ))
+    let (rows, replicas) = (plural(rows, "row"), plural(config.replicas, "replica"));
+    print(&format!("{}\nLargest batch that fits: {batch_size} ({rows} on each of {replicas})\n", job.text()))
 }
 
 impl Job {
@@ -232,7 +230,7 @@ impl Job {
 /// A column per step, each for one device.
 fn table(chip: &Chip, steps: &[StepPlan]) -> String {
     type Cell = fn(&StepPlan) -> String;
-    let rows: [(&str, Cell); 14] = [
+    let rows: [(&str, Cell); 15] = [
         ("compiled in", |step| format!("{:.1} s", step.compile_seconds)),
         ("arguments", |step| size(step.memory.arguments)),
         ("  updated in place", |step| size(step.memory.state)),
@@ -243,6 +241,7 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
             let verdict = if step.memory.fits { "fits" } else { "too much" };
             format!("{} {verdict}", size(step.memory.total))
         }),
+        ("  available", |step| size(step.memory.available)),
         ("operations", |step| format!("{:.2} GFLOP", step.flops / 1e9)),
         ("bytes accessed", |step| {
             step.bytes_accessed.map_or("-".to_owned(), |bytes| format!("{:.2} GB", bytes / 1e9))
@@ -324,18 +323,4 @@ fn details(step: &StepPlan) -> String {
 
 fn percent(part: u64, whole: u64) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
-}
-
-/// Bytes in the unit that suits them.
-fn size(bytes: u64) -> String {
-    let kib = bytes as f64 / 1024.0;
-    match kib {
-        ..1024.0 => format!("{kib:.1} KiB"),
-        ..1e7 => format!("{:.1} MiB", kib / 1024.0),
-        _ => format!("{:.1} GiB", kib / (1024.0 * 1024.0)),
-    }
-}
-
-fn plural(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

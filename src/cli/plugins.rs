@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use crate::pjrt::install::install;
 use crate::pjrt::{Backend, Client, Device, DeviceMemory, Error, Plugin, Result, Value, cpu_device_count};
 
+/// List the PJRT plugins and their devices, or install one
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct PluginsArgs {
@@ -101,7 +102,7 @@ impl Report {
             State::Ready(client) => {
                 let (major, minor) = client.plugin().api_version();
                 let (path, devices) =
-                    (client.plugin().path().display(), count(client.devices().len(), "device"));
+                    (client.plugin().path().display(), super::plural(client.devices().len(), "device"));
                 let listed = client.devices().map(device_text).collect::<String>();
                 format!("{backend}: {path}\n  PJRT C API {major}.{minor}, {devices}\n{listed}")
             }
@@ -135,7 +136,7 @@ impl Report {
 fn device_text(device: Device<'_>) -> String {
     let memory = match device.memory() {
         Some(DeviceMemory { in_use, limit: Some(limit), .. }) => {
-            format!(", {} of {} in use", gib(in_use), gib(limit))
+            format!(", {} of {} in use", super::size(in_use), super::size(limit))
         }
         _ => String::new(),
     };
@@ -150,12 +151,4 @@ fn device_json(device: Device<'_>) -> Json {
         "memory_in_use_bytes": memory.map(|memory| memory.in_use),
         "memory_limit_bytes": memory.and_then(|memory| memory.limit),
     })
-}
-
-fn gib(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
-}
-
-fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

@@ -17,11 +17,12 @@ use crate::train::Inference;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bert-xla predict --run run --data test.csv --output submission.csv")]
 pub struct PredictArgs {
-    #[command(flatten)]
-    trained: TrainedArgs,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    // Last, since its headings would go on over what follows.
+    #[command(flatten)]
+    trained: TrainedArgs,
 }
 
 pub fn run(args: &PredictArgs) -> Result<()> {

@@ -160,6 +160,9 @@ fn key(client: &Client, program: &Program<'_>, options: &CompileOptions) -> Resu
         // Code for this processor need not run on the next one that shares the folder.
         add(processor().as_bytes());
     }
+    if plugin.backend() == Backend::Gpu {
+        add(&fs::read("/proc/driver/nvidia/version").unwrap_or_default());
+    }
     // Flags that are not among the options.
     for variable in ["XLA_FLAGS", "LIBTPU_INIT_ARGS"] {
         add(std::env::var_os(variable).unwrap_or_default().as_encoded_bytes());

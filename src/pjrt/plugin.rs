@@ -355,8 +355,7 @@ impl Plugin {
     }
 }
 
-/// The plugins' variable for how much they log, and the value that leaves fatal messages alone: errors come back through
-/// the C API.
+/// The plugins' variable for how much they log, and the value for next to nothing: errors come back through the C API.
 const LOG_LEVEL: &str = "TF_CPP_MIN_LOG_LEVEL";
 const SILENT: &str = "3";
 

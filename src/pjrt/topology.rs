@@ -39,7 +39,7 @@ impl Topology {
         };
         // SAFETY: name and options live until the call returns; the plugin copies what it keeps.
         let created = unsafe { api.call(args) }.map_err(|error| match error {
-            Error::Plugin { message, .. } => {
+            Error::Plugin { message, code: "INVALID_ARGUMENT" | "NOT_FOUND" | "UNIMPLEMENTED", .. } => {
                 Error::UnknownTopology { backend: plugin.backend(), name: name.to_owned(), message }
             }
             other => other,

@@ -19,6 +19,9 @@ pub struct Chip {
     pub devices_per_chip: usize,
     /// Memory per device, in bytes.
     pub hbm_bytes: u64,
+    /// What a program gets of it, in bytes: on TPU, what libtpu 0.0.52 says is available when a program is too large; on
+    /// GPU, the share that the CUDA plugin takes by default.
+    pub usable_bytes: u64,
     /// Memory bandwidth per device, in bytes per second.
     pub hbm_bandwidth: f64,
     /// Dense matrix products per device, in FLOP/s, at [`precision`](Self::precision).
@@ -41,6 +44,7 @@ const fn tpu(
     product: &'static str,
     devices_per_chip: usize,
     [gib, gigabytes_per_second, teraflops]: [u64; 3],
+    usable_gib: f64,
     clock_mhz: Option<u64>,
     source: &'static str,
 ) -> Chip {
@@ -50,6 +54,7 @@ const fn tpu(
         product,
         devices_per_chip,
         hbm_bytes: gib * GIB / devices_per_chip as u64,
+        usable_bytes: (usable_gib * GIB as f64) as u64,
         hbm_bandwidth: gigabytes_per_second as f64 * 1e9 / devices,
         peak_flops: teraflops as f64 * 1e12 / devices,
         precision: "bf16",
@@ -74,6 +79,7 @@ const fn gpu(
         product,
         devices_per_chip: 1,
         hbm_bytes: gib * GIB,
+        usable_bytes: gib * GIB / 4 * 3,
         hbm_bandwidth: gigabytes_per_second as f64 * 1e9,
         peak_flops: teraflops * 1e12,
         precision: "TF32",
@@ -90,12 +96,20 @@ const HOPPER: &str = "NVIDIA H100 Tensor Core GPU Architecture (white paper); NV
 
 /// The TPUs, oldest first.
 pub const TPUS: [Chip; 6] = [
-    tpu("v2", "TPU v2", 2, [16, 700, 46], Some(700), CACM),
-    tpu("v3", "TPU v3", 2, [32, 900, 123], Some(940), CACM),
-    Chip { chip_config_name: "megacore", ..tpu("v4", "TPU v4", 1, [32, 1200, 275], Some(1050), ISCA) },
-    tpu("v5e", "TPU v5e", 1, [16, 819, 197], None, "Google Cloud documentation, \"TPU v5e\""),
-    tpu("v5p", "TPU v5p", 1, [95, 2765, 459], None, "Google Cloud documentation, \"TPU v5p\""),
-    tpu("v6e", "TPU v6e (Trillium)", 1, [32, 1638, 918], None, "Google Cloud documentation, \"TPU v6e\""),
+    tpu("v2", "TPU v2", 2, [16, 700, 46], 7.48, Some(700), CACM),
+    tpu("v3", "TPU v3", 2, [32, 900, 123], 15.48, Some(940), CACM),
+    Chip { chip_config_name: "megacore", ..tpu("v4", "TPU v4", 1, [32, 1200, 275], 30.75, Some(1050), ISCA) },
+    tpu("v5e", "TPU v5e", 1, [16, 819, 197], 15.75, None, "Google Cloud documentation, \"TPU v5e\""),
+    tpu("v5p", "TPU v5p", 1, [95, 2765, 459], 95.73, None, "Google Cloud documentation, \"TPU v5p\""),
+    tpu(
+        "v6e",
+        "TPU v6e (Trillium)",
+        1,
+        [32, 1638, 918],
+        31.24,
+        None,
+        "Google Cloud documentation, \"TPU v6e\"",
+    ),
 ];
 
 /// The GPUs, oldest first. TF32 without sparsity, which datasheets print at half of the figure with it.
@@ -105,22 +119,27 @@ pub const GPUS: [Chip; 3] = [
     gpu("h200", "NVIDIA H200 SXM 141 GB", [141, 4800], 494.7, "NVIDIA H200 Tensor Core GPU datasheet"),
 ];
 
-/// Topologies that libtpu compiles for without a TPU. Others of the same form may do, too.
-pub const TOPOLOGIES: [&str; 13] = [
-    "v2:2x2x1",
-    "v3:2x2x1",
-    "v3:4x4x1",
-    "v4:2x2x1",
-    "v4:2x2x4",
-    "v5e:1x1",
-    "v5e:2x2",
-    "v5e:2x4",
-    "v5e:4x4",
-    "v5p:2x2x1",
-    "v6e:1x1",
-    "v6e:2x2",
-    "v6e:4x4",
+/// Topologies that libtpu compiles for without a TPU, and what Cloud TPU calls a slice of that form. Others of the
+/// same form may do, too.
+pub const TOPOLOGIES: [(&str, &str); 14] = [
+    ("v2:2x2x1", "v2-8"),
+    ("v3:2x2x1", "v3-8"),
+    ("v3:4x4x1", "v3-32"),
+    ("v4:2x2x1", "v4-8"),
+    ("v4:2x2x4", "v4-32"),
+    ("v5e:1x1", "v5litepod-1"),
+    ("v5e:2x2", "v5litepod-4"),
+    ("v5e:2x4", "v5litepod-8"),
+    ("v5e:4x4", "v5litepod-16"),
+    ("v5p:2x2x1", "v5p-8"),
+    ("v6e:1x1", "v6e-1"),
+    ("v6e:2x2", "v6e-4"),
+    ("v6e:2x4", "v6e-8"),
+    ("v6e:4x4", "v6e-16"),
 ];
+
+/// No slice has more chips; of absurd ones, libtpu runs out of memory.
+const MOST_CHIPS: usize = 1 << 14;
 
 impl Chip {
     /// The GPU of that name.
@@ -151,19 +170,21 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Reads `<chip>:<chips along each axis>`.
+    /// Reads `<chip>:<chips along each axis>`, or Cloud TPU's name of a slice that is known here, such as `v3-8`.
     ///
     /// # Errors
     /// A chip that isn't known, or sizes that aren't two or three positive numbers.
     pub fn parse(name: &str) -> Result<Self> {
+        let by_type = TOPOLOGIES.iter().find(|(_, accelerator_type)| *accelerator_type == name);
+        let name = by_type.map_or(name, |(topology, _)| topology);
         let found = name.split_once(':').and_then(|(chip, sizes)| {
             let chip = TPUS.iter().find(|known| known.name == chip)?;
             let sizes = sizes.split('x').map(|size| size.parse().ok()).collect::<Option<Vec<usize>>>()?;
             let chips = sizes.iter().try_fold(1usize, |chips, size| chips.checked_mul(*size))?;
-            ((2..=3).contains(&sizes.len()) && chips > 0).then_some((chip, chips))
+            ((2..=3).contains(&sizes.len()) && (1..=MOST_CHIPS).contains(&chips)).then_some((chip, chips))
         });
         let (chip, chips) = found.ok_or_else(|| {
-            let known = TOPOLOGIES.join(", ");
+            let known = known_topologies();
             Error::Usage(format!("--topology {name}: not a TPU topology; expected one such as {known}"))
         })?;
         Ok(Self { name: name.to_owned(), chip, chips })
@@ -173,6 +194,12 @@ impl Topology {
     pub fn devices(&self) -> usize {
         self.chips * self.chip.devices_per_chip
     }
+}
+
+/// The names of [`TOPOLOGIES`].
+pub fn known_topologies() -> String {
+    let names = TOPOLOGIES.map(|(topology, accelerator_type)| format!("{topology} ({accelerator_type})"));
+    names.join(", ")
 }
 
 /// A bound from below on the time of a program: `max(flops / peak, bytes / bandwidth)` (Williams, Waterman and
@@ -264,13 +291,18 @@ mod tests {
     }
 
     #[test]
-    fn topologies_have_the_devices_that_libtpu_sees() {
-        // As libtpu counted them when it compiled for each.
-        let devices = [8, 8, 32, 4, 16, 1, 4, 8, 16, 4, 1, 4, 16];
-        for (name, devices) in TOPOLOGIES.into_iter().zip(devices) {
-            assert_eq!(Topology::parse(name).unwrap().devices(), devices, "{name}");
+    fn slices_are_named_in_two_ways() {
+        for (name, accelerator_type) in TOPOLOGIES {
+            let topology = Topology::parse(name).unwrap();
+            assert_eq!(topology, Topology::parse(accelerator_type).unwrap());
+            // Up to v5p, Cloud TPU counts cores, two to a chip; from v5e on, chips.
+            let (_, count) = accelerator_type.rsplit_once('-').unwrap();
+            let counted = if matches!(topology.chip.name, "v5e" | "v6e") { 1 } else { 2 } * topology.chips;
+            assert_eq!(count, counted.to_string(), "{name}");
         }
-        for name in ["", "v3", "v3:", "v3:2", "v3:2x2x1x1", "v3:0x2", "v3:2xa", "v9:2x2", "h100:1x1"] {
+        let absurd = "v3:1000x1000x1000";
+        for name in ["", "v3", "v3:", "v3:2", "v3:2x2x1x1", "v3:0x2", "v3:2xa", "v9:2x2", "h100:1x1", absurd]
+        {
             let error = Topology::parse(name).unwrap_err();
             assert!(error.is_input_error() && error.to_string().contains("v3:2x2x1"), "{error}");
         }

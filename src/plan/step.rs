@@ -7,6 +7,7 @@ use super::{Analysis, Bound, Chip};
 use crate::error::{Error, Result};
 use crate::hlo::Graph;
 use crate::pjrt::{Executable, MemoryStats, Value};
+use crate::placement::Placement;
 use crate::train::{StepConfig, StepKind};
 
 /// Instructions that [`StepPlan`] keeps of the costliest ones.
@@ -49,7 +50,7 @@ pub struct Memory {
     pub code: u64,
     /// All of these, `state` once.
     pub total: u64,
-    /// The device's memory.
+    /// What the device has for a program.
     pub available: u64,
     pub fits: bool,
 }
@@ -61,7 +62,7 @@ impl Memory {
         let outputs = bytes(stats.outputs).saturating_sub(state);
         let (temporaries, code) = (bytes(stats.temporaries), bytes(stats.generated_code));
         let total = arguments + outputs + temporaries + code;
-        let available = chip.hbm_bytes;
+        let available = chip.usable_bytes;
         Self { arguments, state, outputs, temporaries, code, total, available, fits: total <= available }
     }
 }
@@ -72,10 +73,15 @@ impl StepPlan {
     /// # Errors
     /// [`Error::TooLarge`] if the compiler finds that it needs more memory than the device has; a failure of the
     /// compiler; an optimized module that can't be read.
-    pub fn new(compiler: &Compiler, step: StepKind, config: &StepConfig) -> Result<Self> {
+    pub fn new(
+        compiler: &Compiler,
+        placement: &Placement,
+        step: StepKind,
+        config: &StepConfig,
+    ) -> Result<Self> {
         let graph = Graph::new();
         let program = step.program(&graph, config);
-        let compiled = compiler.compile(&program, config.replicas);
+        let compiled = compiler.compile(&program, placement);
         let (executable, compile_time) = compiled.map_err(|error| match error.is_out_of_memory() {
             true => Error::TooLarge {
                 step,
@@ -116,20 +122,24 @@ fn counted(executable: &Executable, property: &str) -> Option<f64> {
     }
 }
 
-/// The largest batch, in rows per replica, whose train step fits, searched upwards from `rows`: by doubling, and then
-/// by halving the interval, to 1 row below 8 and to 8 rows from there on, the height of a tile of TPU's registers.
-/// `tried` is told each batch and whether it fits. `None` if not even one row does.
+/// The largest batch of a command, over all replicas.
+const MOST_ROWS: usize = 1 << 16;
+
+/// The largest batch, in rows per replica, whose train step fits, searched upwards from `config`'s: by doubling, and
+/// then by halving the interval, to 1 row below 8 and to 8 rows from there on, the height of a tile of TPU's
+/// registers. `tried` is told each batch and whether it fits. `None` if not even one row does.
 ///
 /// # Errors
 /// Those of [`StepPlan::new`].
 pub fn largest_batch(
     compiler: &Compiler,
+    placement: &Placement,
     config: &StepConfig,
     mut tried: impl FnMut(usize, bool),
 ) -> Result<Option<usize>> {
-    search(config.batch_size, |rows| {
+    search(config.batch_size, MOST_ROWS / placement.replicas(), |rows| {
         let config = StepConfig { batch_size: rows, ..config.clone() };
-        let fits = match StepPlan::new(compiler, StepKind::Train, &config) {
+        let fits = match StepPlan::new(compiler, placement, StepKind::Train, &config) {
             Ok(plan) => plan.memory.fits,
             Err(Error::TooLarge { .. }) => false,
             Err(error) => return Err(error),
@@ -139,10 +149,11 @@ pub fn largest_batch(
     })
 }
 
-fn search(start: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<Option<usize>> {
+/// The largest number up to `most` that fits, from `start`.
+fn search(start: usize, most: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<Option<usize>> {
     // The largest that fits so far, and the smallest that doesn't.
     let (mut low, mut high) = (0, None);
-    let mut rows = start;
+    let mut rows = start.min(most);
     loop {
         if fits(rows)? {
             low = rows;
@@ -150,7 +161,8 @@ fn search(start: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<O
             high = Some(rows);
         }
         rows = match high {
-            None => low * 2,
+            None if low == most => return Ok(Some(low)),
+            None => (low * 2).min(most),
             Some(high) => {
                 let unit = if high > 8 { 8 } else { 1 };
                 // The middle, rounded down to the unit, but above `low`.
@@ -173,7 +185,7 @@ mod tests {
     fn the_search_finds_the_largest_batch_that_fits() {
         let find = |start, largest: usize| {
             let mut tried = 0;
-            let found = search(start, |rows| {
+            let found = search(start, 2048, |rows| {
                 tried += 1;
                 assert!(tried < 30, "start {start}, largest {largest}");
                 Ok(rows <= largest)
@@ -182,6 +194,7 @@ mod tests {
         };
         for start in [1, 2, 3, 16, 100, 512] {
             assert_eq!(find(start, 0), None);
+            assert_eq!(find(start, usize::MAX), Some(2048), "no more than a command takes");
             for largest in 1..8 {
                 assert_eq!(find(start, largest), Some(largest), "start {start}");
             }
@@ -204,8 +217,8 @@ mod tests {
             peak: None,
         };
         let chip = Chip::gpu("h100").unwrap();
-        let memory = Memory::new(stats, &Chip { hbm_bytes: 1067, ..*chip });
+        let memory = Memory::new(stats, &Chip { usable_bytes: 1067, ..*chip });
         assert_eq!((memory.total, memory.state, memory.outputs, memory.fits), (1067, 900, 10, true));
-        assert!(!Memory::new(stats, &Chip { hbm_bytes: 1066, ..*chip }).fits);
+        assert!(!Memory::new(stats, &Chip { usable_bytes: 1066, ..*chip }).fits);
     }
 }

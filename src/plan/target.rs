@@ -1,13 +1,14 @@
 //! Hardware that a step is compiled for although it isn't here.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Chip, GpuTarget, TOPOLOGIES, Topology};
+use super::chip::known_topologies;
+use super::{Chip, GpuTarget, Topology};
 use crate::error::{Error, Result};
 use crate::hlo::Program;
 use crate::pjrt::install::ensure_installed;
 use crate::pjrt::{self, Backend, CompileOptions, Executable, Plugin, ProgramFormat, Value};
+use crate::placement::Placement;
 
 /// A slice of TPUs, or one GPU.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,10 +79,16 @@ impl Compiler {
         self.topology.devices().len()
     }
 
-    /// Processes that drive the devices, as the compiler supposes: one to each board of 4 chips.
-    pub fn processes(&self) -> usize {
-        let devices = self.topology.devices().iter();
-        devices.map(|device| device.process_index).collect::<BTreeSet<_>>().len()
+    /// Places replicas as a job on this target would: one on each device unless `replicas` says otherwise.
+    ///
+    /// # Errors
+    /// No replica, or more of them than devices. (A job on several hosts also wants one on each host.)
+    pub fn placement(&self, replicas: Option<usize>) -> Result<Placement> {
+        let mut devices = self.topology.devices().iter().collect::<Vec<_>>();
+        devices.sort_by_key(|device| (device.process_index, device.id));
+        // How many chips a host has, the compiler only supposes: here, all are on one.
+        let devices = devices.iter().map(|device| (device.id, 0)).collect::<Vec<_>>();
+        Placement::new(&devices, 0, replicas)
     }
 
     /// The compiler and its version, in its own words where it has some.
@@ -95,20 +102,23 @@ impl Compiler {
         Ok(version.lines().collect::<Vec<_>>().join(", "))
     }
 
-    /// Compiles `program` for `replicas` of the devices, and says how long it took.
+    /// Compiles `program` for the replicas of `placement`, and says how long it took.
     ///
     /// # Errors
     /// [`pjrt::Error::is_out_of_memory`] tells a program that doesn't fit from a failure.
-    pub fn compile(&self, program: &Program<'_>, replicas: usize) -> pjrt::Result<(Executable, Duration)> {
-        let ids = self.topology.devices().iter().take(replicas).map(|device| device.id).collect::<Vec<_>>();
+    pub fn compile(
+        &self,
+        program: &Program<'_>,
+        placement: &Placement,
+    ) -> pjrt::Result<(Executable, Duration)> {
         let program = pjrt::Program {
             format: ProgramFormat::Hlo,
             code: &program.to_hlo_proto(),
             parameters: &program.parameter_shapes(),
         };
         let started = Instant::now();
-        let executable = self.topology.compile(&program, &CompileOptions::on_devices(ids))?;
-        Ok((executable, started.elapsed()))
+        let options = CompileOptions::on_devices(placement.device_ids());
+        Ok((self.topology.compile(&program, &options)?, started.elapsed()))
     }
 }
 
@@ -117,7 +127,7 @@ fn refused(error: pjrt::Error) -> Error {
     match error {
         pjrt::Error::UnknownTopology { name, message, .. } => Error::Usage(format!(
             "--topology {name}: libtpu refuses it ({message}); known to work: {}",
-            TOPOLOGIES.join(", ")
+            known_topologies()
         )),
         other => other.into(),
     }

@@ -48,7 +48,9 @@ fn values_that_cant_be_worked_with_are_refused() {
         let message = fails(&mut train(&output, arguments), 2);
         assert!(parts.iter().all(|part| message.contains(part)), "{arguments:?}: {message}");
     }
-    for (length, part) in [("65", "reads at most 64 tokens, not 65"), ("2", "2 tokens leaves no room")] {
+    for (length, part) in
+        [("65", "--max-length 65: this encoder reads 1 to 64 tokens"), ("2", "2 tokens leaves no room")]
+    {
         let mut command = command(&["train", "--random-weights", "--max-length", length]);
         command.arg("--train").arg(asset("sample.csv")).arg("--model").arg(asset("tiny"));
         let message = fails(command.arg("--output").arg(&output), 2);
