@@ -84,10 +84,8 @@ impl Compiler {
     /// # Errors
     /// No replica, or more of them than devices. (A job on several hosts also wants one on each host.)
     pub fn placement(&self, replicas: Option<usize>) -> Result<Placement> {
-        let mut devices = self.topology.devices().iter().collect::<Vec<_>>();
-        devices.sort_by_key(|device| (device.process_index, device.id));
-        // How many chips a host has, the compiler only supposes: here, all are on one.
-        let devices = devices.iter().map(|device| (device.id, 0)).collect::<Vec<_>>();
+        // How many chips a host has, the compiler only supposes: here, all devices are of one.
+        let devices = self.topology.devices().iter().map(|device| (device.id, 0)).collect::<Vec<_>>();
         Placement::new(&devices, 0, replicas)
     }
 
