@@ -36,11 +36,13 @@ exit $status
 "#;
 
 /// Stands in for the program: prints its arguments, writes a run, and ends with status 3 when a file `go` appears.
+/// `train stubborn` ignores TERM.
 const PROGRAM: &str = r#"#!/bin/sh
 case "$1" in
     --version) echo bert-xla 0 ;;
     plugins) echo "$@" >installed ;;
     train)
+        [ "$2" != stubborn ] || trap '' TERM
         printf '[%s]\n' "$@"
         mkdir -p run && echo '{}' >run/history.jsonl
         waited=0
@@ -48,6 +50,8 @@ case "$1" in
         exit 3 ;;
 esac
 "#;
+
+const KILLED: &str = ": ended without an exit status: killed, or the VM restarted";
 
 /// A TPU VM of two workers, and the gcloud that reaches it.
 struct TpuVm(PathBuf);
@@ -115,15 +119,22 @@ impl TpuVm {
     /// Waits for a report of both workers.
     #[track_caller]
     fn wait_for(&self, report: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let status = self.works("status", &[]);
-            if status.lines().filter(|line| line.contains(report)).count() == 2 {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{status}");
-            thread::sleep(Duration::from_millis(50));
+        let both = |status: &str| status.lines().filter(|line| line.contains(report)).count() == 2;
+        wait_until(|| self.works("status", &[]), both);
+    }
+}
+
+/// Waits, for at most 30 s, until what is `read` is as wanted.
+#[track_caller]
+fn wait_until(read: impl Fn() -> String, wanted: impl Fn(&str) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let text = read();
+        if wanted(&text) {
+            return;
         }
+        assert!(Instant::now() < deadline, "{text}");
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -192,10 +203,10 @@ fn dry_runs_print_the_commands() {
             "{TPU_VM} ssh my-tpu --worker=all '--command=cd bert-xla && [ -x bert-xla ] || \
              {{ echo \"error: $(hostname): no program: run setup first\" >&2; exit 1; }}; \
              exec 9>run.lock; flock --timeout 1 9 || {{ echo \"error: $(hostname): a run is going on, \
-             pid $(cat run.pid): wait for it or stop it\" >&2; exit 1; }}; rm -f run.status; \
-             setsid sh -c '\\''trap : TERM; \"$@\"; echo $? >run.status'\\'' sh ./bert-xla train \
-             --train a.csv --dry-run >run.log 2>&1 </dev/null & echo $! >run.pid; \
-             echo \"$(hostname): started, pid $!\" ' --zone=z\n"
+             pid $(cat run.pid): wait for it or stop it\" >&2; exit 1; }}; rm -f run.pid run.status; \
+             pid=$(setsid sh -c '\\''trap : TERM; echo $$ | tee run.pid; exec >run.log 2>&1 </dev/null; \
+             \"$@\"; echo $? >run.status'\\'' sh ./bert-xla train --train a.csv --dry-run &); \
+             echo \"$(hostname): started, pid $pid\" ' --zone=z\n"
         )
     );
     for (verb, arguments, worker) in [
@@ -361,8 +372,9 @@ fn a_run_outlives_its_connection_and_reports_its_end() {
 #[test]
 fn stop_ends_a_run_and_a_killed_one_is_told_from_one_that_ended() {
     let vm = TpuVm::new("stop").set_up();
+    // However slowly a run starts, `stop` right after `train` finds it.
+    write_program(&vm.path("bin/setsid"), "#!/bin/sh\nsleep 0.3\nPATH=${PATH#*:} exec setsid \"$@\"\n");
     vm.works("train", &["--", "a"]);
-    vm.wait_for(": running, pid ");
     let stopped = vm.works("stop", &[]);
     // 128 + SIGTERM.
     assert_eq!(stopped.matches(": ended with exit status 143\n").count(), 2, "{stopped}");
@@ -374,8 +386,27 @@ fn stop_ends_a_run_and_a_killed_one_is_told_from_one_that_ended() {
         let group = format!("-{}", pid.trim());
         assert!(Command::new("kill").args(["-s", "KILL", "--", &group]).status().unwrap().success());
     }
-    vm.wait_for(": ended without an exit status: killed, or the VM restarted");
+    vm.wait_for(KILLED);
     assert_eq!(vm.run("logs", &[]).0, 1);
+}
+
+#[test]
+fn stop_kills_what_ignores_term_and_fails_if_the_run_goes_on() {
+    let vm = TpuVm::new("stubborn").set_up();
+    vm.works("train", &["--", "stubborn"]);
+    // Once it prints, it ignores TERM.
+    wait_until(|| vm.read("0/bert-xla/run.log"), |log| log.contains("stubborn"));
+    fs::write(vm.path("1/bert-xla/go"), "").unwrap();
+    let stopped = vm.works("stop", &[]);
+    assert!(stopped.contains(KILLED), "{stopped}");
+    assert!(stopped.contains(": ended with exit status 3"), "{stopped}");
+
+    // The lock is held by what no signal to the run's processes ends.
+    let lock = fs::File::create(vm.path("1/bert-xla/run.lock")).unwrap();
+    lock.lock().unwrap();
+    let (status, stdout, stderr) = vm.run("stop", &[]);
+    assert_eq!((status, stdout.lines().count(), stderr.lines().count()), (1, 1, 1), "{stdout}{stderr}");
+    assert!(stderr.contains(": the run did not stop: see there what it is with fuser -v "), "{stderr}");
 }
 
 #[test]
