@@ -129,13 +129,22 @@ impl Checkpoint {
             }),
             Dtype::F16 => Ok(Cow::Owned(convert(bytes, |value| f16::from_le_bytes(value).to_f32()))),
             Dtype::BF16 => Ok(Cow::Owned(convert(bytes, |value| bf16::from_le_bytes(value).to_f32()))),
-            dtype => Err(CheckpointError::Type { path: file.path.clone(), name: name.to_owned(), dtype }),
+            _ => Err(self.wrong_type(name, entry)),
         }
     }
 
-    /// Whether [`tensor_f32`](Self::tensor_f32) would find a tensor of that shape; nothing is read.
+    /// Whether [`tensor_f32`](Self::tensor_f32) would give a tensor of that shape; nothing is read.
     pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
-        self.entry(name, expected).map(|_| ())
+        let entry = self.entry(name, expected)?;
+        match entry.info.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(()),
+            _ => Err(self.wrong_type(name, entry)),
+        }
+    }
+
+    fn wrong_type(&self, name: &str, entry: &Entry) -> CheckpointError {
+        let path = self.files[entry.file].path.clone();
+        CheckpointError::Type { path, name: name.to_owned(), dtype: entry.info.dtype }
     }
 
     fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry, CheckpointError> {
@@ -149,6 +158,11 @@ impl Checkpoint {
             found: entry.info.shape.clone(),
             expected: expected.to_vec(),
         })
+    }
+
+    /// The bytes of each file, in the order given.
+    pub fn files(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(|file| file.bytes.as_ref())
     }
 
     /// The normalized names, sorted.

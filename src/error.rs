@@ -30,6 +30,8 @@ pub enum Error {
     NoBackend(Vec<(Backend, String)>),
     #[error("the loss is {loss} after {steps} steps: the run has diverged; try a lower --learning-rate")]
     Diverged { loss: f64, steps: u64 },
+    #[error("process {process} of the slice has failed, which says why itself; this one stops with it")]
+    OtherProcess { process: i32 },
     #[error(
         "the {step} step does not fit {target}: {reason}; choose a smaller --batch-size or --max-length, or more devices"
     )]
@@ -61,7 +63,7 @@ impl Error {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Usage(_) | Self::Input { .. } | Self::NoBackend(_) | Self::TooLarge { .. } => true,
-            Self::File { .. } | Self::Diverged { .. } | Self::Module(_) => false,
+            Self::File { .. } | Self::Diverged { .. } | Self::OtherProcess { .. } | Self::Module(_) => false,
             Self::Pjrt(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
             Self::Hub(error) => error.is_input_error(),

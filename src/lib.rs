@@ -12,6 +12,7 @@
 //! | [`train`] | the model | one program per step, and the loop that runs it |
 //! | [`pjrt`] | a program and buffers | results, on TPU, GPU or CPU |
 //! | [`strategy`], [`placement`] | what the user asked for | a backend, and replicas on its devices |
+//! | [`agreement`] | what each process of a slice has read | whether they all do the same |
 //! | [`plan`] | a chip's figures, a compiled program | memory, time and cost of a step, with no device |
 //! | [`report`], [`tables`], [`run_folder`] | measurements and weights | curves, CSV files, a folder to load again |
 //! | [`cli`] | arguments | one command |
@@ -50,6 +51,7 @@
 //! # }
 //! ```
 
+pub mod agreement;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::agreement::SharedInputs;
 use crate::checkpoint::{Checkpoint, save_safetensors};
-use crate::data::{LabelMap, Tokenizer, Tokens};
+use crate::data::{Dataset, LabelMap, Tokenizer, Tokens};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::hub::{Hub, ModelFiles};
@@ -17,7 +18,7 @@ use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 use crate::nn::Weight;
 use crate::pjrt::Buffer;
 use crate::strategy::Strategy;
-use crate::train::{InitialValues, StepConfig, Trainer, checkpoint_key, upload_weights};
+use crate::train::{InitialValues, StepConfig, StepKind, Trainer, checkpoint_key, upload_weights};
 
 /// The weights' file: a folder that has it holds a run.
 pub const WEIGHTS: &str = "model.safetensors";
@@ -80,6 +81,24 @@ impl RunFolder {
     /// Token ids of `texts`, as the model was trained on them.
     pub fn tokenize(&self, texts: &[String]) -> Result<Tokens> {
         Ok(open_tokenizer(&self.files, &self.model.bert, self.model.max_length)?.encode(texts)?)
+    }
+
+    /// Makes sure that all processes of a slice have this run, `data` and `batch_size`: see [`SharedInputs::agree`].
+    pub fn agree(
+        &self,
+        strategy: &Strategy,
+        step: StepKind,
+        batch_size: usize,
+        data: &Dataset<'_>,
+    ) -> Result<()> {
+        let config = StepConfig { model: self.model.clone(), batch_size: 1, replicas: 1 };
+        let inputs = SharedInputs {
+            program: &|graph| step.program(graph, &config),
+            options: &batch_size,
+            data: &[data],
+            weights: Some(&self.weights),
+        };
+        inputs.agree(strategy)
     }
 
     /// What fixes a step's program for batches of `batch_size` over all replicas.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::hlo::Program;
+use crate::hlo::{Graph, Program};
 use crate::pjrt::{
-    self, Backend, Buffer, Client, CompileOptions, Device, ExecutableCache, LoadedExecutable, Plugin,
-    ProgramFormat, cpu_device_count,
+    self, Argument, Backend, Buffer, Client, CompileOptions, Device, ExecutableCache, LoadedExecutable,
+    Plugin, ProgramFormat, cpu_device_count,
 };
 use crate::placement::Placement;
+use crate::shape::{ElementType, Shape};
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
@@ -59,9 +60,7 @@ impl Strategy {
             }
             None => first_usable(options, &mut passed_over)?,
         };
-        let devices =
-            client.devices().map(|device| (device.id(), device.process_index())).collect::<Vec<_>>();
-        let placement = Placement::new(&devices, client.process_index(), options.replicas)?;
+        let placement = place(&client, options.replicas)?;
         Ok(Self { client, placement, cache: options.cache.clone(), passed_over })
     }
 
@@ -77,6 +76,11 @@ impl Strategy {
     /// Number of replicas that this process drives.
     pub fn local_replicas(&self) -> usize {
         self.placement.local().len()
+    }
+
+    /// Whether other processes drive a part of the replicas.
+    pub fn is_shared(&self) -> bool {
+        self.local_replicas() < self.replicas()
     }
 
     /// This process among those that drive the slice, from 0.
@@ -126,6 +130,45 @@ impl Strategy {
         }
     }
 
+    /// What each process of the slice passes, with its index, in their order. All must call this together, with
+    /// equally many `words`.
+    ///
+    /// It takes all devices, since processes that were told of different numbers of replicas are to meet here too.
+    pub fn gather(&self, words: &[u32]) -> Result<Vec<(i32, Vec<u32>)>> {
+        let (client, cache) = (self.client.clone(), self.cache.clone());
+        let all = Self { placement: place(&client, None)?, client, cache, passed_over: vec![] };
+        let own = [&[self.process_index() as u32], words].concat();
+        let graph = Graph::new();
+        let input = graph.parameter("words", Shape::new(ElementType::U32, [1, own.len()]));
+        let program = Program::new("gather", vec![input], vec![input.all_gather(all.replicas())]);
+        let executable = all.compile(&program)?;
+        let buffers = all.mirror(&own, &[1, own.len()])?;
+        let arguments = buffers.iter().map(|buffer| vec![Argument::Borrow(buffer)]).collect();
+        let gathered = executable.execute(arguments)?[0][0].to_host::<u32>()?;
+        let rows = gathered.chunks(own.len()).map(|row| (row[0] as i32, row[1..].to_vec()));
+        let mut processes = rows.collect::<Vec<_>>();
+        // One of a process's devices speaks for all.
+        processes.dedup_by_key(|(process, _)| *process);
+        Ok(processes)
+    }
+
+    /// Gives `result` back once every process of the slice has come here with its own: where one has failed, none goes
+    /// on to wait for it in a step.
+    ///
+    /// # Errors
+    /// This process's own, or that another one has failed.
+    pub fn together(&self, result: Result<()>) -> Result<()> {
+        if !self.is_shared() {
+            return result;
+        }
+        let failed = self.gather(&[u32::from(result.is_err())]);
+        result?;
+        match failed?.into_iter().find(|(_, words)| words[0] != 0) {
+            Some((process, _)) => Err(Error::OtherProcess { process }),
+            None => Ok(()),
+        }
+    }
+
     /// Puts the same values on every local replica.
     pub fn mirror<T: pjrt::Element>(&self, values: &[T], dims: &[usize]) -> Result<Vec<Buffer>> {
         let upload = |(_, device)| Ok(self.client.buffer_from_host(values, dims, device)?);
@@ -151,6 +194,11 @@ impl Strategy {
         };
         self.local_devices().map(upload).collect()
     }
+}
+
+fn place(client: &Client, replicas: Option<usize>) -> Result<Placement> {
+    let devices = client.devices().map(|device| (device.id(), device.process_index())).collect::<Vec<_>>();
+    Placement::new(&devices, client.process_index(), replicas)
 }
 
 /// Loads the plugin of a backend that has been probed: away from a TPU VM, libtpu waits for a metadata server.

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::options::{DeviceArgs, count};
+use crate::agreement::SharedInputs;
 use crate::checkpoint::{Checkpoint, save_safetensors};
 use crate::data::{DataError, Dataset, Tokens};
 use crate::error::{Error, Result};
+use crate::hlo::Graph;
 use crate::hub::{Hub, ModelFiles};
 use crate::model::BertConfig;
 use crate::run_folder::open_tokenizer;
 use crate::shape::{ElementType, Shape};
-use crate::train::{Inference, InitialValues, upload_weights};
+use crate::train::{Inference, InitialValues, encode_step, upload_weights};
 
 /// Write the encoder's last hidden states for sentences, one a line of the input.
 ///
@@ -52,17 +54,24 @@ pub fn run(args: &EncodeArgs) -> Result<()> {
     let files = ModelFiles::resolve(&args.model, args.revision.as_deref(), true, &Hub::from_env()?)?;
     let config = BertConfig::read(&files.config)?;
     let tokens = open_tokenizer(&files, &config, args.max_length)?.encode(&read_lines(&args.input)?)?;
+    let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), args.mask);
+    let checkpoint = Checkpoint::open(&files)?;
+    let values = InitialValues::Trained(&checkpoint);
+    values.check(&encode_step(&Graph::new(), &config, 1, args.max_length, args.mask, 1).weights)?;
 
     let strategy = args.device.connect()?;
+    let inputs = SharedInputs {
+        program: &|graph| encode_step(graph, &config, 1, args.max_length, args.mask, 1).program,
+        options: &args.batch_size,
+        data: &[&data],
+        weights: Some(&checkpoint),
+    };
+    inputs.agree(&strategy)?;
     let rows = strategy.rows_per_replica(args.batch_size)?;
     let inference = Inference::for_encoding(&strategy, &config, rows, args.max_length, args.mask)?;
-    let weights = {
-        let checkpoint = Checkpoint::open(&files)?;
-        upload_weights(&strategy, inference.weights(), &InitialValues::Trained(&checkpoint))?
-    };
+    let weights = upload_weights(&strategy, inference.weights(), &values)?;
     let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
     let mut states = Vec::with_capacity(tokens.input_ids.len() * config.hidden_size);
-    let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), args.mask);
     inference.predict(&strategy, &weights, &data, |rows| {
         states.extend(rows);
         Ok(())

@@ -6,7 +6,7 @@ use super::options::TrainedArgs;
 use crate::data::{Dataset, Purpose};
 use crate::error::Result;
 use crate::report::Classification;
-use crate::train::Inference;
+use crate::train::{Inference, StepKind};
 
 /// Measure a trained classifier on a labelled table: loss, accuracy, and each class's precision, recall and F1.
 #[derive(Args, Debug)]
@@ -26,6 +26,7 @@ pub fn run(args: &EvaluateArgs) -> Result<()> {
     let data = Dataset::new(&tokens, &table.classes, (0..tokens.len()).collect(), run.model.mask);
 
     let strategy = args.trained.device.connect()?;
+    run.agree(&strategy, StepKind::Eval, args.trained.batch_size, &data)?;
     let config = run.step_config(&strategy, args.trained.batch_size)?;
     let inference = Inference::for_evaluation(&strategy, &config)?;
     let weights = run.upload_weights(&strategy, inference.weights())?;

@@ -8,7 +8,7 @@ use super::options::TrainedArgs;
 use crate::data::{Dataset, Purpose};
 use crate::error::Result;
 use crate::tables::{class_name, predicted_classes, write_submission};
-use crate::train::Inference;
+use crate::train::{Inference, StepKind};
 
 /// Label the rows of a table, and write ID,label in its order.
 ///
@@ -31,6 +31,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), run.model.mask);
 
     let strategy = args.trained.device.connect()?;
+    run.agree(&strategy, StepKind::Predict, args.trained.batch_size, &data)?;
     let config = run.step_config(&strategy, args.trained.batch_size)?;
     let inference = Inference::for_prediction(&strategy, &config)?;
     let weights = run.upload_weights(&strategy, inference.weights())?;

@@ -8,8 +8,9 @@ use clap::Args;
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, check_output_folder, count};
 use super::{note, print, print_json};
+use crate::agreement::SharedInputs;
 use crate::checkpoint::Checkpoint;
-use crate::data::{Dataset, LabelMap, Purpose, Table, Tokenizer, train_test_split};
+use crate::data::{Dataset, LabelMap, Purpose, Table, Tokenizer, Tokens, train_test_split};
 use crate::error::{Error, Result};
 use crate::hub::{Hub, ModelFiles};
 use crate::model::{BertConfig, ClassifierConfig};
@@ -17,7 +18,7 @@ use crate::report::{EpochProgress, EpochRecord, History, median, plot_history};
 use crate::run_folder::{WEIGHTS, open_tokenizer, open_weights, write_description, write_weights};
 use crate::strategy::Strategy;
 use crate::tables::{DevPredictions, write_dev_predictions};
-use crate::train::{EpochMetrics, Evaluation, InitialValues, TrainOptions, Trainer};
+use crate::train::{EpochMetrics, Evaluation, InitialValues, StepConfig, StepKind, TrainOptions, Trainer};
 
 /// Fine-tune a classifier on a labelled table.
 ///
@@ -100,10 +101,13 @@ pub struct RecipeArgs {
     pub labels: LabelMap,
 }
 
-/// Everything that is decided and read before anything is compiled.
+/// Everything that is decided and read before a device is taken: on a slice of several hosts, what fails on one of them
+/// must not leave the others waiting.
 struct Job {
     files: ModelFiles,
     model: ClassifierConfig,
+    /// `None` for random weights.
+    checkpoint: Option<Checkpoint>,
     tokenizer: Tokenizer,
     table: Table,
     train_rows: Vec<usize>,
@@ -111,9 +115,9 @@ struct Job {
 }
 
 impl Job {
-    /// What the table holds.
+    /// What the table holds, and what of the checkpoint is left out.
     fn describe(&self, args: &TrainArgs) -> String {
-        format!(
+        let mut text = format!(
             "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
             args.train.display(),
             self.table.texts.len(),
@@ -121,7 +125,26 @@ impl Job {
             self.table.skipped,
             self.train_rows.len(),
             self.dev_rows.len()
-        )
+        );
+        let ignored = self.checkpoint.iter().flat_map(Checkpoint::ignored);
+        let heads = ignored.filter(|name| name.starts_with("cls.")).collect::<Vec<_>>();
+        if let [first, ..] = heads.as_slice() {
+            text.push_str(&format!("\nIgnored {} tensors of pretraining heads ({first}...)", heads.len()));
+        }
+        text
+    }
+
+    fn initial_values(&self, seed: u32) -> InitialValues<'_> {
+        match &self.checkpoint {
+            Some(checkpoint) => InitialValues::Pretrained { checkpoint, seed },
+            None => InitialValues::Random { seed },
+        }
+    }
+
+    /// The rows to train on, and those held out.
+    fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 2] {
+        [&self.train_rows, &self.dev_rows]
+            .map(|rows| Dataset::new(tokens, &self.table.classes, rows.clone(), self.model.mask))
     }
 }
 
@@ -131,21 +154,21 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         note(&job.describe(args));
         return print(&format!("{}\n", job.model.summary()));
     }
-    check_output_folder(&args.output, WEIGHTS, args.overwrite)?;
+    let tokens = job.tokenizer.encode(&job.table.texts)?;
+    let data = job.datasets(&tokens);
     let strategy = args.device.connect()?;
     note(&job.describe(args));
-    if strategy.is_chief() {
-        // Before the long compilation, to fail early.
-        std::fs::create_dir_all(&args.output).map_err(Error::file("can't make", &args.output))?;
-    }
+    // Before the long compilation, to fail early.
+    strategy.together(if strategy.is_chief() { make_output_folder(args) } else { Ok(()) })?;
+    agree(args, &job, &data, &strategy)?;
     let mut trainer = trainer(args, &job, strategy)?;
-    train(args, &job, &mut trainer)?;
+    train(args, &job, &data, &mut trainer)?;
     note(&format!("Saved in {}", args.output.display()));
     Ok(())
 }
 
 fn prepare(args: &TrainArgs) -> Result<Job> {
-    let RecipeArgs { labels, learning_rate, .. } = &args.recipe;
+    let RecipeArgs { labels, learning_rate, seed, .. } = &args.recipe;
     // As the program will take it, in f32.
     let rate = *learning_rate as f32;
     if !(rate > 0.0 && rate.is_finite()) {
@@ -157,7 +180,11 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     let tokenizer = open_tokenizer(&files, &model.bert, model.max_length)?;
     let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
     let split = train_test_split(table.texts.len(), args.recipe.dev_size, args.recipe.split_seed)?;
-    Ok(Job { files, model, tokenizer, table, train_rows: split.train, dev_rows: split.test })
+    let checkpoint = (!random_weights).then(|| open_weights(&files, &model)).transpose()?;
+    let (train_rows, dev_rows) = (split.train, split.test);
+    let job = Job { files, model, checkpoint, tokenizer, table, train_rows, dev_rows };
+    job.initial_values(*seed).check(&job.model.weights())?;
+    Ok(job)
 }
 
 /// The classifier that the flags ask for, on an encoder.
@@ -171,37 +198,33 @@ fn model_config(args: &ClassifierArgs, bert: BertConfig, labels: &LabelMap) -> R
     }
 }
 
+fn make_output_folder(args: &TrainArgs) -> Result<()> {
+    check_output_folder(&args.output, WEIGHTS, args.overwrite)?;
+    std::fs::create_dir_all(&args.output).map_err(Error::file("can't make", &args.output))
+}
+
+/// Makes sure that all processes of a slice train the same.
+fn agree(args: &TrainArgs, job: &Job, [train, dev]: &[Dataset<'_>; 2], strategy: &Strategy) -> Result<()> {
+    let config = StepConfig { model: job.model.clone(), batch_size: 1, replicas: 1 };
+    let inputs = SharedInputs {
+        program: &|graph| StepKind::Train.program(graph, &config),
+        options: &args.recipe,
+        data: &[train, dev],
+        weights: job.checkpoint.as_ref(),
+    };
+    inputs.agree(strategy)
+}
+
 fn trainer(args: &TrainArgs, job: &Job, strategy: Strategy) -> Result<Trainer> {
     let RecipeArgs { batch_size, learning_rate, seed, .. } = args.recipe;
-    let checkpoint = match args.model.random_weights {
-        true => None,
-        false => Some(open_checkpoint(&job.files, &job.model)?),
-    };
     let started = Instant::now();
-    let values = match &checkpoint {
-        Some(checkpoint) => InitialValues::Pretrained { checkpoint, seed },
-        None => InitialValues::Random { seed },
-    };
     let options = TrainOptions { batch_size, learning_rate: learning_rate as f32, seed };
-    let trainer = Trainer::new(strategy, &job.model, options, &values)?;
+    let trainer = Trainer::new(strategy, &job.model, options, &job.initial_values(seed))?;
     note(&format!("Ready to train after {:.1} s", started.elapsed().as_secs_f64()));
     Ok(trainer)
 }
 
-/// Opens the encoder's weights, and says what of them is ignored.
-fn open_checkpoint(files: &ModelFiles, model: &ClassifierConfig) -> Result<Checkpoint> {
-    let checkpoint = open_weights(files, model)?;
-    let heads = checkpoint.ignored().iter().filter(|name| name.starts_with("cls.")).collect::<Vec<_>>();
-    if let [first, ..] = heads.as_slice() {
-        note(&format!("Ignored {} tensors of pretraining heads ({first}...)", heads.len()));
-    }
-    Ok(checkpoint)
-}
-
-fn train(args: &TrainArgs, job: &Job, trainer: &mut Trainer) -> Result<()> {
-    let tokens = job.tokenizer.encode(&job.table.texts)?;
-    let rows = |rows: &[usize]| Dataset::new(&tokens, &job.table.classes, rows.to_vec(), job.model.mask);
-    let (train, dev) = (rows(&job.train_rows), rows(&job.dev_rows));
+fn train(args: &TrainArgs, job: &Job, [train, dev]: &[Dataset<'_>; 2], trainer: &mut Trainer) -> Result<()> {
     let mut history = History::new(args.output.join("history.jsonl"));
     let RecipeArgs { epochs, batch_size, .. } = args.recipe;
     let is_chief = trainer.strategy().is_chief();
@@ -209,35 +232,37 @@ fn train(args: &TrainArgs, job: &Job, trainer: &mut Trainer) -> Result<()> {
         let started = Instant::now();
         let steps = train.len().div_ceil(batch_size) as u64;
         let mut progress = EpochProgress::new(epoch, epochs, steps, args.json || !is_chief);
-        let metrics = trainer.train_epoch(&train, epoch, |loss, accuracy| progress.step(loss, accuracy))?;
-        let evaluation = trainer.evaluate(&dev)?;
-        if !is_chief {
-            continue;
-        }
-        progress.finish(Some((evaluation.loss, evaluation.accuracy)));
-        let seconds = started.elapsed().as_secs_f64();
-        let record = record(args, epoch, trainer.steps_done(), seconds, &metrics, &evaluation);
-        if args.json {
-            print_json(serde_json::to_string(&record))?;
-        }
-        // Until here, the folder is as an earlier run left it.
-        if epoch == 1 {
-            write_description(&args.output, &job.files, &job.tokenizer, &job.model, &args.recipe.labels)?;
-        }
-        history.push(record)?;
-        save_epoch(args, job, trainer, &history, &evaluation)?;
+        let metrics = trainer.train_epoch(train, epoch, |loss, accuracy| progress.step(loss, accuracy))?;
+        let evaluation = trainer.evaluate(dev)?;
+        let save = || {
+            progress.finish(Some((evaluation.loss, evaluation.accuracy)));
+            let seconds = started.elapsed().as_secs_f64();
+            let record = record(args, epoch, trainer.steps_done(), seconds, &metrics, &evaluation);
+            save_epoch(args, job, trainer, &mut history, record, &evaluation)
+        };
+        let saved = if is_chief { save() } else { Ok(()) };
+        trainer.strategy().together(saved)?;
     }
     Ok(())
 }
 
-/// Leaves a complete run folder after each epoch.
+/// Reports an epoch, and leaves a complete run folder.
 fn save_epoch(
     args: &TrainArgs,
     job: &Job,
     trainer: &Trainer,
-    history: &History,
+    history: &mut History,
+    record: EpochRecord,
     evaluation: &Evaluation,
 ) -> Result<()> {
+    if args.json {
+        print_json(serde_json::to_string(&record))?;
+    }
+    // Until here, the folder is as an earlier run left it.
+    if record.epoch == 1 {
+        write_description(&args.output, &job.files, &job.tokenizer, &job.model, &args.recipe.labels)?;
+    }
+    history.push(record)?;
     write_weights(&args.output, trainer)?;
     plot_history(&args.output, history.epochs())?;
     let predictions = DevPredictions {

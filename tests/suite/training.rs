@@ -8,6 +8,7 @@ use bert_xla::error::Error;
 use bert_xla::run_folder::{RunFolder, write_description, write_weights};
 use bert_xla::train::{Evaluation, Inference, StepConfig, TrainOptions, Trainer};
 
+use crate::common::cli::command;
 use crate::common::empty_folder;
 use crate::common::training::{MAX_LENGTH, ROWS, files, model, options, run, sample, strategy, trainer};
 
@@ -120,9 +121,8 @@ fn transformers_reads_a_saved_run_and_agrees() {
     std::fs::write(&sentences, "I hate the movie, so bad\nmerci\n").unwrap();
     let encode = |name: &str, mask: &[&str]| {
         let output = folder.join(name);
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bert-xla"));
-        command.args(["encode", "--max-length", "8", "--backend", "cpu", "--model"]).arg(&folder);
-        command.arg("--input").arg(&sentences).arg("--output").arg(&output).args(mask);
+        let mut command = command(&["encode", "--max-length", "8", "--backend", "cpu", "--model"]);
+        command.arg(&folder).arg("--input").arg(&sentences).arg("--output").arg(&output).args(mask);
         assert!(command.output().unwrap().status.success());
         output
     };

@@ -5,14 +5,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use bert_xla::pjrt::{Backend, Plugin};
 use serde_json::Value as Json;
 
 use super::{cpu_plugin, empty_folder};
 
+/// The program with the user's plugins, but with a cache of this test run: programs that an earlier build compiled
+/// would hide that this one's don't compile.
 pub fn command<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
+    static CACHE: OnceLock<PathBuf> = OnceLock::new();
     cpu_plugin();
     let mut command = Command::new(env!("CARGO_BIN_EXE_bert-xla"));
-    command.args(arguments);
+    command.args(arguments).env("BERT_XLA_CACHE", CACHE.get_or_init(|| empty_folder("cli_cache")));
+    for (backend, variable) in [
+        (Backend::Cpu, "BERT_XLA_CPU_PLUGIN"),
+        (Backend::Gpu, "BERT_XLA_GPU_PLUGIN"),
+        (Backend::Tpu, "BERT_XLA_TPU_PLUGIN"),
+    ] {
+        command.envs(Plugin::find(backend, None).map(|path| (variable, path)));
+    }
     command
 }
 
