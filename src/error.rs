@@ -30,7 +30,7 @@ pub enum Error {
     NoBackend(Vec<(Backend, String)>),
     #[error("the loss is {loss} after {steps} steps: the run has diverged; try a lower --learning-rate")]
     Diverged { loss: f64, steps: u64 },
-    #[error("process {process} of the slice has failed, which says why itself; this one stops with it")]
+    #[error("process {process} of the slice has failed and says why; this one stops too")]
     OtherProcess { process: i32 },
     #[error(
         "the {step} step does not fit {target}: {reason}; choose a smaller --batch-size or --max-length, or more devices"

@@ -286,7 +286,7 @@ fn a_host_that_fails_alone_stops_the_others() {
     fs::write(folder.join("file"), "no folder").unwrap();
     fs::create_dir_all(folder.join("unwritable/history.jsonl")).unwrap();
     let run = copy_of_run("slice_alone_run");
-    let told = (false, "process 0 of the slice has failed, which says why itself; this one stops with it");
+    let told = (false, "process 0 of the slice has failed and says why; this one stops too");
     for (output, (is_input_error, part)) in [
         (folder.join("file/run"), (false, "can't make ")),
         (folder.join("unwritable"), (false, "history.jsonl")),
