@@ -32,7 +32,7 @@ pub(super) fn backend_folder(backend: Backend) -> Result<PathBuf> {
 }
 
 /// `<cache>/plugins/<backend>/<version>`.
-pub(super) fn version_folder(backend: Backend) -> Result<PathBuf> {
+fn version_folder(backend: Backend) -> Result<PathBuf> {
     Ok(backend_folder(backend)?.join(backend.platform().wheel.version))
 }
 

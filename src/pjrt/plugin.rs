@@ -31,8 +31,8 @@ pub(super) struct Platform {
     pub tools: &'static [Wheel],
     /// `Err` tells what of the hardware is missing.
     probe: fn() -> std::result::Result<(), String>,
-    /// Variables that the plugin should find set when it is opened.
-    environment: fn() -> Vec<(&'static str, String)>,
+    /// Variables that the plugin in this file should find set when it is opened.
+    environment: fn(&Path) -> Vec<(&'static str, String)>,
 }
 
 /// A package of the Python package index that holds one file that is wanted, pinned.
@@ -79,7 +79,7 @@ static CPU: Platform = Platform {
     },
     tools: &[],
     probe: || Ok(()),
-    environment: Vec::new,
+    environment: |_| Vec::new(),
 };
 
 static GPU: Platform = Platform {
@@ -236,7 +236,7 @@ fn probe_tpu() -> std::result::Result<(), String> {
 
 /// Without a TPU, libtpu compiles ahead of time: these keep it from asking a metadata server where it is, and from
 /// locking out other processes, which it does to share no chip with them.
-fn tpu_environment() -> Vec<(&'static str, String)> {
+fn tpu_environment(_: &Path) -> Vec<(&'static str, String)> {
     if probe_tpu().is_ok() {
         return Vec::new();
     }
@@ -252,13 +252,14 @@ fn tpu_environment() -> Vec<(&'static str, String)> {
 }
 
 /// Points XLA at the CUDA toolkit's data folder, whose `libdevice` it compiles kernels with.
-fn gpu_environment() -> Vec<(&'static str, String)> {
+fn gpu_environment(plugin: &Path) -> Vec<(&'static str, String)> {
     const FLAG: &str = "--xla_gpu_cuda_data_dir";
     let flags = std::env::var("XLA_FLAGS").unwrap_or_default();
     let home = std::env::var_os("CUDA_HOME").map(PathBuf::from);
     // Where the plugin's own search path finds NVIDIA's wheels, when unpacked beside it.
     let wheels = install::backend_folder(Backend::Gpu).ok().map(|folder| folder.join("nvidia/cu13"));
-    let installed = install::version_folder(Backend::Gpu).ok().map(|folder| folder.join("cuda"));
+    // What `install` puts beside the plugin.
+    let installed = plugin.parent().map(|folder| folder.join("cuda"));
     let system = Some(PathBuf::from("/usr/local/cuda"));
     let data =
         [home, wheels, installed, system].into_iter().flatten().find(|folder| folder.join("nvvm").is_dir());
@@ -319,7 +320,7 @@ impl Plugin {
     pub fn load(backend: Backend, path: &Path) -> Result<Self> {
         // A bare file name would make the loader search its own folders instead.
         let path = std::path::absolute(path).map_err(Error::io(path))?;
-        prepare_environment(backend);
+        prepare_environment(backend, &path);
         // What plugins print while they are opened, the log level doesn't hold back.
         let api = match std::env::var(LOG_LEVEL).is_ok_and(|level| level == SILENT) {
             true => without_stderr(|| Api::load(backend, &path)),
@@ -360,11 +361,11 @@ const LOG_LEVEL: &str = "TF_CPP_MIN_LOG_LEVEL";
 const SILENT: &str = "3";
 
 /// Sets the variables that a plugin reads while it is opened, where the user has not.
-fn prepare_environment(backend: Backend) {
+fn prepare_environment(backend: Backend, plugin: &Path) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let quiet = std::env::var_os(LOG_LEVEL).is_none().then(|| (LOG_LEVEL, SILENT.to_owned()));
-    for (name, value) in quiet.into_iter().chain((backend.platform().environment)()) {
+    for (name, value) in quiet.into_iter().chain((backend.platform().environment)(plugin)) {
         // SAFETY: the standard library serializes all access from Rust. C code that reads the environment is that
         // of plugins loaded before; each variable is set at most once, by the first load that needs it, which the
         // program does from its main thread before it has work on any device.
