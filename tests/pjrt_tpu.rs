@@ -2,7 +2,7 @@
 
 use bert_xla::pjrt::Backend;
 use bert_xla::pjrt::install::is_installed;
-use bert_xla::plan::{Compiler, TOPOLOGIES, Target, Topology};
+use bert_xla::plan::{Compiler, Slice, TOPOLOGIES, Target};
 
 /// libtpu takes every name that is said to be known, and sees as many devices in it as follow from the table of chips.
 #[test]
@@ -12,9 +12,9 @@ fn the_known_topologies_are_known_to_libtpu() {
         return;
     }
     for (name, _) in TOPOLOGIES {
-        let topology = Topology::parse(name).unwrap();
-        let devices = topology.devices();
-        let compiler = Compiler::new(Target::Tpu(topology)).unwrap();
+        let slice = Slice::parse(name).unwrap();
+        let devices = slice.devices();
+        let compiler = Compiler::new(Target::Tpu(slice)).unwrap();
         assert_eq!(compiler.devices(), devices, "{name}");
         assert!(compiler.version().unwrap().contains("TPU"), "{name}");
     }

@@ -112,7 +112,7 @@ impl DeviceArgs {
             Arc::new(ExecutableCache::new(folder.join("executables"), ExecutableCache::DEFAULT_LIMIT))
         });
         let strategy = Strategy::new(&StrategyOptions { backend: backend.0, replicas, plugin, cache })?;
-        let alone = strategy.is_chief() && strategy.local_replicas() == strategy.replicas();
+        let alone = strategy.is_chief() && !strategy.is_shared();
         // A process that connects again (the demo's) is what it was.
         let _ = super::PROCESS.set(super::Process { index: strategy.process_index(), alone });
         for (backend, reason) in &strategy.passed_over {

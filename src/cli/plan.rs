@@ -12,8 +12,7 @@ use crate::error::{Error, Result};
 use crate::hub::{Hub, ModelFiles};
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 use crate::pjrt::Backend;
-use crate::placement::Placement;
-use crate::plan::{self, Bound, Chip, Compiler, GpuTarget, StepPlan, Target, Topology, largest_batch};
+use crate::plan::{self, Bound, Chip, Compiler, GpuTarget, Slice, StepPlan, Target, largest_batch};
 use crate::report::bar_chart;
 use crate::run_folder::write_text;
 use crate::train::{StepConfig, StepKind};
@@ -119,9 +118,9 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         rows_per_replica: batch_size,
     };
     if args.largest_batch {
-        return search(args, &compiler, &placement, &job, &config);
+        return search(args, &compiler, &job, &config);
     }
-    let (steps, too_large) = args.compile(&compiler, &placement, &config)?;
+    let (steps, too_large) = args.compile(&compiler, &config)?;
     // What took minutes to find out is told, whatever fails after it.
     if args.json {
         print_json(serde_json::to_string_pretty(&Plan { job: &job, steps: &steps }))?;
@@ -136,7 +135,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
 impl PlanArgs {
     fn target(&self) -> Result<Target> {
         match (&self.topology, &self.gpu) {
-            (Some(topology), _) => Ok(Target::Tpu(Topology::parse(topology)?)),
+            (Some(topology), _) => Ok(Target::Tpu(Slice::parse(topology)?)),
             (None, Some(gpu)) => Ok(Target::Gpu(GpuTarget::new(gpu)?)),
             (None, None) => Err(Error::Usage("plan needs --topology or --gpu".into())),
         }
@@ -150,17 +149,12 @@ impl PlanArgs {
     }
 
     /// Compiles the steps that were asked for; the error is about the first of those that are too large.
-    fn compile(
-        &self,
-        compiler: &Compiler,
-        placement: &Placement,
-        config: &StepConfig,
-    ) -> Result<(Vec<StepPlan>, Option<Error>)> {
+    fn compile(&self, compiler: &Compiler, config: &StepConfig) -> Result<(Vec<StepPlan>, Option<Error>)> {
         let steps = if self.step.is_empty() { &StepKind::ALL[..] } else { &self.step };
         let (mut plans, mut too_large) = (Vec::new(), None);
         for step in steps {
             note(&format!("Compiling the {step} step for {}", compiler.target().name()));
-            match StepPlan::new(compiler, placement, *step, config) {
+            match StepPlan::new(compiler, *step, config) {
                 Ok(plan) => plans.push(plan),
                 Err(error @ Error::TooLarge { .. }) => too_large = too_large.or(Some(error)),
                 Err(error) => return Err(error),
@@ -183,18 +177,12 @@ impl PlanArgs {
     }
 }
 
-fn search(
-    args: &PlanArgs,
-    compiler: &Compiler,
-    placement: &Placement,
-    job: &Job,
-    config: &StepConfig,
-) -> Result<()> {
+fn search(args: &PlanArgs, compiler: &Compiler, job: &Job, config: &StepConfig) -> Result<()> {
     let tried = |rows: usize, fits: bool| {
         let verdict = if fits { "fits" } else { "does not fit" };
         note(&format!("{} per replica: {verdict}", plural(rows, "row")));
     };
-    let Some(rows) = largest_batch(compiler, placement, config, tried)? else {
+    let Some(rows) = largest_batch(compiler, config, tried)? else {
         let message = format!("not even one row per replica fits {}: choose a smaller model", job.target);
         return Err(Error::Usage(message));
     };
@@ -209,7 +197,7 @@ fn search(
 
 impl Job {
     fn text(&self) -> String {
-        let Self { target, chip, compiler, devices, replicas, batch_size, rows_per_replica, .. } = self;
+        let Self { target, chip, compiler, devices, replicas, batch_size, rows_per_replica } = self;
         format!(
             "{target}: {} of {}; {}, {} each, a batch of {batch_size}\n\
              Compiler: {compiler}\n\

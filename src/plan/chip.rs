@@ -161,7 +161,7 @@ impl Chip {
 
 /// A slice of TPU chips, named as libtpu names it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Topology {
+pub struct Slice {
     /// Such as `v3:2x2x1`.
     pub name: String,
     pub chip: &'static Chip,
@@ -169,7 +169,7 @@ pub struct Topology {
     pub chips: usize,
 }
 
-impl Topology {
+impl Slice {
     /// Reads `<chip>:<chips along each axis>`, or Cloud TPU's name of a slice that is known here, such as `v3-8`.
     ///
     /// # Errors
@@ -293,17 +293,17 @@ mod tests {
     #[test]
     fn slices_are_named_in_two_ways() {
         for (name, accelerator_type) in TOPOLOGIES {
-            let topology = Topology::parse(name).unwrap();
-            assert_eq!(topology, Topology::parse(accelerator_type).unwrap());
+            let slice = Slice::parse(name).unwrap();
+            assert_eq!(slice, Slice::parse(accelerator_type).unwrap());
             // Up to v5p, Cloud TPU counts cores, two to a chip; from v5e on, chips.
             let (_, count) = accelerator_type.rsplit_once('-').unwrap();
-            let counted = if matches!(topology.chip.name, "v5e" | "v6e") { 1 } else { 2 } * topology.chips;
+            let counted = if matches!(slice.chip.name, "v5e" | "v6e") { 1 } else { 2 } * slice.chips;
             assert_eq!(count, counted.to_string(), "{name}");
         }
         let absurd = "v3:1000x1000x1000";
         for name in ["", "v3", "v3:", "v3:2", "v3:2x2x1x1", "v3:0x2", "v3:2xa", "v9:2x2", "h100:1x1", absurd]
         {
-            let error = Topology::parse(name).unwrap_err();
+            let error = Slice::parse(name).unwrap_err();
             assert!(error.is_input_error() && error.to_string().contains("v3:2x2x1"), "{error}");
         }
         assert!(Chip::gpu("v100").unwrap_err().to_string().ends_with("a100, h100, h200"));

@@ -9,7 +9,7 @@ pub mod target;
 pub mod text;
 mod traffic;
 
-pub use chip::{Bound, Chip, Roofline, TOPOLOGIES, Topology};
+pub use chip::{Bound, Chip, Roofline, Slice, TOPOLOGIES};
 pub use gpu_target::GpuTarget;
 pub use module::{Analysis, Collective, Fusions, Group, Instruction, LibraryCall, ModuleError};
 pub use step::{Memory, StepPlan, largest_batch};

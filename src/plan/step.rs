@@ -7,7 +7,6 @@ use super::{Analysis, Bound, Chip};
 use crate::error::{Error, Result};
 use crate::hlo::Graph;
 use crate::pjrt::{Executable, MemoryStats, Value};
-use crate::placement::Placement;
 use crate::train::{StepConfig, StepKind};
 
 /// Instructions that [`StepPlan`] keeps of the costliest ones.
@@ -73,22 +72,17 @@ impl StepPlan {
     /// # Errors
     /// [`Error::TooLarge`] if the compiler finds that it needs more memory than the device has; a failure of the
     /// compiler; an optimized module that can't be read.
-    pub fn new(
-        compiler: &Compiler,
-        placement: &Placement,
-        step: StepKind,
-        config: &StepConfig,
-    ) -> Result<Self> {
+    pub fn new(compiler: &Compiler, step: StepKind, config: &StepConfig) -> Result<Self> {
         let graph = Graph::new();
         let program = step.program(&graph, config);
-        let compiled = compiler.compile(&program, placement);
-        let (executable, compile_time) = compiled.map_err(|error| match error.is_out_of_memory() {
-            true => Error::TooLarge {
+        let compiled = compiler.compile(&program, config.replicas);
+        let (executable, compile_time) = compiled.map_err(|error| match error {
+            Error::Pjrt(error) if error.is_out_of_memory() => Error::TooLarge {
                 step,
                 target: compiler.target().name().to_owned(),
                 reason: error.to_string(),
             },
-            false => error.into(),
+            other => other,
         })?;
         let chip = compiler.target().chip();
         let optimized = executable.optimized_program()?;
@@ -133,13 +127,12 @@ const MOST_ROWS: usize = 1 << 16;
 /// Those of [`StepPlan::new`].
 pub fn largest_batch(
     compiler: &Compiler,
-    placement: &Placement,
     config: &StepConfig,
     mut tried: impl FnMut(usize, bool),
 ) -> Result<Option<usize>> {
-    search(config.batch_size, MOST_ROWS / placement.replicas(), |rows| {
+    search(config.batch_size, MOST_ROWS / config.replicas, |rows| {
         let config = StepConfig { batch_size: rows, ..config.clone() };
-        let fits = match StepPlan::new(compiler, placement, StepKind::Train, &config) {
+        let fits = match StepPlan::new(compiler, StepKind::Train, &config) {
             Ok(plan) => plan.memory.fits,
             Err(Error::TooLarge { .. }) => false,
             Err(error) => return Err(error),

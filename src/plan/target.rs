@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::chip::known_topologies;
-use super::{Chip, GpuTarget, Topology};
+use super::{Chip, GpuTarget, Slice};
 use crate::error::{Error, Result};
 use crate::hlo::Program;
 use crate::pjrt::install::ensure_installed;
@@ -13,7 +13,7 @@ use crate::placement::Placement;
 /// A slice of TPUs, or one GPU.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
-    Tpu(Topology),
+    Tpu(Slice),
     Gpu(GpuTarget),
 }
 
@@ -21,14 +21,14 @@ impl Target {
     /// As the user names it: `v3:2x2x1`, `h100`.
     pub fn name(&self) -> &str {
         match self {
-            Self::Tpu(topology) => &topology.name,
+            Self::Tpu(slice) => &slice.name,
             Self::Gpu(gpu) => gpu.chip.name,
         }
     }
 
     pub fn chip(&self) -> &'static Chip {
         match self {
-            Self::Tpu(topology) => topology.chip,
+            Self::Tpu(slice) => slice.chip,
             Self::Gpu(gpu) => gpu.chip,
         }
     }
@@ -57,9 +57,9 @@ impl Compiler {
         let backend = target.backend();
         let plugin = Plugin::load(backend, &ensure_installed(backend)?)?;
         let topology = match &target {
-            Target::Tpu(topology) => {
-                let config = Value::String(topology.chip.chip_config_name.to_owned());
-                plugin.topology(&topology.name, &[("chip_config_name", config)]).map_err(refused)?
+            Target::Tpu(slice) => {
+                let config = Value::String(slice.chip.chip_config_name.to_owned());
+                plugin.topology(&slice.name, &[("chip_config_name", config)]).map_err(refused)?
             }
             Target::Gpu(gpu) => {
                 let config = Value::String(gpu.to_text_proto());
@@ -100,15 +100,13 @@ impl Compiler {
         Ok(version.lines().collect::<Vec<_>>().join(", "))
     }
 
-    /// Compiles `program` for the replicas of `placement`, and says how long it took.
+    /// Compiles `program` for as many replicas, and says how long it took.
     ///
     /// # Errors
-    /// [`pjrt::Error::is_out_of_memory`] tells a program that doesn't fit from a failure.
-    pub fn compile(
-        &self,
-        program: &Program<'_>,
-        placement: &Placement,
-    ) -> pjrt::Result<(Executable, Duration)> {
+    /// Those of [`placement`](Self::placement) and of the compiler. [`pjrt::Error::is_out_of_memory`] tells a program
+    /// that doesn't fit from a failure.
+    pub fn compile(&self, program: &Program<'_>, replicas: usize) -> Result<(Executable, Duration)> {
+        let placement = self.placement(Some(replicas))?;
         let program = pjrt::Program {
             format: ProgramFormat::Hlo,
             code: &program.to_hlo_proto(),
