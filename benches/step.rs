@@ -7,16 +7,19 @@
 //! splits the same batch over 4 replicas: on a CPU they share its cores, so that what more of them take is overhead.
 //! Compile time and memory go to stderr.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bert_xla::data::{Dataset, Tokens};
+use bert_xla::data::{Dataset, Order, Tokens};
+use bert_xla::exec::{DeviceOptions, Executable, Replicas, State};
 use bert_xla::hlo::Graph;
+use bert_xla::infer::upload_batch;
 use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
+use bert_xla::pjrt::Backend;
 use bert_xla::pjrt::install::ensure_installed;
-use bert_xla::pjrt::{Argument, Backend, Buffer};
-use bert_xla::shape::ElementType;
-use bert_xla::strategy::{Strategy, StrategyOptions};
-use bert_xla::train::{InitialValues, StepConfig, TrainOptions, Trainer, train_step};
+use bert_xla::step::{InputId, Layout, LeafId, StepConfig, train_step};
+use bert_xla::train::{TrainOptions, Trainer};
+use bert_xla::weights::InitialValues;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
@@ -30,15 +33,11 @@ const CASES: [(&str, Size, Duration); 3] = [
     ("full", Size::MBert, Duration::from_secs(100)),
 ];
 
-fn strategy(replicas: usize) -> Strategy {
+fn connect(replicas: usize) -> Replicas {
     let plugin = Some(ensure_installed(Backend::Cpu).expect("the CPU plugin"));
-    let options = StrategyOptions {
-        backend: Some(Backend::Cpu),
-        replicas: Some(replicas),
-        plugin,
-        ..Default::default()
-    };
-    Strategy::new(&options).expect("a CPU client")
+    let options =
+        DeviceOptions { backend: Some(Backend::Cpu), replicas: Some(replicas), plugin, ..Default::default() };
+    Replicas::connect(&options).expect("a CPU client")
 }
 
 fn model(size: Size) -> ClassifierConfig {
@@ -54,7 +53,8 @@ fn model(size: Size) -> ClassifierConfig {
 fn trainer(name: &str, size: Size, replicas: usize) -> Trainer {
     let options = TrainOptions { batch_size: BATCH_SIZE, learning_rate: 1e-5, seed: 0 };
     let (model, started) = (model(size), Instant::now());
-    let trainer = Trainer::new(strategy(replicas), &model, options, &InitialValues::Random { seed: 0 });
+    let trainer =
+        Trainer::new(Arc::new(connect(replicas)), &model, options, &InitialValues::Random { seed: 0 });
     let trainer = trainer.expect("the train step compiles");
     eprintln!(
         "{name}: {} parameters; train step compiled in {:.1} s, ready after {:.1} s; {:?}",
@@ -125,25 +125,29 @@ fn xla_alone(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("xla_alone");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(10));
     group.bench_function("tiny", |bencher| {
-        let strategy = strategy(1);
-        let graph = Graph::new();
-        let config = StepConfig { model: model(Size::Tiny), batch_size: BATCH_SIZE, replicas: 1 };
-        let step = train_step(&graph, &config);
-        let executable = strategy.compile(&step.program).expect("the train step compiles");
-        let zeros = |shape: &bert_xla::shape::Shape| match shape.element_type {
-            ElementType::F32 => strategy.mirror(&vec![0f32; shape.num_elements()], &shape.dims),
-            ElementType::S32 => strategy.mirror(&vec![0i32; shape.num_elements()], &shape.dims),
-            _ => strategy.mirror(&vec![0u32; shape.num_elements()], &shape.dims),
+        let replicas = connect(1);
+        let config = StepConfig { model: model(Size::Tiny), rows: BATCH_SIZE, replicas: 1 };
+        let step = Executable::compile(&replicas, train_step(&Graph::new(), &config));
+        let step = step.expect("the train step compiles");
+        let mut shapes = step.signature().leaves().map(|(_, port)| port.shape.clone());
+        let zeros = |leaf: &LeafId| {
+            let shape = shapes.next().expect("as many leaves as shapes");
+            match leaf {
+                LeafId::Step => replicas.upload(&[0u32], &[], Layout::Mirrored),
+                _ => replicas.upload(&vec![0f32; shape.num_elements()], &shape.dims, Layout::Mirrored),
+            }
         };
-        let buffers = executable.parameters().iter().flat_map(|shape| zeros(shape).expect("fits"));
-        let mut state = buffers.collect::<Vec<Buffer>>();
-        let inputs = state.split_off(3 * step.weights.len() + 1);
+        let mut state = State::start(step.signature(), zeros).expect("fits");
+        let (tokens, classes) = (tokens(Size::Tiny, 1), [0; BATCH_SIZE]);
+        let data = Dataset::new(&tokens, &classes, (0..BATCH_SIZE).collect(), false);
+        let batch = data.batches(BATCH_SIZE, Order::Sequential).next().expect("a batch");
+        let mut inputs = upload_batch(&replicas, step.signature(), &batch).expect("fits");
+        let rate = replicas.upload(&[1e-5f32], &[], Layout::Mirrored).expect("fits");
+        let seed = replicas.upload(&[0u32], &[], Layout::Mirrored).expect("fits");
+        inputs.extend([(InputId::LearningRate, rate), (InputId::Seed, seed)]);
         bencher.iter(|| {
-            let donated = state.drain(..).map(Argument::Donate);
-            let arguments = donated.chain(inputs.iter().map(Argument::Borrow)).collect();
-            let mut outputs = executable.execute(vec![arguments]).expect("the step runs");
-            state = outputs.remove(0);
-            state.pop();
+            let pending = step.update(&replicas, &mut state, &[&inputs]).expect("the step is queued");
+            pending.wait().expect("the step runs");
         });
     });
 }

@@ -1,23 +1,29 @@
 //! Fine-tunes BERT text classifiers on Cloud TPU, GPU or CPU: the whole training step is one XLA program, run through
 //! a PJRT plugin.
 //!
-//! The modules, in the order that data flows:
+//! The modules, lowest floor first; each knows those above it in this list alone:
 //!
-//! | module | from | to |
-//! |---|---|---|
-//! | [`data`] | a table of texts and labels | token ids, split and batched |
-//! | [`hub`], [`checkpoint`] | a model id or folder | configuration, tokenizer, weights |
-//! | [`hlo`] | operations on typed tensors | gradients, and a serialized HLO module |
-//! | [`nn`], [`model`] | layers built from `hlo` | the BERT classifier |
-//! | [`train`] | the model | one program per step, and the loop that runs it |
-//! | [`pjrt`] | a program and buffers | results, on TPU, GPU or CPU |
-//! | [`strategy`], [`placement`] | what the user asked for | a backend, and replicas on its devices |
-//! | [`agreement`] | what each process of a slice has read | whether they all do the same |
-//! | [`plan`] | a chip's figures, a compiled program | memory, time and cost of a step, with no device |
-//! | [`report`], [`tables`], [`run_folder`] | measurements and weights | curves, CSV files, a folder to load again |
-//! | [`cli`] | arguments | one command |
+//! | module | what |
+//! |---|---|
+//! | [`shape`] | element types and array shapes |
+//! | [`storage`] | files: whole or not at all, and many that count together |
+//! | [`hlo`] | operations on typed tensors, their gradients, a serialized HLO module |
+//! | [`pjrt`] | a module and buffers in, results out, on TPU, GPU or CPU |
+//! | [`data`] | a table of texts and labels to token ids, split and batched; probabilities to answers |
+//! | [`nn`], [`model`] | layers built from `hlo`; the BERT classifier and its heads |
+//! | [`weights`] | a model id or folder to configuration, tokenizer and weights |
+//! | [`step`] | the model as one program per step, with names for what it takes and returns |
+//! | [`exec`] | a backend, replicas on its devices, the hosts of a slice kept in step |
+//! | [`report`] | measurements to curves, tables and progress |
+//! | [`run`] | the folder that training leaves, committed as a whole and read back |
+//! | [`infer`] | a trained model, asked |
+//! | [`train`] | the loop around a step, and the job around the loop |
+//! | [`plan`] | a chip's figures and a compiled program: memory, time and cost of a step, with no device |
+//! | [`cli`] | arguments to one command; it alone knows what flags there are |
 //!
-//! `hlo` knows nothing of `nn`, `nn` nothing of `train`, and `pjrt` nothing of any of them.
+//! A batch goes from [`data::Dataset`] by `infer::upload_batch` onto [`exec::Replicas`], into an [`exec::Executable`]
+//! whose [`step::Signature`] binds it by name, and comes back as metrics; the state stays on the devices in an
+//! [`exec::State`].
 //!
 //! A program and its gradient, compiled and run on the CPU:
 //!
@@ -36,8 +42,8 @@
 //! let path = ensure_installed(pjrt::Backend::Cpu)?;
 //! let client = pjrt::Plugin::load(pjrt::Backend::Cpu, &path)?.client(&[pjrt::cpu_device_count(1)])?;
 //! let executable = client.compile(
-//!     &pjrt::Program {
-//!         format: pjrt::ProgramFormat::Hlo,
+//!     &pjrt::Module {
+//!         format: pjrt::ModuleFormat::Hlo,
 //!         code: &program.to_hlo_proto(),
 //!         parameters: &program.parameter_shapes(),
 //!     },
@@ -51,23 +57,20 @@
 //! # }
 //! ```
 
-pub mod agreement;
-pub mod checkpoint;
 pub mod cli;
 pub mod data;
-pub mod error;
-pub mod files;
+pub mod exec;
 pub mod hlo;
-pub mod hub;
+pub mod infer;
 pub mod model;
 pub mod nn;
 pub mod pjrt;
-pub mod placement;
 pub mod plan;
 mod proto;
 pub mod report;
-pub mod run_folder;
+pub mod run;
 pub mod shape;
-pub mod strategy;
-pub mod tables;
+pub mod step;
+pub mod storage;
 pub mod train;
+pub mod weights;

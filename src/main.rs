@@ -1,13 +1,15 @@
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use bert_xla::cli::{self, Cli};
+use bert_xla::cli::{self, Cli, Console};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
+    let console = Arc::new(Console::default());
+    match cli::run(Cli::parse(), &console) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            cli::print_error(&error);
+            console.error(&error);
             ExitCode::from(if error.is_input_error() { 2 } else { 1 })
         }
     }

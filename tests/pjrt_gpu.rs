@@ -1,7 +1,7 @@
 //! The CUDA plugin, in a process of its own: it is not to share one with the CPU plugin's threads.
 
 use bert_xla::pjrt::install::{installed_path, is_installed};
-use bert_xla::pjrt::{Argument, Backend, CompileOptions, Error, Plugin, Program, ProgramFormat, Value};
+use bert_xla::pjrt::{Argument, Backend, CompileOptions, Error, Module, ModuleFormat, Plugin, Value};
 use bert_xla::shape::{ElementType, Shape};
 
 /// `x -> x + x`.
@@ -31,7 +31,7 @@ fn the_gpu_plugin_runs_a_program_or_says_that_there_is_no_gpu() {
         }
     };
     let parameters = [Shape::new(ElementType::F32, [4])];
-    let program = Program { format: ProgramFormat::Mlir, code: DOUBLE.as_bytes(), parameters: &parameters };
+    let program = Module { format: ModuleFormat::Mlir, code: DOUBLE.as_bytes(), parameters: &parameters };
     let program = client.compile(&program, &CompileOptions::default()).unwrap();
     let x = [1f32, -2.0, 0.5, 3.0];
     let x = client.buffer_from_host(&x, &[4], client.addressable_device(0).unwrap()).unwrap();

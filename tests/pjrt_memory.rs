@@ -3,7 +3,7 @@
 #[path = "suite/common/mod.rs"]
 mod common;
 
-use bert_xla::pjrt::{Argument, CompileOptions, Program, ProgramFormat};
+use bert_xla::pjrt::{Argument, CompileOptions, Module, ModuleFormat};
 use bert_xla::shape::{ElementType, Shape};
 use common::cpu_client;
 
@@ -18,9 +18,9 @@ fn many_executions_do_not_grow_the_process() {
     let client = cpu_client(1);
     let device = client.addressable_device(0).unwrap();
     let parameters = vec![Shape::new(ElementType::F32, [256]); 2];
-    let program = Program { format: ProgramFormat::Mlir, code: SUM.as_bytes(), parameters: &parameters };
+    let program = Module { format: ModuleFormat::Mlir, code: SUM.as_bytes(), parameters: &parameters };
     let program = client.compile(&program, &CompileOptions::default()).unwrap();
-    let damaged = Program { format: ProgramFormat::Hlo, code: b"not a module", parameters: &[] };
+    let damaged = Module { format: ModuleFormat::Hlo, code: b"not a module", parameters: &[] };
     let step = || {
         let x = client.buffer_from_host(&[1f32; 256], &[256], device).unwrap();
         let y = client.buffer_from_vec(vec![2f32; 256], &[256], device).unwrap();

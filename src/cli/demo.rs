@@ -2,14 +2,15 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Parser};
 
-use super::Cli;
-use crate::error::{Error, Result};
+use super::{Cli, Console, Error, Result};
 use crate::pjrt::Backend;
 use crate::pjrt::install::ensure_installed;
-use crate::run_folder::write_text;
+use crate::run::layout::{ACCURACY_CHART, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, TOKENIZER, WEIGHTS};
+use crate::storage::write_file;
 
 /// A table of sample comments of ours, a test table without labels, and a tiny model's configuration and tokenizer.
 const FILES: [(&str, &str); 4] = [
@@ -30,11 +31,11 @@ pub struct DemoArgs {
     output: PathBuf,
 }
 
-pub fn run(args: &DemoArgs) -> Result<()> {
+pub fn run(args: &DemoArgs, console: &Arc<Console>) -> Result<()> {
     let folder = &args.output;
     ensure_installed(Backend::Cpu)?;
     for (name, text) in FILES {
-        write_text(&folder.join(name), text)?;
+        write_file(&folder.join(name), text.as_bytes())?;
     }
     let path = |name: &str| folder.join(name).into_os_string();
     let on_cpu = ["--backend".into(), "cpu".into()];
@@ -50,9 +51,9 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         "--random-weights".into(),
     ];
     let recipe = ["--max-length", "24", "--batch-size", "8", "--learning-rate", "5e-4", "--epochs", "6"];
-    command(train.into_iter().chain(recipe.map(OsString::from)).chain(on_cpu.clone()))?;
+    command(train.into_iter().chain(recipe.map(OsString::from)).chain(on_cpu.clone()), console)?;
     let evaluate = ["evaluate".into(), "--run".into(), path("run"), "--data".into(), path("sample.csv")];
-    command(evaluate.into_iter().chain(on_cpu.clone()))?;
+    command(evaluate.into_iter().chain(on_cpu.clone()), console)?;
     let predict: [OsString; 7] = [
         "predict".into(),
         "--run".into(),
@@ -62,23 +63,23 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         "--output".into(),
         path("submission.csv"),
     ];
-    command(predict.into_iter().chain(on_cpu))?;
-    super::print(&format!(
-        "\nIn {}:\n  \
-         run/loss.png, run/accuracy.png   the curves\n  \
-         run/history.jsonl                the same as numbers\n  \
-         run/model.safetensors            the weights, with config.json and tokenizer.json\n  \
-         run/dev_predictions.csv          the held-out rows, with probabilities\n  \
-         submission.csv                   the labels of sample_test.csv\n",
-        folder.display()
-    ))
+    command(predict.into_iter().chain(on_cpu), console)?;
+    let files = [
+        (format!("{LOSS_CHART}, run/{ACCURACY_CHART}"), "the curves"),
+        (HISTORY.to_owned(), "the same as numbers"),
+        (WEIGHTS.to_owned(), &*format!("the weights, with {CONFIG} and {TOKENIZER}")),
+        (DEV_PREDICTIONS.to_owned(), "the held-out rows, with probabilities"),
+    ];
+    let files = files.map(|(name, what)| format!("  {:<32} {what}\n", format!("run/{name}"))).concat();
+    let submission = format!("  {:<32} the labels of sample_test.csv\n", "submission.csv");
+    Ok(console.print(&format!("\nIn {}:\n{files}{submission}", folder.display()))?)
 }
 
 /// Shows a command line of this program, and runs it.
-fn command(arguments: impl Iterator<Item = OsString>) -> Result<()> {
+fn command(arguments: impl Iterator<Item = OsString>, console: &Arc<Console>) -> Result<()> {
     let line = ["bert-xla".into()].into_iter().chain(arguments).collect::<Vec<OsString>>();
     let words = line.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
-    super::print(&format!("\n$ {}\n", words.join(" ")))?;
+    console.print(&format!("\n$ {}\n", words.join(" ")))?;
     let cli = Cli::try_parse_from(line).map_err(|error| Error::Usage(error.to_string()))?;
-    super::run(cli)
+    super::run(cli, console)
 }

@@ -1,21 +1,23 @@
 //! `bert-xla encode`: sentences to hidden states.
 
-use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
+use sha2::{Digest, Sha256};
 
 use super::options::{DeviceArgs, count};
-use crate::agreement::SharedInputs;
-use crate::checkpoint::{Checkpoint, save_safetensors};
-use crate::data::{DataError, Dataset, Tokens};
-use crate::error::{Error, Result};
-use crate::hlo::Graph;
-use crate::hub::{Hub, ModelFiles};
+use super::{Console, Error, Result};
+use crate::data::{DataError, Tokenizer, Tokens};
+use crate::infer::Encoder;
 use crate::model::BertConfig;
-use crate::run_folder::open_tokenizer;
+use crate::run::{self, model_files};
 use crate::shape::{ElementType, Shape};
-use crate::train::{Inference, InitialValues, encode_step, upload_weights};
+use crate::step::EncodeConfig;
+use crate::storage::FileError;
+use crate::weights::{Hub, TensorFiles, open_tokenizer, save_safetensors};
 
 /// Write the encoder's last hidden states for sentences, one a line of the input.
 ///
@@ -50,69 +52,151 @@ pub struct EncodeArgs {
     device: DeviceArgs,
 }
 
-pub fn run(args: &EncodeArgs) -> Result<()> {
-    let files = ModelFiles::resolve(&args.model, args.revision.as_deref(), true, &Hub::from_env()?)?;
-    let config = BertConfig::read(&files.config)?;
-    let tokens = open_tokenizer(&files, &config, args.max_length)?.encode(&read_lines(&args.input)?)?;
-    let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), args.mask);
-    let checkpoint = Checkpoint::open(&files)?;
-    let values = InitialValues::Trained(&checkpoint);
-    values.check(&encode_step(&Graph::new(), &config, 1, args.max_length, args.mask, 1).weights)?;
+/// Sentences that are read, encoded and written at a time, at least.
+const ROWS: usize = 1024;
 
-    let strategy = args.device.connect()?;
-    let inputs = SharedInputs {
-        program: &|graph| encode_step(graph, &config, 1, args.max_length, args.mask, 1).program,
-        options: &args.batch_size,
-        data: &[&data],
-        weights: Some(&checkpoint),
-    };
-    inputs.agree(&strategy)?;
-    let rows = strategy.rows_per_replica(args.batch_size)?;
-    let inference = Inference::for_encoding(&strategy, &config, rows, args.max_length, args.mask)?;
-    let weights = upload_weights(&strategy, inference.weights(), &values)?;
-    let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
-    let mut states = Vec::with_capacity(tokens.input_ids.len() * config.hidden_size);
-    inference.predict(&strategy, &weights, &data, |rows| {
-        states.extend(rows);
-        Ok(())
-    })?;
-    if strategy.is_chief() {
-        save(&args.output, &tokens, &states)?;
+pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
+    let files = model_files(&args.model, args.revision.as_deref(), true, &Hub::from_env()?)?;
+    let bert = BertConfig::read(&files.config)?;
+    let tokenizer = open_tokenizer::<Error>(&files, &bert, args.max_length)?;
+    let config = EncodeConfig { bert, max_length: args.max_length, mask: args.mask };
+    let tensors = TensorFiles::open(&files)?;
+    config.check(&tensors)?;
+    let sentences = Sentences::open(&args.input)?;
+    let hash = sentences.hash.clone().chain_update(tokenizer.to_json()?);
+
+    let replicas = Arc::new(args.device.connect(console)?);
+    let is_chief = replicas.is_chief();
+    let encoder = Encoder::open(&config, &tensors, replicas, args.batch_size, hash)?;
+    let job = Encoding { sentences: &sentences, tokenizer: &tokenizer, encoder: &encoder, args };
+    match is_chief {
+        true => job.save(config.bert.hidden_size)?,
+        false => job.states(&mut std::io::sink())?,
     }
-    super::print(&format!("{}: {} sentences\n", args.output.display(), tokens.len()))
+    Ok(console.print(&format!("{}: {} sentences\n", args.output.display(), sentences.count))?)
 }
 
-/// The lines of a UTF-8 file.
-fn read_lines(path: &Path) -> Result<Vec<String>> {
-    let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let error = |message: String| Error::Input { path: path.to_owned(), message };
-    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let mut lines = bytes.split(|byte| *byte == b'\n').collect::<Vec<_>>();
-    // A file ends with a line break, or lacks it: neither is one more sentence.
-    lines.pop_if(|last| last.is_empty());
-    if lines.is_empty() {
-        return Err(error("no sentence; expected one a line".into()));
-    }
-    let text = |(i, line): (usize, &[u8])| match std::str::from_utf8(line) {
-        Ok(line) => Ok(line.trim_end_matches('\r').to_owned()),
-        Err(_) => Err(error(format!("line {} is not UTF-8", i + 1))),
-    };
-    lines.into_iter().enumerate().map(text).collect()
+/// A file of sentences, which is gone through more than once.
+struct Sentences {
+    path: PathBuf,
+    file: File,
+    count: usize,
+    /// Of all of them.
+    hash: Sha256,
 }
 
-fn save(path: &Path, tokens: &Tokens, states: &[f32]) -> Result<()> {
-    let (rows, length) = tokens.input_ids.dim();
-    let hidden = states.len() / (rows * length);
-    let ids = tokens.input_ids.iter().copied().collect::<Vec<i32>>();
-    let is_token = |(row, position)| i32::from(position < tokens.length(row));
-    let mask = (0..rows).flat_map(|row| (0..length).map(move |position| (row, position))).map(is_token);
-    let mask = mask.collect::<Vec<i32>>();
-    let tensors = [
-        ("input_ids".to_owned(), Shape::new(ElementType::S32, [rows, length])),
-        ("attention_mask".to_owned(), Shape::new(ElementType::S32, [rows, length])),
-        ("last_hidden_state".to_owned(), Shape::new(ElementType::F32, [rows, length, hidden])),
-    ];
-    let bytes: [&[u8]; 3] =
-        [bytemuck::cast_slice(&ids), bytemuck::cast_slice(&mask), bytemuck::cast_slice(states)];
-    Ok(save_safetensors(path, &tensors, &[("format", "pt")], |i| Ok(Cow::Borrowed(bytes[i])))?)
+impl Sentences {
+    /// Checks a whole file. One that can be read just once, such as a pipe, is copied into a temporary file.
+    fn open(path: &Path) -> Result<Self> {
+        let open = || {
+            let mut file = File::open(path)?;
+            if file.metadata()?.is_file() {
+                return Ok(file);
+            }
+            let mut copy = tempfile::tempfile()?;
+            io::copy(&mut file, &mut copy)?;
+            Ok(copy)
+        };
+        let file = open().map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+        let mut sentences = Self { path: path.to_owned(), file, count: 0, hash: Sha256::new() };
+        let (mut count, mut hash) = (0, Sha256::new());
+        for sentence in sentences.iter()? {
+            let sentence = sentence?;
+            count += 1;
+            hash.update((sentence.len() as u64).to_le_bytes());
+            hash.update(sentence);
+        }
+        if count == 0 {
+            return Err(sentences.error("no sentence; expected one a line"));
+        }
+        (sentences.count, sentences.hash) = (count, hash);
+        Ok(sentences)
+    }
+
+    fn error(&self, message: &str) -> Error {
+        Error::Run(run::Error::Input { path: self.path.clone(), message: message.to_owned() })
+    }
+
+    /// The lines, from the first one on.
+    fn iter(&self) -> Result<impl Iterator<Item = Result<String>>> {
+        let failed = |source| DataError::Read { path: self.path.clone(), source };
+        (&self.file).rewind().map_err(failed)?;
+        let mut reader = BufReader::new(&self.file);
+        let mut number = 0;
+        Ok(std::iter::from_fn(move || {
+            let mut line = Vec::new();
+            number += 1;
+            match reader.read_until(b'\n', &mut line) {
+                Ok(0) => return None,
+                Err(source) => return Some(Err(failed(source).into())),
+                Ok(_) => {}
+            }
+            line.pop_if(|last| *last == b'\n');
+            let marked = if number == 1 { "\u{feff}".as_bytes() } else { b"" };
+            let line = line.strip_prefix(marked).unwrap_or(&line);
+            Some(match std::str::from_utf8(line) {
+                Ok(line) => Ok(line.trim_end_matches('\r').to_owned()),
+                Err(_) => Err(self.error(&format!("line {number} is not UTF-8"))),
+            })
+        }))
+    }
+}
+
+/// Sentences on their way through an encoder.
+struct Encoding<'a> {
+    sentences: &'a Sentences,
+    tokenizer: &'a Tokenizer,
+    encoder: &'a Encoder,
+    args: &'a EncodeArgs,
+}
+
+impl Encoding<'_> {
+    /// Tokens, a part of the sentences at a time.
+    fn each_part(&self, mut each: impl FnMut(Tokens) -> Result<()>) -> Result<()> {
+        let rows = ROWS.next_multiple_of(self.args.batch_size);
+        let mut sentences = self.sentences.iter()?;
+        loop {
+            let part = sentences.by_ref().take(rows).collect::<Result<Vec<_>>>()?;
+            if part.is_empty() {
+                return Ok(());
+            }
+            each(self.tokenizer.encode(&part)?)?;
+        }
+    }
+
+    /// Writes the hidden states.
+    fn states(&self, writer: &mut dyn Write) -> Result<()> {
+        self.each_part(|tokens| self.encoder.encode(&tokens, |states| self.write(writer, &states)))
+    }
+
+    fn write<T: bytemuck::NoUninit>(&self, writer: &mut dyn Write, values: &[T]) -> Result<()> {
+        let written = writer.write_all(bytemuck::cast_slice(values));
+        Ok(written.map_err(FileError::new("can't write", &self.args.output))?)
+    }
+
+    /// Writes the file: first the tokens, which for that are made a second time, then the states.
+    fn save(&self, hidden: usize) -> Result<()> {
+        let (rows, length) = (self.sentences.count, self.args.max_length);
+        let tensors = [
+            ("input_ids".to_owned(), Shape::new(ElementType::S32, [rows, length])),
+            ("attention_mask".to_owned(), Shape::new(ElementType::S32, [rows, length])),
+            ("last_hidden_state".to_owned(), Shape::new(ElementType::F32, [rows, length, hidden])),
+        ];
+        let saved = save_safetensors(&self.args.output, &tensors, &[("format", "pt")], |i, writer| {
+            let written = match i {
+                0 => self.each_part(|tokens| {
+                    self.write(writer, &tokens.input_ids.iter().copied().collect::<Vec<i32>>())
+                }),
+                1 => self.each_part(|tokens| {
+                    let mask = |row| (0..length).map(move |at| (row, at));
+                    let mask = (0..tokens.len()).flat_map(mask);
+                    let mask = mask.map(|(row, at)| i32::from(at < tokens.length(row)));
+                    self.write(writer, &mask.collect::<Vec<i32>>())
+                }),
+                _ => self.states(writer),
+            };
+            Ok(written?)
+        });
+        Ok(saved?)
+    }
 }

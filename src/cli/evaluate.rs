@@ -1,12 +1,15 @@
 //! `bert-xla evaluate`: loss, accuracy and per-class scores of a run on a labelled table.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::options::TrainedArgs;
-use crate::data::{Dataset, Purpose};
-use crate::error::Result;
+use super::{Console, Result};
+use crate::data::{Purpose, TableFile};
+use crate::infer::Predictor;
 use crate::report::Classification;
-use crate::train::{Inference, StepKind};
+use crate::run::Run;
 
 /// Measure a trained classifier on a labelled table: loss, accuracy, and each class's precision, recall and F1.
 #[derive(Args, Debug)]
@@ -20,27 +23,30 @@ pub struct EvaluateArgs {
     trained: TrainedArgs,
 }
 
-pub fn run(args: &EvaluateArgs) -> Result<()> {
-    let (run, table) = args.trained.open(Purpose::Evaluate)?;
-    let tokens = run.tokenize(&table.texts)?;
-    let data = Dataset::new(&tokens, &table.classes, (0..tokens.len()).collect(), run.model.mask);
+pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
+    let trained = &args.trained;
+    let run = Run::open(&trained.run)?;
+    let options = trained.table.options(&run.labels);
+    let table = TableFile::open(&trained.data, &options, Purpose::Evaluate)?;
+    let (table, summary) = table.collect()?;
 
-    let strategy = args.trained.device.connect()?;
-    run.agree(&strategy, StepKind::Eval, args.trained.batch_size, &data)?;
-    let config = run.step_config(&strategy, args.trained.batch_size)?;
-    let inference = Inference::for_evaluation(&strategy, &config)?;
-    let weights = run.upload_weights(&strategy, inference.weights())?;
-    let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
-    let evaluation = inference.evaluate(&strategy, &weights, &data)?;
+    let replicas = Arc::new(trained.device.connect(console)?);
+    let predictor = Predictor::open(&run, replicas, trained.batch_size, summary.digest)?;
+    let evaluation = predictor.evaluate(&table.texts, &table.classes)?;
 
-    let num_classes = run.model.head.num_classes;
-    let named = |class| Some((class, run.labels.label_of(class)?));
+    let (labels, num_classes) = (predictor.labels(), predictor.model().head.num_classes());
+    let answers = labels.answers(&evaluation.probabilities, num_classes).collect::<Vec<_>>();
+    let named = |class| Some((class, labels.label_of(class)?));
     let names = (0..num_classes as u32).filter_map(named).collect::<Vec<_>>();
-    let report =
-        Classification::from_probabilities(&table.classes, &evaluation.probabilities, num_classes, &names)?;
-    if args.json {
-        super::print_json(serde_json::to_string_pretty(&report))
-    } else {
-        super::print(&format!("{report}\n"))
+    let report = Classification::from_probabilities(
+        &table.classes,
+        &answers,
+        &evaluation.probabilities,
+        num_classes,
+        &names,
+    )?;
+    match args.json {
+        true => console.print_json(serde_json::to_string_pretty(&report)),
+        false => Ok(console.print(&format!("{report}\n"))?),
     }
 }

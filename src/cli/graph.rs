@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::model::ClassifierArgs;
 use super::options::count;
-use crate::error::Result;
+use super::{Console, Result};
 use crate::hlo::Graph;
 use crate::model::Size;
-use crate::run_folder::write_text;
-use crate::train::{StepConfig, StepKind};
+use crate::step::{StepConfig, StepKind};
+use crate::storage::write_file;
 
 /// Print a step's program as HLO text, before XLA optimizes it: one instruction a line, grouped by layer.
 #[derive(Args, Debug)]
@@ -38,13 +38,14 @@ pub struct GraphArgs {
     classifier: ClassifierArgs,
 }
 
-pub fn run(args: &GraphArgs) -> Result<()> {
+pub fn run(args: &GraphArgs, console: &Console) -> Result<()> {
     let model = args.classifier.of_size(args.size)?;
-    let config = StepConfig { model, batch_size: args.batch_size, replicas: args.replicas };
+    let config = StepConfig { model, rows: args.batch_size, replicas: args.replicas };
     let graph = Graph::new();
-    let program = args.step.program(&graph, &config);
+    let program = args.step.build(&graph, &config).program;
     match &args.output {
-        Some(path) => write_text(path, &program.to_text()),
-        None => super::print(&program.to_text()),
+        Some(path) => write_file(path, program.to_text().as_bytes())?,
+        None => console.print(&program.to_text())?,
     }
+    Ok(())
 }

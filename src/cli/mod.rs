@@ -1,7 +1,9 @@
 //! The command line: one file per command.
 
+mod console;
 mod demo;
 mod encode;
+mod error;
 mod evaluate;
 mod graph;
 mod model;
@@ -11,13 +13,12 @@ mod plugins;
 mod predict;
 mod train;
 
-use std::io::Write;
-use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Result};
+pub use console::Console;
+pub use error::{Error, Result};
 
 /// Fine-tunes BERT text classifiers on Cloud TPU, GPU or CPU. The whole training step is one XLA program, run through
 /// a PJRT plugin.
@@ -46,69 +47,18 @@ enum Command {
     Plugins(plugins::PluginsArgs),
 }
 
-/// Runs the command that `cli` names.
-pub fn run(cli: Cli) -> Result<()> {
+/// Runs the command that `cli` names; what it has to say goes through `console`.
+pub fn run(cli: Cli, console: &Arc<Console>) -> Result<()> {
     match cli.command {
-        Command::Train(args) => train::run(&args),
-        Command::Evaluate(args) => evaluate::run(&args),
-        Command::Predict(args) => predict::run(&args),
-        Command::Encode(args) => encode::run(&args),
-        Command::Demo(args) => demo::run(&args),
-        Command::Graph(args) => graph::run(&args),
-        Command::Plan(args) => plan::run(&args),
-        Command::Plugins(args) => plugins::run(&args),
+        Command::Train(args) => train::run(&args, console),
+        Command::Evaluate(args) => evaluate::run(&args, console),
+        Command::Predict(args) => predict::run(&args, console),
+        Command::Encode(args) => encode::run(&args, console),
+        Command::Demo(args) => demo::run(&args, console),
+        Command::Graph(args) => graph::run(&args, console),
+        Command::Plan(args) => plan::run(&args, console),
+        Command::Plugins(args) => plugins::run(&args, console),
     }
-}
-
-/// Prints what a command failed with, and on a slice of several hosts, on which of them.
-pub fn print_error(error: &Error) {
-    let process = match PROCESS.get() {
-        Some(Process { index, alone: false }) => format!("process {index}: "),
-        _ => String::new(),
-    };
-    // Not `eprintln`, which panics where stderr is closed.
-    let _ = writeln!(std::io::stderr(), "error: {process}{error}");
-}
-
-/// This process among those that drive a slice, from when its devices are known.
-static PROCESS: OnceLock<Process> = OnceLock::new();
-
-struct Process {
-    /// 0 is the chief's.
-    index: i32,
-    alone: bool,
-}
-
-/// Whether this process speaks for all: each of a slice takes the same steps and has the same to say.
-fn is_chief() -> bool {
-    PROCESS.get().is_none_or(|process| process.index == 0)
-}
-
-/// Says on stderr what goes on, if this is the chief; it is no failure if nobody reads that.
-fn note(text: &str) {
-    if is_chief() {
-        let _ = writeln!(std::io::stderr(), "{text}");
-    }
-}
-
-/// Prints to stdout, if this is the chief. A reader that closes it early, as `head` does, is no failure.
-fn print(text: &str) -> Result<()> {
-    if !is_chief() {
-        return Ok(());
-    }
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(stdout_error(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Prints what was serialized.
-fn print_json(json: serde_json::Result<String>) -> Result<()> {
-    print(&format!("{}\n", json.map_err(|error| stdout_error(error.into()))?))
-}
-
-fn stdout_error(error: std::io::Error) -> Error {
-    Error::file("can't write to", Path::new("stdout"))(error)
 }
 
 /// Bytes in the unit that suits them.

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::options::count;
-use crate::error::{Error, Result};
-use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
+use super::{Error, Result};
+use crate::model::{BertConfig, ClassifierConfig, DenseHeadConfig, HeadConfig, Size};
 
 /// The recipe's tokens per text.
 pub const MAX_LENGTH: usize = 140;
@@ -59,7 +59,11 @@ impl ClassifierArgs {
             return usage(format!("--max-length {max_length}: this encoder reads 1 to {most} tokens"));
         }
         let num_classes = self.num_classes.unwrap_or(num_classes);
-        let head = HeadConfig { dropout: self.dropout, num_classes, ..HeadConfig::default() };
+        let head = HeadConfig::Dense(DenseHeadConfig {
+            dropout: self.dropout,
+            num_classes,
+            ..DenseHeadConfig::default()
+        });
         Ok(ClassifierConfig { bert, head, max_length, mask: self.mask, freeze_padding: self.freeze_padding })
     }
 
@@ -68,6 +72,6 @@ impl ClassifierArgs {
     /// # Errors
     /// As of [`config`](Self::config).
     pub fn of_size(&self, size: Size) -> Result<ClassifierConfig> {
-        self.config(size.config(), size.max_length(), HeadConfig::default().num_classes)
+        self.config(size.config(), size.max_length(), HeadConfig::default().num_classes())
     }
 }

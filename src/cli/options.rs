@@ -1,19 +1,17 @@
 //! Options that several commands share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use crate::data::{
-    ColumnRef, DataError, LabelMap, Purpose, Table, TableOptions, parse_quote, parse_separator,
-};
-use crate::error::{Error, Result};
+use super::{Console, Result};
+use crate::data::{ColumnRef, DataError, LabelMap, TableOptions, parse_quote, parse_separator};
+use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
 use crate::pjrt::{Backend, ExecutableCache};
-use crate::run_folder::RunFolder;
-use crate::strategy::{Strategy, StrategyOptions};
 
 /// How the table is laid out.
 #[derive(Args, Clone, Debug)]
@@ -88,6 +86,9 @@ pub struct DeviceArgs {
     /// Compile anew, and keep nothing: compiled programs are otherwise kept in the cache folder
     #[arg(long)]
     no_cache: bool,
+    /// On a slice of several hosts, how long to wait for the others before giving up, at one time
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=1_000_000), value_name = "SECONDS")]
+    slice_timeout: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -106,21 +107,36 @@ fn backend(text: &str) -> std::result::Result<BackendChoice, String> {
 impl DeviceArgs {
     /// Connects, and says on stderr what was taken and why the others were not. From here on, only the chief of a
     /// slice says anything.
-    pub fn connect(&self) -> Result<Strategy> {
-        let Self { backend, replicas, plugin, no_cache } = self.clone();
+    pub fn connect(&self, console: &Arc<Console>) -> Result<Replicas> {
+        let Self { backend, replicas, plugin, no_cache, slice_timeout } = self.clone();
         let cache = cache_folder().ok().filter(|_| !no_cache).map(|folder| {
             Arc::new(ExecutableCache::new(folder.join("executables"), ExecutableCache::DEFAULT_LIMIT))
         });
-        let strategy = Strategy::new(&StrategyOptions { backend: backend.0, replicas, plugin, cache })?;
-        let alone = strategy.is_chief() && !strategy.is_shared();
-        // A process that connects again (the demo's) is what it was.
-        let _ = super::PROCESS.set(super::Process { index: strategy.process_index(), alone });
-        for (backend, reason) in &strategy.passed_over {
-            super::note(&format!("{backend}: passed over: {reason}"));
+        let slice_timeout = Duration::from_secs(slice_timeout);
+        let on_timeout = Arc::new(give_up(console.clone()));
+        let backend = backend.0;
+        let options = DeviceOptions { backend, replicas, plugin, cache, slice_timeout, on_timeout };
+        let replicas = Replicas::connect(&options)?;
+        console.connected(&replicas);
+        for (backend, reason) in &replicas.passed_over {
+            console.note(&format!("{backend}: passed over: {reason}"));
         }
-        super::note(&format!("Running on {} ({})", strategy.backend(), strategy.device_kind()));
-        super::note(&format!("Number of replicas: {}", strategy.replicas()));
-        Ok(strategy)
+        console.note(&format!("Running on {} ({})", replicas.backend(), replicas.device_kind()));
+        console.note(&format!("Number of replicas: {}", replicas.count()));
+        Ok(replicas)
+    }
+}
+
+/// Ends the process, which can't be told to stop waiting.
+fn give_up(console: Arc<Console>) -> impl Fn(exec::Error) + Send + Sync {
+    move |error| {
+        console.error(&super::Error::from(error));
+        // Plugins have work of their own to do at the end, which may wait for what never comes.
+        std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_secs(10));
+            std::process::abort();
+        });
+        std::process::exit(1);
     }
 }
 
@@ -135,35 +151,15 @@ pub fn count() -> RangedU64ValueParser<usize> {
 pub struct TrainedArgs {
     /// The --output of a training run
     #[arg(long, value_name = "DIR")]
-    run: PathBuf,
+    pub run: PathBuf,
     /// The table
     #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    pub data: PathBuf,
     /// Texts per step, over all replicas
     #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
     pub batch_size: usize,
     #[command(flatten)]
-    table: TableArgs,
+    pub table: TableArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
-}
-
-impl TrainedArgs {
-    /// Opens the run, and reads the table as its labels say.
-    pub fn open(&self, purpose: Purpose) -> Result<(RunFolder, Table)> {
-        let run = RunFolder::open(&self.run)?;
-        let table = Table::read(&self.data, &self.table.options(&run.labels), purpose)?;
-        Ok((run, table))
-    }
-}
-
-/// Refuses a folder for results that already holds `marker`, unless it may be overwritten.
-pub fn check_output_folder(folder: &Path, marker: &str, overwrite: bool) -> Result<()> {
-    if !overwrite && folder.join(marker).exists() {
-        return Err(Error::Usage(format!(
-            "{} already holds a run; choose another --output, or pass --overwrite",
-            folder.display()
-        )));
-    }
-    Ok(())
 }

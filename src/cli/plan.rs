@@ -7,15 +7,16 @@ use serde::Serialize;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::count;
-use super::{note, plural, print, print_json, size};
-use crate::error::{Error, Result};
-use crate::hub::{Hub, ModelFiles};
+use super::{Console, Error, Result, plural, size};
+use crate::exec;
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 use crate::pjrt::Backend;
 use crate::plan::{self, Bound, Chip, Compiler, GpuTarget, Slice, StepPlan, Target, largest_batch};
 use crate::report::bar_chart;
-use crate::run_folder::write_text;
-use crate::train::{StepConfig, StepKind};
+use crate::run::model_files;
+use crate::step::{StepConfig, StepKind};
+use crate::storage::write_file;
+use crate::weights::Hub;
 
 /// Compile a job's steps for TPUs or a GPU that needn't be here: memory, time, and where it goes.
 ///
@@ -97,7 +98,7 @@ struct LargestBatch<'a> {
     largest_batch_size: usize,
 }
 
-pub fn run(args: &PlanArgs) -> Result<()> {
+pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
     let target = args.target()?;
     if args.chart.is_some() && target.backend() == Backend::Gpu {
         let message = "--chart draws cycles, which only TPU's compiler estimates; use it with --topology";
@@ -106,8 +107,8 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let model = args.model()?;
     let compiler = Compiler::new(target)?;
     let placement = compiler.placement(args.replicas)?;
-    let batch_size = placement.rows_per_replica(args.batch_size)?;
-    let config = StepConfig { model, batch_size, replicas: placement.replicas() };
+    let rows = placement.rows_per_replica(args.batch_size).map_err(exec::Error::from)?;
+    let config = StepConfig { model, rows, replicas: placement.replicas() };
     let job = Job {
         target: compiler.target().name().to_owned(),
         chip: compiler.target().chip(),
@@ -115,18 +116,18 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         devices: compiler.devices(),
         replicas: placement.replicas(),
         batch_size: args.batch_size,
-        rows_per_replica: batch_size,
+        rows_per_replica: rows,
     };
     if args.largest_batch {
-        return search(args, &compiler, &job, &config);
+        return search(args, console, &compiler, &job, &config);
     }
-    let (steps, too_large) = args.compile(&compiler, &config)?;
+    let (steps, too_large) = args.compile(console, &compiler, &config)?;
     // What took minutes to find out is told, whatever fails after it.
     if args.json {
-        print_json(serde_json::to_string_pretty(&Plan { job: &job, steps: &steps }))?;
+        console.print_json(serde_json::to_string_pretty(&Plan { job: &job, steps: &steps }))?;
     } else {
-        print(&format!("{}\n{}", job.text(), table(job.chip, &steps)))?;
-        steps.iter().try_for_each(|step| print(&details(step)))?;
+        console.print(&format!("{}\n{}", job.text(), table(job.chip, &steps)))?;
+        steps.iter().try_for_each(|step| console.print(&details(step)))?;
     }
     steps.first().map_or(Ok(()), |step| args.write_files(step))?;
     too_large.map_or(Ok(()), Err)
@@ -143,21 +144,26 @@ impl PlanArgs {
 
     fn model(&self) -> Result<ClassifierConfig> {
         let Some(model) = &self.model else { return self.classifier.of_size(self.size) };
-        let files = ModelFiles::resolve(model, None, false, &Hub::from_env()?)?;
-        let num_classes = HeadConfig::default().num_classes;
+        let files = model_files(model, None, false, &Hub::from_env()?)?;
+        let num_classes = HeadConfig::default().num_classes();
         self.classifier.config(BertConfig::read(&files.config)?, MAX_LENGTH, num_classes)
     }
 
     /// Compiles the steps that were asked for; the error is about the first of those that are too large.
-    fn compile(&self, compiler: &Compiler, config: &StepConfig) -> Result<(Vec<StepPlan>, Option<Error>)> {
+    fn compile(
+        &self,
+        console: &Console,
+        compiler: &Compiler,
+        config: &StepConfig,
+    ) -> Result<(Vec<StepPlan>, Option<Error>)> {
         let steps = if self.step.is_empty() { &StepKind::ALL[..] } else { &self.step };
         let (mut plans, mut too_large) = (Vec::new(), None);
         for step in steps {
-            note(&format!("Compiling the {step} step for {}", compiler.target().name()));
+            console.note(&format!("Compiling the {step} step for {}", compiler.target().name()));
             match StepPlan::new(compiler, *step, config) {
                 Ok(plan) => plans.push(plan),
-                Err(error @ Error::TooLarge { .. }) => too_large = too_large.or(Some(error)),
-                Err(error) => return Err(error),
+                Err(error @ plan::Error::TooLarge { .. }) => too_large = too_large.or(Some(error.into())),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok((plans, too_large))
@@ -168,19 +174,26 @@ impl PlanArgs {
             let bars = step.analysis.groups.iter();
             let bars = bars.map(|group| (group.name.to_owned(), group.cycles as f64)).collect::<Vec<_>>();
             let title = format!("{} step on {}", step.step, self.topology.as_deref().unwrap_or_default());
-            bar_chart(path, &title, "cycles per step", &bars)?;
+            write_file(path, &bar_chart(&title, "cycles per step", &bars)?)?;
         }
-        match &self.optimized_hlo {
-            Some(path) => write_text(path, &plan::to_text(&step.optimized)?),
-            None => Ok(()),
+        if let Some(path) = &self.optimized_hlo {
+            let text = plan::to_text(&step.optimized).map_err(plan::Error::from)?;
+            write_file(path, text.as_bytes())?;
         }
+        Ok(())
     }
 }
 
-fn search(args: &PlanArgs, compiler: &Compiler, job: &Job, config: &StepConfig) -> Result<()> {
+fn search(
+    args: &PlanArgs,
+    console: &Console,
+    compiler: &Compiler,
+    job: &Job,
+    config: &StepConfig,
+) -> Result<()> {
     let tried = |rows: usize, fits: bool| {
         let verdict = if fits { "fits" } else { "does not fit" };
-        note(&format!("{} per replica: {verdict}", plural(rows, "row")));
+        console.note(&format!("{} per replica: {verdict}", plural(rows, "row")));
     };
     let Some(rows) = largest_batch(compiler, config, tried)? else {
         let message = format!("not even one row per replica fits {}: choose a smaller model", job.target);
@@ -189,10 +202,12 @@ fn search(args: &PlanArgs, compiler: &Compiler, job: &Job, config: &StepConfig) 
     let batch_size = rows * config.replicas;
     if args.json {
         let largest = LargestBatch { job, largest_rows_per_replica: rows, largest_batch_size: batch_size };
-        return print_json(serde_json::to_string_pretty(&largest));
+        return console.print_json(serde_json::to_string_pretty(&largest));
     }
     let (rows, replicas) = (plural(rows, "row"), plural(config.replicas, "replica"));
-    print(&format!("{}\nLargest batch that fits: {batch_size} ({rows} on each of {replicas})\n", job.text()))
+    let text =
+        format!("{}\nLargest batch that fits: {batch_size} ({rows} on each of {replicas})\n", job.text());
+    Ok(console.print(&text)?)
 }
 
 impl Job {

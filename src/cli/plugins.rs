@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
+use super::Console;
 use crate::pjrt::install::install;
 use crate::pjrt::{Backend, Client, Device, DeviceMemory, Error, Plugin, Result, Value, cpu_device_count};
 
@@ -45,19 +46,19 @@ enum State {
 }
 
 /// Lists the plugins or installs one.
-pub fn run(args: &PluginsArgs) -> crate::error::Result<()> {
+pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
     if let Some(Action::Install { backend }) = args.action {
         let installed = install(backend)?;
         let verb = if installed.already { "already installed" } else { "installed" };
-        return super::print(&format!("{backend}: {verb}: {}\n", installed.path.display()));
+        return Ok(console.print(&format!("{backend}: {verb}: {}\n", installed.path.display()))?);
     }
     let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
-    if args.json {
-        super::print(&format!("{:#}\n", Json::Array(reports.iter().map(Report::json).collect())))
+    Ok(if args.json {
+        console.print(&format!("{:#}\n", Json::Array(reports.iter().map(Report::json).collect())))
     } else {
-        super::print(&reports.iter().map(Report::text).collect::<String>())
-    }
+        console.print(&reports.iter().map(Report::text).collect::<String>())
+    }?)
 }
 
 fn inspect(backend: Backend) -> Result<State> {

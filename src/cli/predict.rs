@@ -1,14 +1,17 @@
 //! `bert-xla predict`: labels the rows of a table.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::options::TrainedArgs;
-use crate::data::{Dataset, Purpose};
-use crate::error::Result;
-use crate::tables::{class_name, predicted_classes, write_submission};
-use crate::train::{Inference, StepKind};
+use super::{Console, Error, Result};
+use crate::data::{Purpose, Summary, TableFile};
+use crate::infer::Predictor;
+use crate::run::{Run, Submission, write_submission};
+use crate::storage::FileError;
 
 /// Label the rows of a table, and write ID,label in its order.
 ///
@@ -25,32 +28,62 @@ pub struct PredictArgs {
     trained: TrainedArgs,
 }
 
-pub fn run(args: &PredictArgs) -> Result<()> {
-    let (run, table) = args.trained.open(Purpose::Predict)?;
-    let tokens = run.tokenize(&table.texts)?;
-    let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), run.model.mask);
+/// Rows that are read, labelled and written at a time, at least.
+const ROWS: usize = 4096;
 
-    let strategy = args.trained.device.connect()?;
-    run.agree(&strategy, StepKind::Predict, args.trained.batch_size, &data)?;
-    let config = run.step_config(&strategy, args.trained.batch_size)?;
-    let inference = Inference::for_prediction(&strategy, &config)?;
-    let weights = run.upload_weights(&strategy, inference.weights())?;
-    let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
-    let mut classes = Vec::with_capacity(table.texts.len());
-    let num_classes = run.model.head.num_classes;
-    inference.predict(&strategy, &weights, &data, |probabilities| {
-        classes.extend(predicted_classes(&probabilities, num_classes, &run.labels));
-        Ok(())
-    })?;
+pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
+    let trained = &args.trained;
+    let run = Run::open(&trained.run)?;
+    let options = trained.table.options(&run.labels);
+    let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;
+    // All of it, before a device is taken.
+    let checked = table.check()?;
 
-    let labels = classes.iter().map(|class| class_name(&run.labels, *class)).collect::<Vec<_>>();
-    if strategy.is_chief() {
-        write_submission(&args.output, &table.ids, &labels)?;
+    let replicas = Arc::new(trained.device.connect(console)?);
+    let is_chief = replicas.is_chief();
+    let predictor = Predictor::open(&run, replicas, trained.batch_size, checked.digest)?;
+    let mut counts = HashMap::<u32, usize>::new();
+    let mut label = |submission: Option<&mut Submission<'_>>| {
+        let written = label_rows(&table, &predictor, submission, &mut counts)?;
+        if written.digest == checked.digest { Ok(()) } else { Err(changed(&trained.data)) }
+    };
+    match is_chief {
+        true => write_submission(&args.output, |submission| label(Some(submission)))?,
+        false => label(None)?,
     }
-    let mut summary = format!("{}: {} rows\n", args.output.display(), labels.len());
-    for label in run.labels.labels() {
-        let count = labels.iter().filter(|predicted| *predicted == label).count();
-        summary.push_str(&format!("{label:>8}: {count}\n"));
+    let mut summary = format!("{}: {} rows\n", args.output.display(), checked.rows);
+    for (label, class) in run.labels.iter() {
+        summary.push_str(&format!("{label:>8}: {}\n", counts.get(&class).copied().unwrap_or_default()));
     }
-    super::print(&summary)
+    Ok(console.print(&summary)?)
+}
+
+/// Labels the rows of `table` one part after another, writes them if there is a `submission`, and counts the answers.
+fn label_rows(
+    table: &TableFile,
+    predictor: &Predictor,
+    mut submission: Option<&mut Submission<'_>>,
+    counts: &mut HashMap<u32, usize>,
+) -> Result<Summary> {
+    let (labels, num_classes) = (predictor.labels(), predictor.model().head.num_classes());
+    let rows = ROWS.next_multiple_of(predictor.batch_size());
+    let mut records = table.records()?;
+    loop {
+        let part = records.by_ref().take(rows).collect::<std::result::Result<Vec<_>, _>>()?;
+        if part.is_empty() {
+            return Ok(records.summary());
+        }
+        let (ids, texts): (Vec<_>, Vec<_>) = part.into_iter().map(|record| (record.id, record.text)).unzip();
+        let probabilities = predictor.probabilities(&texts)?;
+        let answers = labels.answers(&probabilities, num_classes).collect::<Vec<_>>();
+        answers.iter().for_each(|class| *counts.entry(*class).or_default() += 1);
+        if let Some(submission) = &mut submission {
+            let names = answers.iter().map(|class| labels.name_of(*class)).collect::<Vec<_>>();
+            submission.add(&ids, &names).map_err(FileError::new("can't write", "the labels"))?;
+        }
+    }
+}
+
+fn changed(data: &Path) -> Error {
+    Error::Usage(format!("{}: the table was changed while it was read; nothing was written", data.display()))
 }

@@ -107,40 +107,6 @@ pub struct Batch {
     pub rows: Vec<usize>,
 }
 
-/// The part of a batch that one replica takes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Share<'a> {
-    pub input_ids: &'a [i32],
-    pub attention_mask: Option<&'a [i32]>,
-    pub labels: &'a [i32],
-    pub weights: &'a [f32],
-}
-
-impl Batch {
-    /// The `replica`-th of `replicas` equal, contiguous parts.
-    ///
-    /// # Panics
-    /// If the batch can't be split evenly, or `replica` is not below `replicas`.
-    pub fn share(&self, replica: usize, replicas: usize) -> Share<'_> {
-        assert!(replica < replicas, "replica {replica} of {replicas}");
-        assert!(
-            self.labels.len().is_multiple_of(replicas),
-            "a batch of {} can't be split over {replicas} replicas",
-            self.labels.len()
-        );
-        fn part<T>(values: &[T], replica: usize, replicas: usize) -> &[T] {
-            let length = values.len() / replicas;
-            &values[replica * length..(replica + 1) * length]
-        }
-        Share {
-            input_ids: part(&self.input_ids, replica, replicas),
-            attention_mask: self.attention_mask.as_ref().map(|mask| part(mask, replica, replicas)),
-            labels: part(&self.labels, replica, replicas),
-            weights: part(&self.weights, replica, replicas),
-        }
-    }
-}
-
 /// Iterates over the batches of one pass.
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {

@@ -1,5 +1,6 @@
-//! Which class each label of the file stands for.
+//! Which class each label of the file stands for, and which label is the answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -20,6 +21,46 @@ use super::DataError;
 pub struct LabelMap(Vec<(String, u32)>);
 
 impl LabelMap {
+    /// The map of these labels and classes, in the order given.
+    ///
+    /// # Errors
+    /// What is wrong, if a label or a class is given twice, or if there is none.
+    pub fn new(pairs: impl IntoIterator<Item = (String, u32)>) -> Result<Self, String> {
+        let mut map = Self(Vec::new());
+        for (label, class) in pairs {
+            let label = label.trim().to_owned();
+            if map.class_of(&label).is_some() {
+                return Err(format!("label `{label}` is given twice"));
+            }
+            if map.label_of(class).is_some() {
+                return Err(format!("class {class} is given twice"));
+            }
+            map.0.push((label, class));
+        }
+        if map.0.is_empty() { Err("there is no label".to_owned()) } else { Ok(map) }
+    }
+
+    /// The answers that `probabilities` `[rows, num_classes]`, row-major, stand for: the most probable class of each row
+    /// that has a label, the first of equals. A class without one was never trained, and can't be written down.
+    pub fn answers<'a>(
+        &'a self,
+        probabilities: &'a [f32],
+        num_classes: usize,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let labelled = (0..num_classes as u32).filter(|class| self.label_of(*class).is_some());
+        let labelled = labelled.collect::<Vec<_>>();
+        probabilities.chunks(num_classes.max(1)).map(move |row| {
+            let better =
+                |best: u32, class: u32| if row[class as usize] > row[best as usize] { class } else { best };
+            labelled.iter().copied().reduce(better).unwrap_or_default()
+        })
+    }
+
+    /// What people call a class: its label, or `class N` if it has none.
+    pub fn name_of(&self, class: u32) -> Cow<'_, str> {
+        self.label_of(class).map_or_else(|| format!("class {class}").into(), Cow::Borrowed)
+    }
+
     /// The class of a label; white space around the label doesn't count.
     pub fn class_of(&self, label: &str) -> Option<u32> {
         let label = label.trim();
@@ -29,6 +70,11 @@ impl LabelMap {
     /// The label of a class; `None` for a class that no label maps to.
     pub fn label_of(&self, class: u32) -> Option<&str> {
         self.0.iter().find(|&&(_, known)| known == class).map(|(label, _)| label.as_str())
+    }
+
+    /// Each label with its class, in the order given.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.iter().map(|(label, class)| (label.as_str(), *class))
     }
 
     /// The labels, in the order given.
@@ -58,25 +104,17 @@ impl FromStr for LabelMap {
                 "labels `{text}`: {why}; expected LABEL=CLASS,... such as -1=1,0=2,1=3"
             ))
         };
-        let mut map = Self(Vec::new());
-        for pair in text.split(',') {
+        let pair = |pair: &str| {
             let (label, class) =
                 pair.rsplit_once('=').ok_or_else(|| wrong(format!("`{pair}` has no `=`")))?;
-            let label = label.trim();
             // Far above any real label set, and low enough that a typing error can't ask for a huge output.
-            let class = match class.trim().parse::<u32>() {
-                Ok(class) if class < 10_000 => class,
-                _ => return Err(wrong(format!("class `{class}` is not a number from 0 to 9999"))),
-            };
-            if map.class_of(label).is_some() {
-                return Err(wrong(format!("label `{label}` is given twice")));
+            match class.trim().parse::<u32>() {
+                Ok(class) if class < 10_000 => Ok((label.to_owned(), class)),
+                _ => Err(wrong(format!("class `{class}` is not a number from 0 to 9999"))),
             }
-            if map.label_of(class).is_some() {
-                return Err(wrong(format!("class {class} is given twice")));
-            }
-            map.0.push((label.to_owned(), class));
-        }
-        Ok(map)
+        };
+        let pairs = text.split(',').map(pair).collect::<Result<Vec<_>, _>>()?;
+        Self::new(pairs).map_err(wrong)
     }
 }
 

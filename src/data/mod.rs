@@ -1,29 +1,51 @@
 //! From a file of texts to batches of token ids: read and check the table, split it, tokenize once, batch.
 
+mod bad_rows;
 mod batches;
+mod columns;
 mod labels;
+mod parse;
 mod records;
+mod rows;
 mod split;
 mod table;
 mod tokens;
+mod window;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use batches::{Batch, Batches, Dataset, Order, Share};
+pub use bad_rows::BadRow;
+pub use batches::{Batch, Batches, Dataset, Order};
+pub use columns::{ColumnRef, Role};
 pub use labels::LabelMap;
+pub use records::{Record, Records, Summary};
 pub use split::{Split, permutation, train_test_split};
-pub use table::{ColumnRef, Purpose, Table, TableOptions, parse_quote, parse_separator};
-pub use tokens::{Tokenizer, Tokens};
+pub use table::{Purpose, Table, TableFile, TableOptions, parse_quote, parse_separator};
+pub use tokens::{Tokenizer, TokenizerFiles, Tokens};
 
 /// Why a table could not be read, split or tokenized. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error("can't read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{}: {message}", path.display())]
-    Column { path: PathBuf, message: String },
-    #[error("{}: {}; correct them, or pass --skip-bad-rows to leave them out", path.display(), list(rows, *total))]
+    /// The table lacks a column that is needed, or that was asked for.
+    #[error("{}: {}", path.display(), columns::missing(*role, column.as_ref(), header, *width))]
+    NoColumn {
+        path: PathBuf,
+        role: Role,
+        /// `None` where no column was given, and none has the role by name or position.
+        column: Option<ColumnRef>,
+        /// Empty for a table without one.
+        header: Vec<String>,
+        /// Number of columns; 1 is a sign of another separator.
+        width: usize,
+    },
+    /// The first row was to be the header, but its label is one that rows have.
+    #[error("{}: the first row holds the label `{label}`, not column names", path.display())]
+    HeaderIsData { path: PathBuf, label: String },
+    /// Rows that can't be used, where they are not to be skipped.
+    #[error("{}: {}", path.display(), bad_rows::list(rows, *total))]
     BadRows {
         path: PathBuf,
         /// The first few.
@@ -51,22 +73,4 @@ impl DataError {
     pub fn is_input_error(&self) -> bool {
         !matches!(self, Self::Parse { .. } | Self::Encode(_))
     }
-}
-
-/// A row that can't be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadRow {
-    /// The line of the file, from 1, on which the row starts.
-    pub line: usize,
-    pub reason: String,
-}
-
-fn list(rows: &[BadRow], total: usize) -> String {
-    let noun = if total == 1 { "row" } else { "rows" };
-    let shown: Vec<_> = rows.iter().map(|row| format!("line {}: {}", row.line, row.reason)).collect();
-    let more = match total - rows.len() {
-        0 => String::new(),
-        more => format!("; and {more} more"),
-    };
-    format!("{total} {noun} can't be used: {}{more}", shown.join("; "))
 }

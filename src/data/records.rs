@@ -1,175 +1,259 @@
-//! The rows of a separated file before polars parses them: where each starts, and whether it is sound.
-//!
-//! A quote counts only where it opens a field, as in RFC 4180; elsewhere it is a character of the text. A quoted
-//! field must close before a separator or the end of its row, so that a stray quote costs its own line and never
-//! swallows the rows after it. The sound rows are copied out in a form that every CSV reader reads alike.
+//! One pass over a table, in bounded memory: its rows checked, and their labels and columns understood.
 
-use std::ops::Range;
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::{io, mem};
 
-use super::BadRow;
+use polars::error::PolarsError;
+use sha2::{Digest, Sha256};
 
-/// The sound rows of a file, and the others.
-pub(super) struct Records {
-    /// The sound rows, one after another, each ended by a newline; valid UTF-8.
-    pub csv: Vec<u8>,
-    /// The line of the file, from 1, on which each sound row starts.
-    pub lines: Vec<usize>,
-    /// Number of fields in every sound row.
-    pub width: usize,
-    pub bad: Vec<BadRow>,
+use super::bad_rows::{BadRows, excerpt};
+use super::columns::Columns;
+use super::parse::{Batch, Parser, Values};
+use super::rows::{Limits, Rows, SoundRows, Syntax};
+use super::window::Source;
+use super::{DataError, LabelMap, Purpose, TableOptions};
+
+/// A row of a table that is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub text: String,
+    /// `None` for [`Purpose::Predict`].
+    pub class: Option<u32>,
+    /// Of the id column, or else the row's number among the file's sound rows, from 1.
+    pub id: String,
 }
 
-/// Scans a whole file; a byte order mark and blank lines are left out. The first sound row sets the number of
-/// fields that the others must have.
-pub(super) fn scan(bytes: &[u8], separator: u8, quote: Option<u8>) -> Records {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut records =
-        Records { csv: Vec::with_capacity(bytes.len() + 1), lines: Vec::new(), width: 0, bad: Vec::new() };
-    let mut start = 0;
-    let mut line = 1;
-    while start < bytes.len() {
-        let (row, next) = match split_row(bytes, start, separator, quote) {
-            Ok(row) => row,
-            Err(BrokenQuote) => {
-                let end = line_end(bytes, start);
-                let reason =
-                    format!("a quoted field is not closed properly in `{}`", excerpt(&bytes[start..end]));
-                records.bad.push(BadRow { line, reason });
-                (Vec::new(), end + 1)
-            }
-        };
-        if let (Some(first), Some(last)) = (row.first(), row.last()) {
-            records.add(line, &bytes[first.start..last.end], &row, bytes, separator, quote);
-        }
-        let consumed = &bytes[start..next.min(bytes.len())];
-        line += consumed.iter().filter(|&&byte| byte == b'\n').count();
-        start = next;
-    }
-    records
+/// What a pass over a table has met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows that are used.
+    pub rows: usize,
+    /// Rows left out because they can't be used.
+    pub skipped: usize,
+    /// Rows left out because an earlier one has the same text.
+    pub duplicates: usize,
+    /// SHA-256 of all that is used, in order: two passes with the same one gave the same records.
+    pub digest: [u8; 32],
+}
+
+/// Iterates over the rows of a UTF-8 file that are used, in its order. A byte order mark is left out. Every value is
+/// taken as it is written: a text that looks like a number stays as it is.
+///
+/// Memory is bounded, however long the file, but for some 40 bytes per text of [`Purpose::Train`]: a few MiB of the
+/// file are read and parsed at a time, and a row is at most 1 MiB long.
+///
+/// # Errors
+/// The last item may be one. If rows can't be used (a wrong number of fields, a quote not closed properly, more than
+/// 1 MiB, invalid UTF-8, an unknown label, an empty text), then without `skip_bad_rows` it is
+/// [`DataError::BadRows`], which counts all of them, to the end of the file: at the latest from the first of them on,
+/// no record is given.
+pub struct Records {
+    path: PathBuf,
+    options: TableOptions,
+    syntax: Syntax,
+    limits: Limits,
+    rows: Rows,
+    /// Known from the first row on.
+    layout: Option<(Parser, Columns)>,
+    batch: Batch,
+    tally: Tally,
+    ended: bool,
 }
 
 impl Records {
-    /// Adds one row, or its fault.
-    fn add(
-        &mut self,
-        line: usize,
-        raw: &[u8],
-        row: &[Range<usize>],
-        bytes: &[u8],
-        separator: u8,
-        quote: Option<u8>,
-    ) {
-        if let Err(error) = std::str::from_utf8(raw) {
-            let byte = raw[error.valid_up_to()];
-            let reason = format!("not valid UTF-8 (byte 0x{byte:02x}) in `{}`", excerpt(raw));
-            return self.bad.push(BadRow { line, reason });
-        }
-        if self.lines.is_empty() {
-            self.width = row.len();
-        }
-        if row.len() != self.width {
-            let noun = if row.len() == 1 { "field" } else { "fields" };
-            let reason =
-                format!("{} {noun} where the first row has {} in `{}`", row.len(), self.width, excerpt(raw));
-            return self.bad.push(BadRow { line, reason });
-        }
-        self.lines.push(line);
-        for (i, field) in row.iter().enumerate() {
-            if i > 0 {
-                self.csv.push(separator);
-            }
-            push_field(&mut self.csv, &bytes[field.clone()], quote);
-        }
-        self.csv.push(b'\n');
+    /// A single pass over a file, which may be a pipe.
+    pub fn open(path: &Path, options: &TableOptions, purpose: Purpose) -> Result<Self, DataError> {
+        let file = File::open(path).map_err(read_error(path))?;
+        Self::new(path, Box::new(file), options, purpose, Limits::default())
     }
-}
 
-/// A quoted field without its closing quote, or with text after it.
-struct BrokenQuote;
+    /// `path` is for messages.
+    pub(super) fn new(
+        path: &Path,
+        source: Source,
+        options: &TableOptions,
+        purpose: Purpose,
+        limits: Limits,
+    ) -> Result<Self, DataError> {
+        if options.quote == Some(options.separator) {
+            return Err(DataError::Option("the separator and the quote are the same character".to_owned()));
+        }
+        let syntax = Syntax { separator: options.separator, quote: options.quote };
+        Ok(Self {
+            path: path.to_owned(),
+            options: options.clone(),
+            syntax,
+            limits,
+            rows: Rows::new(source, syntax, limits).map_err(read_error(path))?,
+            layout: None,
+            batch: Batch::default(),
+            tally: Tally::new(purpose),
+            ended: false,
+        })
+    }
 
-/// The fields of the row at `start`, quotes included, and where the next row starts; no field for a blank line.
-fn split_row(
-    bytes: &[u8],
-    start: usize,
-    separator: u8,
-    quote: Option<u8>,
-) -> Result<(Vec<Range<usize>>, usize), BrokenQuote> {
-    let mut row = Vec::new();
-    let mut field = start;
-    loop {
-        let end = match quote {
-            Some(quote) if bytes.get(field) == Some(&quote) => {
-                let end = closing_quote(bytes, field, quote).ok_or(BrokenQuote)? + 1;
-                let after = &bytes[end..];
-                let closed = after.is_empty()
-                    || after[0] == separator
-                    || after[0] == b'\n'
-                    || after.starts_with(b"\r\n");
-                if !closed {
-                    return Err(BrokenQuote);
+    /// What the pass has met so far: in the whole of the file, once it has ended.
+    pub fn summary(&self) -> Summary {
+        let Tally { used, duplicates, bad, digest, .. } = &self.tally;
+        let digest = digest.clone().finalize().into();
+        Summary { rows: *used, skipped: bad.total, duplicates: *duplicates, digest }
+    }
+
+    fn find(&mut self) -> Result<Option<Record>, DataError> {
+        loop {
+            while let Some(values) = self.batch.next() {
+                let record = self.tally.admit(&values, &self.options);
+                if record.is_some() && !self.has_failed() {
+                    return Ok(record);
                 }
-                end
             }
-            _ => bytes[field..]
-                .iter()
-                .position(|&byte| byte == separator || byte == b'\n')
-                .map_or(bytes.len(), |length| field + length),
+            if !self.refill()? {
+                return self.verdict().map(|()| None);
+            }
+        }
+    }
+
+    /// Parses the next rows; false at the end of the file.
+    fn refill(&mut self) -> Result<bool, DataError> {
+        // The first row decides the columns, and may be no data.
+        let first = self.layout.is_none();
+        let size = if first { 1 } else { self.limits.chunk };
+        let rows = self.rows.read(size, &mut self.tally.bad).map_err(read_error(&self.path))?;
+        if rows.lines.is_empty() {
+            return Ok(false);
+        }
+        if first {
+            self.layout = Some(self.lay_out(&rows)?);
+        }
+        match &self.layout {
+            Some((parser, columns)) if !(first && self.options.header) => {
+                self.batch = parser.parse_rows(rows, columns).map_err(parse_error(&self.path))?;
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn lay_out(&self, first: &SoundRows) -> Result<(Parser, Columns), DataError> {
+        let width = self.rows.width();
+        let parser = Parser::new(width, self.syntax);
+        let header = match self.options.header {
+            true => parser.parse_row(first).map_err(parse_error(&self.path))?,
+            false => Vec::new(),
         };
-        if bytes.get(end) == Some(&separator) {
-            row.push(field..end);
-            field = end + 1;
-            continue;
+        let columns = Columns::find(&self.path, &header, width, &self.options, self.tally.purpose)?;
+        Ok((parser.only(&columns), columns))
+    }
+
+    fn has_failed(&self) -> bool {
+        self.tally.bad.total > 0 && !self.options.skip_bad_rows
+    }
+
+    /// At the end of the file: whether it can be used.
+    fn verdict(&mut self) -> Result<(), DataError> {
+        let path = self.path.clone();
+        let total = self.tally.bad.total;
+        if self.has_failed() {
+            Err(DataError::BadRows { path, rows: mem::take(&mut self.tally.bad.shown), total })
+        } else if self.tally.used == 0 {
+            Err(DataError::NoRows { path, skipped: total })
+        } else {
+            Ok(())
         }
-        // The row ends here: at a newline, at `\r\n` or at the end of the file.
-        let newline = line_end(bytes, end);
-        let end = if bytes[field..end].ends_with(b"\r") { end - 1 } else { end };
-        if !(row.is_empty() && field == end) {
-            row.push(field..end);
-        }
-        return Ok((row, newline + 1));
     }
 }
 
-/// Where the quote that closes the field opened at `field` is; a doubled quote stands for one of the text's.
-fn closing_quote(bytes: &[u8], field: usize, quote: u8) -> Option<usize> {
-    let mut at = field + 1;
-    loop {
-        at += bytes.get(at..)?.iter().position(|&byte| byte == quote)?;
-        if bytes.get(at + 1) != Some(&quote) {
-            return Some(at);
+impl Iterator for Records {
+    type Item = Result<Record, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
         }
-        at += 2;
+        let item = self.find().transpose();
+        self.ended = !matches!(item, Some(Ok(_)));
+        item
     }
 }
 
-/// Where the newline at or after `from` is, or the end of the file.
-fn line_end(bytes: &[u8], from: usize) -> usize {
-    bytes[from..].iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |length| from + length)
+/// What has come of the rows so far.
+struct Tally {
+    purpose: Purpose,
+    /// Sound rows, without the header.
+    sound: usize,
+    used: usize,
+    duplicates: usize,
+    bad: BadRows,
+    /// Half the SHA-256 of every text: two texts with the same one would not be found in a lifetime.
+    seen: HashSet<u128>,
+    digest: Sha256,
 }
 
-/// Copies a field, put in quotes if it holds a quote without being quoted.
-fn push_field(csv: &mut Vec<u8>, field: &[u8], quote: Option<u8>) {
-    let Some(quote) = quote.filter(|quote| field.first() != Some(quote) && field.contains(quote)) else {
-        return csv.extend_from_slice(field);
-    };
-    csv.push(quote);
-    for &byte in field {
-        if byte == quote {
-            csv.push(quote);
+impl Tally {
+    fn new(purpose: Purpose) -> Self {
+        let (seen, digest) = (HashSet::new(), Sha256::new());
+        Self { purpose, sound: 0, used: 0, duplicates: 0, bad: BadRows::default(), seen, digest }
+    }
+
+    /// Makes a record of a row, unless it can't be used or is a duplicate.
+    fn admit(&mut self, values: &Values<'_>, options: &TableOptions) -> Option<Record> {
+        let &Values { line, text, label, id } = values;
+        self.sound += 1;
+        if label.is_some() && text.trim().is_empty() {
+            self.bad.add(line, || "the text is empty".to_owned());
+            return None;
         }
-        csv.push(byte);
+        let class = label.map(|label| options.labels.class_of(label).ok_or(label));
+        let class = match class.transpose() {
+            Ok(class) => class,
+            Err(label) => {
+                self.bad.add(line, || unknown_label(label, &options.labels));
+                return None;
+            }
+        };
+        if self.purpose == Purpose::Train && !self.seen.insert(hash(text)) {
+            self.duplicates += 1;
+            return None;
+        }
+        let id = id.map_or_else(|| self.sound.to_string(), str::to_owned);
+        let record = Record { text: text.to_owned(), class, id };
+        self.used += 1;
+        record.add_to(&mut self.digest);
+        Some(record)
     }
-    csv.push(quote);
 }
 
-/// The beginning of a row or value, fit for one line of a message.
-pub(super) fn excerpt(bytes: &[u8]) -> String {
-    const MAX_CHARS: usize = 40;
-    let text = String::from_utf8_lossy(bytes);
-    let mut short: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_CHARS).collect();
-    if text.chars().nth(MAX_CHARS).is_some() {
-        short.push('…');
+impl Record {
+    fn add_to(&self, digest: &mut Sha256) {
+        let Self { text, class, id } = self;
+        for part in [text, id] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        digest.update(class.map_or(-1, i64::from).to_le_bytes());
     }
-    short
 }
+
+fn hash(text: &str) -> u128 {
+    let hash = Sha256::digest(text);
+    u128::from_le_bytes(std::array::from_fn(|i| hash[i]))
+}
+
+fn unknown_label(label: &str, labels: &LabelMap) -> String {
+    let known: Vec<_> = labels.labels().collect();
+    format!("label `{}` is not one of {}", excerpt(label.as_bytes()), known.join(", "))
+}
+
+/// For `map_err`.
+pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> DataError {
+    move |source| DataError::Read { path: path.to_owned(), source }
+}
+
+fn parse_error(path: &Path) -> impl FnOnce(PolarsError) -> DataError {
+    move |error| DataError::Parse { path: path.to_owned(), message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Token ids of fixed length, by the checkpoint's own WordPiece tokenizer.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, s};
 use tokenizers::models::wordpiece::WordPiece;
@@ -11,7 +11,15 @@ use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, PostProcessor, TruncationParams};
 
 use super::DataError;
-use crate::hub::TokenizerFiles;
+
+/// The files that a tokenizer is built from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerFiles {
+    /// `tokenizer.json`
+    Json(PathBuf),
+    /// `vocab.txt`, and `tokenizer_config.json` if there is one.
+    Vocab { vocab: PathBuf, config: Option<PathBuf> },
+}
 
 /// Turns texts into `[CLS] ... [SEP] [PAD]...` of `max_length` tokens.
 #[derive(Clone)]

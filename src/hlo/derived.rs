@@ -110,20 +110,4 @@ impl<'g> Tensor<'g> {
         let counted_down = is_less.select(index.like(0.0), index.like(classes as f64) - index);
         index.like(classes as f64) - counted_down.max(&[last])
     }
-
-    /// The values of all `replicas`, in replica order along the first dimension: `[n, ...]` on each of them is
-    /// `[replicas * n, ...]` on all.
-    ///
-    /// The sum over the replicas of each one's values among zeros: exact, but for -0.0, which becomes 0.0.
-    #[track_caller]
-    pub fn all_gather(self, replicas: usize) -> Tensor<'g> {
-        if replicas == 1 {
-            return self;
-        }
-        let dims = [&[replicas], &self.dims()[..]].concat();
-        let index = self.graph.iota(Shape::new(ElementType::U32, &dims[..]), 0);
-        let is_own = index.compare(Comparison::Eq, self.graph.replica_id());
-        let placed = is_own.select(self, self.like(0.0));
-        placed.all_reduce_sum().reshape(&[&[replicas * self.dim(0)], &self.dims()[1..]].concat())
-    }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 use super::graph::{Graph, Node, NodeId, Tensor};
+use super::names::Names;
 use super::op::{Op, Reduction, Scalar};
 use crate::proto::{self, primitive_type as primitive};
 use crate::shape::{ElementType, Shape};
@@ -100,17 +101,29 @@ pub(super) fn resolve(graph: &Graph, mut id: NodeId) -> NodeId {
 
 struct Emitter<'a, 'g> {
     program: &'a Program<'g>,
+    names: Names,
+    parameter_names: Vec<String>,
     instructions: Vec<proto::HloInstructionProto>,
     /// Instruction of each node.
     emitted: HashMap<NodeId, i64>,
-    /// Two-argument computations that reduce, scatter and all-reduce call.
+    /// Two-argument computations that reduce, scatter, all-reduce and reduce-scatter call.
     reducers: Vec<(Reduction, ElementType, proto::HloComputationProto)>,
     next_id: i64,
 }
 
 impl<'a, 'g> Emitter<'a, 'g> {
     fn new(program: &'a Program<'g>) -> Self {
-        Self { program, instructions: vec![], emitted: HashMap::new(), reducers: vec![], next_id: 1 }
+        let mut names = Names::default();
+        let parameter_names = program.parameter_names(&mut names);
+        Self {
+            program,
+            names,
+            parameter_names,
+            instructions: vec![],
+            emitted: HashMap::new(),
+            reducers: vec![],
+            next_id: 1,
+        }
     }
 
     fn module(mut self) -> proto::HloModuleProto {
@@ -125,7 +138,7 @@ impl<'a, 'g> Emitter<'a, 'g> {
         let program_shape = proto::ProgramShapeProto {
             parameters: self.program.parameter_shapes().iter().map(array_shape).collect(),
             result: Some(result),
-            parameter_names: (0..self.program.parameters.len()).map(|i| format!("p{i}")).collect(),
+            parameter_names: self.parameter_names,
         };
         let entry = proto::HloComputationProto {
             name: "main".into(),
@@ -156,18 +169,23 @@ impl<'a, 'g> Emitter<'a, 'g> {
         operand_ids: Vec<i64>,
         fill: impl FnOnce(&mut proto::HloInstructionProto),
     ) -> i64 {
+        let mut instruction = proto::HloInstructionProto { operand_ids, ..self.instruction(opcode, shape) };
+        fill(&mut instruction);
+        let id = instruction.id;
+        self.instructions.push(instruction);
+        id
+    }
+
+    /// An instruction with an id and a name of its own, of no computation yet.
+    fn instruction(&mut self, opcode: &str, shape: proto::ShapeProto) -> proto::HloInstructionProto {
         let id = self.fresh_id();
-        let mut instruction = proto::HloInstructionProto {
-            name: format!("{opcode}.{id}"),
+        proto::HloInstructionProto {
+            name: self.names.claim(&format!("{opcode}.{id}")),
             opcode: opcode.into(),
             shape: Some(shape),
             id,
-            operand_ids,
             ..Default::default()
-        };
-        fill(&mut instruction);
-        self.instructions.push(instruction);
-        id
+        }
     }
 
     fn fresh_id(&mut self) -> i64 {
@@ -186,7 +204,7 @@ impl<'a, 'g> Emitter<'a, 'g> {
         let mut called = vec![];
         match &node.op {
             Op::Reduce { kind, .. } => called.push(self.reducer(*kind, node.shape.element_type)),
-            Op::ScatterAdd | Op::AllReduce => {
+            Op::ScatterAdd | Op::AllReduce | Op::ReduceScatter { .. } => {
                 called.push(self.reducer(Reduction::Sum, node.shape.element_type));
             }
             Op::RngBitGenerator { .. } => {
@@ -194,13 +212,14 @@ impl<'a, 'g> Emitter<'a, 'g> {
             }
             _ => {}
         }
+        let number = self.program.parameters.iter().position(|tensor| tensor.id == id);
+        let parameter = number.map(|number| (number as i64, self.parameter_names[number].clone()));
         let attributes = |instruction: &mut proto::HloInstructionProto| {
             instruction.called_computation_ids = called;
             let op_name = node.scope.to_string();
             instruction.metadata = Some(proto::OpMetadata { op_type: node.op.name().into(), op_name });
-            if let Op::Parameter { .. } = node.op {
-                let number = self.program.parameters.iter().position(|tensor| tensor.id == id);
-                instruction.parameter_number = number.map_or(0, |n| n as i64);
+            if let Some(parameter) = parameter {
+                (instruction.parameter_number, instruction.name) = parameter;
             }
             write_attributes(&node.op, graph, node, instruction);
         };
@@ -219,30 +238,22 @@ impl<'a, 'g> Emitter<'a, 'g> {
             return found.id;
         }
         let shape = array_shape(&Shape::scalar(element_type));
-        let instruction = |name: &str, id: i64| proto::HloInstructionProto {
-            name: format!("{name}.{id}"),
-            opcode: name.into(),
-            shape: Some(shape.clone()),
-            id,
-            ..Default::default()
-        };
-        let (a, b, root, id) = (self.fresh_id(), self.fresh_id(), self.fresh_id(), self.fresh_id());
-        let parameter = |number: i64, id: i64| proto::HloInstructionProto {
-            parameter_number: number,
-            ..instruction("parameter", id)
-        };
-        let combine =
-            proto::HloInstructionProto { operand_ids: vec![a, b], ..instruction(kind.combiner(), root) };
+        let mut instruction = |opcode: &str| self.instruction(opcode, shape.clone());
+        let a = instruction("parameter");
+        let b = proto::HloInstructionProto { parameter_number: 1, ..instruction("parameter") };
+        let combined =
+            proto::HloInstructionProto { operand_ids: vec![a.id, b.id], ..instruction(kind.combiner()) };
+        let (root_id, id) = (combined.id, self.fresh_id());
         let computation = proto::HloComputationProto {
             name: format!("{}_{element_type}", kind.combiner()),
-            instructions: vec![parameter(0, a), parameter(1, b), combine],
+            instructions: vec![a, b, combined],
             program_shape: Some(proto::ProgramShapeProto {
                 parameters: vec![shape.clone(); 2],
                 result: Some(shape.clone()),
                 parameter_names: vec!["a".into(), "b".into()],
             }),
             id,
-            root_id: root,
+            root_id,
         };
         self.reducers.push((kind, element_type, computation));
         id
@@ -255,7 +266,9 @@ fn write_attributes(op: &Op, graph: &Graph, node: &Node, instruction: &mut proto
     match op {
         Op::Parameter { .. } | Op::ReplicaId | Op::Unary(_) | Op::Binary(_) | Op::Select => {}
         Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => {}
+        // No replica groups: all replicas are one group.
         Op::AllReduce | Op::StopGradient => {}
+        Op::AllGather { .. } | Op::ReduceScatter { .. } => instruction.dimensions = vec![0],
         Op::Constant(scalar) => instruction.literal = Some(literal(*scalar)),
         Op::Iota { dim, .. } | Op::Concatenate { dim } => instruction.dimensions = vec![*dim as i64],
         Op::Compare(comparison) => instruction.comparison_direction = comparison.name().into(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::graph::{Graph, Node, NodeId, Tensor};
-use super::op::{Binary, Comparison, DotDimensions, Op, Reduction, Unary};
+use super::op::{Binary, Comparison, DotDimensions, Op, Reduction};
 
 impl Graph {
     /// The gradient of `loss`, a scalar, with respect to each of `wrt`; `None` for one that `loss` doesn't depend on,
@@ -69,7 +69,7 @@ impl<'g> Rule<'_, 'g> {
             Op::Parameter { .. } | Op::Constant(_) | Op::Iota { .. } | Op::ReplicaId => vec![],
             Op::Compare(_) => vec![None, None],
             Op::BitcastConvert(_) | Op::RngBitGenerator { .. } | Op::StopGradient => vec![None],
-            Op::Unary(op) => vec![self.unary(*op, g)],
+            Op::Unary(op) => vec![op.gradient(self.input(0), self.output(), g)],
             Op::Binary(op) => self.binary(*op, g).into(),
             // f(c, a, b) = c ? a : b;  df/da = c, df/db = !c
             Op::Select => {
@@ -100,33 +100,10 @@ impl<'g> Rule<'_, 'g> {
             Op::ScatterAdd => vec![Some(g), None, Some(g.gather(self.input(1)))],
             // f(x) = sum of x over replicas: each replica's x reaches every replica's loss
             Op::AllReduce => vec![Some(g.all_reduce_sum())],
-        }
-    }
-
-    fn unary(&self, op: Unary, g: Tensor<'g>) -> Option<Tensor<'g>> {
-        let (x, y) = (self.input(0), self.output());
-        match op {
-            // |x|' = sign x
-            Unary::Abs => Some(g * x.sign()),
-            // sign' = 0; not is not differentiable
-            Unary::Sign | Unary::Not => None,
-            Unary::Negate => Some(-g),
-            // (e^x)' = e^x
-            Unary::Exp => Some(g * y),
-            // (e^x - 1)' = e^x
-            Unary::Expm1 => Some(g * (y + 1.0)),
-            // (ln x)' = 1/x
-            Unary::Log => Some(g / x),
-            // (ln(1+x))' = 1/(1+x)
-            Unary::Log1p => Some(g / (x + 1.0)),
-            // tanh' = 1 - tanh^2
-            Unary::Tanh => Some(g * (-(y * y) + 1.0)),
-            // erf' = 2/sqrt(pi) e^(-x^2)
-            Unary::Erf => Some(g * ((-(x * x)).exp() * std::f64::consts::FRAC_2_SQRT_PI)),
-            // sqrt' = 1/(2 sqrt x)
-            Unary::Sqrt => Some(g * 0.5 / y),
-            // (x^-1/2)' = -1/2 x^-3/2
-            Unary::Rsqrt => Some(g * (y * y * y * -0.5)),
+            // f(x_0...x_n) = [x_0...x_n], on every replica: x_i takes its own part of the sum of all replicas' g
+            Op::AllGather { replicas } => vec![Some(g.reduce_scatter_sum(*replicas))],
+            // f(x)_i = part i of the sum of x over replicas: part i of every x reaches replica i's loss alone
+            Op::ReduceScatter { replicas } => vec![Some(g.all_gather(*replicas))],
         }
     }
 

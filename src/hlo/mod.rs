@@ -8,11 +8,14 @@ mod emit;
 mod flops;
 mod grad;
 mod graph;
+mod names;
 mod op;
 mod ops;
 mod shape_rule;
 mod text;
+mod unary;
 
 pub use emit::Program;
 pub use graph::{Graph, Tensor};
-pub use op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar, ShapeError, Unary};
+pub use op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar, ShapeError};
+pub use unary::Unary;

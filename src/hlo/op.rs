@@ -1,5 +1,6 @@
 //! The primitive operations: each variant has its own fields, and one rule that gives its output's shape.
 
+use super::unary::Unary;
 use crate::shape::{ElementType, Shape};
 
 /// A primitive HLO operation, without its inputs.
@@ -76,26 +77,16 @@ pub enum Op {
     },
     /// The sum over all replicas.
     AllReduce,
+    /// The values of all `replicas`, in replica order along the first dimension.
+    AllGather {
+        replicas: usize,
+    },
+    /// The sum over all `replicas`, cut into equal parts along the first dimension: replica `i` has the `i`-th.
+    ReduceScatter {
+        replicas: usize,
+    },
     /// Its input, through which no gradient flows. Not emitted.
     StopGradient,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Unary {
-    Abs,
-    Sign,
-    Negate,
-    Exp,
-    /// `e^x - 1`, exact near zero.
-    Expm1,
-    Log,
-    /// `ln(1 + x)`, exact near zero.
-    Log1p,
-    Tanh,
-    Erf,
-    Sqrt,
-    Rsqrt,
-    Not,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -252,26 +243,9 @@ impl Op {
             Op::ScatterAdd => "scatter",
             Op::RngBitGenerator { .. } => "rng-bit-generator",
             Op::AllReduce => "all-reduce",
+            Op::AllGather { .. } => "all-gather",
+            Op::ReduceScatter { .. } => "reduce-scatter",
             Op::StopGradient => "stop-gradient",
-        }
-    }
-}
-
-impl Unary {
-    pub fn name(self) -> &'static str {
-        match self {
-            Unary::Abs => "abs",
-            Unary::Sign => "sign",
-            Unary::Negate => "negate",
-            Unary::Exp => "exponential",
-            Unary::Expm1 => "exponential-minus-one",
-            Unary::Log => "log",
-            Unary::Log1p => "log-plus-one",
-            Unary::Tanh => "tanh",
-            Unary::Erf => "erf",
-            Unary::Sqrt => "sqrt",
-            Unary::Rsqrt => "rsqrt",
-            Unary::Not => "not",
         }
     }
 }

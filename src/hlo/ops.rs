@@ -4,7 +4,7 @@
 //! the caller's line with the operation and both shapes; [`Graph::apply`] returns the same as an error.
 
 use super::graph::{Graph, Tensor};
-use super::op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar, Unary};
+use super::op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar};
 use crate::shape::{ElementType, Shape};
 
 impl Graph {
@@ -33,34 +33,6 @@ impl Graph {
     pub fn concatenate<'g>(&'g self, tensors: &[Tensor<'g>], dim: usize) -> Tensor<'g> {
         self.insert(Op::Concatenate { dim }, tensors)
     }
-}
-
-macro_rules! unary_methods {
-    ($($(#[$doc:meta])* $method:ident => $variant:ident;)*) => {
-        impl<'g> Tensor<'g> {
-            $($(#[$doc])* #[track_caller]
-            pub fn $method(self) -> Tensor<'g> {
-                self.graph.insert(Op::Unary(Unary::$variant), &[self])
-            })*
-        }
-    };
-}
-
-unary_methods! {
-    abs => Abs;
-    /// -1, 0 or 1.
-    sign => Sign;
-    exp => Exp;
-    /// `e^x - 1`, exact near zero.
-    expm1 => Expm1;
-    log => Log;
-    /// `ln(1 + x)`, exact near zero.
-    log1p => Log1p;
-    tanh => Tanh;
-    erf => Erf;
-    sqrt => Sqrt;
-    /// `1 / sqrt(x)`.
-    rsqrt => Rsqrt;
 }
 
 macro_rules! binary_methods {
@@ -108,22 +80,6 @@ operators! {
     BitXor bitxor => Xor;
     Shl shl => ShiftLeft;
     Shr shr => ShiftRightLogical;
-}
-
-impl<'g> std::ops::Neg for Tensor<'g> {
-    type Output = Tensor<'g>;
-    #[track_caller]
-    fn neg(self) -> Tensor<'g> {
-        self.graph.insert(Op::Unary(Unary::Negate), &[self])
-    }
-}
-
-impl<'g> std::ops::Not for Tensor<'g> {
-    type Output = Tensor<'g>;
-    #[track_caller]
-    fn not(self) -> Tensor<'g> {
-        self.graph.insert(Op::Unary(Unary::Not), &[self])
-    }
 }
 
 impl<'g> Tensor<'g> {
@@ -271,8 +227,29 @@ impl<'g> Tensor<'g> {
     }
 
     /// The sum of every replica's value.
+    #[track_caller]
     pub fn all_reduce_sum(self) -> Tensor<'g> {
         self.graph.insert(Op::AllReduce, &[self])
+    }
+
+    /// The values of all `replicas`, as many as run the program, in replica order along the first dimension: `[n, ...]`
+    /// on each of them is `[replicas * n, ...]` on all, bit for bit.
+    #[track_caller]
+    pub fn all_gather(self, replicas: usize) -> Tensor<'g> {
+        if replicas == 1 {
+            return self;
+        }
+        self.graph.insert(Op::AllGather { replicas }, &[self])
+    }
+
+    /// Each replica's own part of the sum over all `replicas`, as many as run the program: of `[replicas * n, ...]`,
+    /// replica `i` has rows `i * n..(i + 1) * n`, `[n, ...]`. An `all_gather` of it is `all_reduce_sum`.
+    #[track_caller]
+    pub fn reduce_scatter_sum(self, replicas: usize) -> Tensor<'g> {
+        if replicas == 1 {
+            return self;
+        }
+        self.graph.insert(Op::ReduceScatter { replicas }, &[self])
     }
 
     /// The same value, through which no gradient flows.

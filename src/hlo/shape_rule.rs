@@ -1,6 +1,6 @@
 //! The shape rule of each operation.
 
-use super::op::{Binary, DotDimensions, Op, ShapeError, Unary};
+use super::op::{Binary, DotDimensions, Op, ShapeError};
 use crate::shape::{ElementType, Shape};
 
 impl Op {
@@ -26,7 +26,11 @@ impl Op {
             }
             Op::Constant(scalar) => arity::<0>(inputs).map(|_| Shape::scalar(scalar.element_type)),
             Op::ReplicaId => arity::<0>(inputs).map(|_| Shape::scalar(ElementType::U32)),
-            Op::Unary(op) => unary(*op, inputs),
+            Op::Unary(op) => {
+                let [a] = arity(inputs)?;
+                require(op.takes(a.element_type), || format!("not defined on {}", a.element_type))?;
+                Ok((*a).clone())
+            }
             Op::Binary(op) => binary(*op, inputs),
             Op::Compare(_) => {
                 let [a, b] = arity(inputs)?;
@@ -86,6 +90,8 @@ impl Op {
                 numeric(a)?;
                 Ok((*a).clone())
             }
+            Op::AllGather { replicas } => all_gather(*replicas, inputs),
+            Op::ReduceScatter { replicas } => reduce_scatter(*replicas, inputs),
             Op::StopGradient => arity(inputs).map(|[a]| (*a).clone()),
         }
     }
@@ -110,17 +116,6 @@ fn numeric(a: &Shape) -> Result<(), String> {
 
 fn distinct(dims: &[usize]) -> bool {
     dims.iter().enumerate().all(|(i, d)| !dims[..i].contains(d))
-}
-
-fn unary(op: Unary, inputs: &[&Shape]) -> Result<Shape, String> {
-    let [a] = arity(inputs)?;
-    let accepted = match op {
-        Unary::Abs | Unary::Sign | Unary::Negate => a.element_type != ElementType::Pred,
-        Unary::Not => !a.element_type.is_float(),
-        _ => a.element_type.is_float(),
-    };
-    require(accepted, || format!("not defined on {}", a.element_type))?;
-    Ok((*a).clone())
 }
 
 fn binary(op: Binary, inputs: &[&Shape]) -> Result<Shape, String> {
@@ -246,4 +241,29 @@ fn rows(table: &Shape, indices: &Shape) -> Result<Shape, String> {
     let mut dims = indices.dims.clone();
     dims.push(table.dims[1]);
     Ok(Shape::new(table.element_type, dims))
+}
+
+fn all_gather(replicas: usize, inputs: &[&Shape]) -> Result<Shape, String> {
+    let [a] = arity(inputs)?;
+    along_replicas(replicas, a)?;
+    let mut output = (*a).clone();
+    output.dims[0] *= replicas;
+    Ok(output)
+}
+
+fn reduce_scatter(replicas: usize, inputs: &[&Shape]) -> Result<Shape, String> {
+    let [a] = arity(inputs)?;
+    numeric(a)?;
+    along_replicas(replicas, a)?;
+    require(a.dims[0] % replicas == 0, || format!("no {replicas} equal parts"))?;
+    let mut output = (*a).clone();
+    output.dims[0] /= replicas;
+    Ok(output)
+}
+
+/// Parts along the first dimension. HLO allows empty ones, but XLA's CPU runtime divides by their size.
+fn along_replicas(replicas: usize, a: &Shape) -> Result<(), String> {
+    require(replicas > 0, || "over no replicas".into())?;
+    require(a.rank() > 0, || "a scalar has no first dimension".into())?;
+    require(a.num_elements() > 0, || "not defined on an empty array".into())
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::emit::{Program, resolve};
 use super::graph::{Graph, Node, NodeId};
+use super::names::Names;
 use super::op::{Op, Reduction, Scalar};
 use crate::shape::{ElementType, Shape};
 
@@ -13,7 +14,8 @@ impl Program<'_> {
     /// comment opens each layer's part.
     pub fn to_text(&self) -> String {
         let nodes = self.live_nodes();
-        let names = self.names(&nodes);
+        let mut taken = Names::default();
+        let names = self.names(&nodes, &mut taken);
         let name = |id: NodeId| names[&resolve(self.graph, id)].as_str();
         let mut text = self.header();
         text.push_str(&reducers(&nodes));
@@ -32,7 +34,8 @@ impl Program<'_> {
         }
         let outputs = self.outputs.iter().map(|tensor| name(tensor.id)).collect::<Vec<_>>().join(", ");
         let shapes = shape_list(&self.output_shapes());
-        let _ = writeln!(text, "\n  ROOT %result = ({shapes}) tuple({outputs})\n}}");
+        let result = taken.claim("result");
+        let _ = writeln!(text, "\n  ROOT %{result} = ({shapes}) tuple({outputs})\n}}");
         text
     }
 
@@ -49,15 +52,15 @@ impl Program<'_> {
         text
     }
 
-    fn names(&self, nodes: &[(NodeId, Node)]) -> HashMap<NodeId, String> {
-        let mut names = HashMap::new();
-        for (id, node) in nodes {
-            let name = match &node.op {
-                Op::Parameter { name, .. } => format!("%{name}"),
-                Op::StopGradient => continue,
-                op => format!("%{}.{}", op.name(), names.len()),
-            };
-            names.insert(*id, name);
+    /// `%name` of each node that is written. A number is the node's place among all, parameters included.
+    fn names(&self, nodes: &[(NodeId, Node)], taken: &mut Names) -> HashMap<NodeId, String> {
+        let parameters = self.parameters.iter().zip(self.parameter_names(taken));
+        let mut names =
+            parameters.map(|(tensor, name)| (tensor.id, format!("%{name}"))).collect::<HashMap<_, _>>();
+        let values = nodes.iter().filter(|(_, node)| !matches!(node.op, Op::StopGradient));
+        for (number, (id, node)) in values.enumerate() {
+            let name = || format!("%{}", taken.claim(&format!("{}.{number}", node.op.name())));
+            names.entry(*id).or_insert_with(name);
         }
         names
     }
@@ -67,7 +70,7 @@ fn is_written(op: &Op) -> bool {
     !matches!(op, Op::Parameter { .. } | Op::StopGradient)
 }
 
-/// The small computations that reduce, scatter and all-reduce call.
+/// The small computations that reduce, scatter, all-reduce and reduce-scatter call.
 fn reducers(nodes: &[(NodeId, Node)]) -> String {
     let mut used = nodes.iter().filter_map(|(_, node)| reducer(node)).collect::<Vec<_>>();
     used.sort_by_key(|(kind, element_type)| (*kind as u8, *element_type));
@@ -88,7 +91,7 @@ fn reducers(nodes: &[(NodeId, Node)]) -> String {
 fn reducer(node: &Node) -> Option<(Reduction, ElementType)> {
     let kind = match node.op {
         Op::Reduce { kind, .. } => kind,
-        Op::ScatterAdd | Op::AllReduce => Reduction::Sum,
+        Op::ScatterAdd | Op::AllReduce | Op::ReduceScatter { .. } => Reduction::Sum,
         _ => return None,
     };
     Some((kind, node.shape.element_type))
@@ -127,6 +130,7 @@ fn attributes(graph: &Graph, node: &Node) -> String {
         Op::Select | Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => String::new(),
         Op::RngBitGenerator { .. } | Op::StopGradient => String::new(),
         Op::AllReduce => ", replica_groups={}".into(),
+        Op::AllGather { .. } | Op::ReduceScatter { .. } => ", replica_groups={}, dimensions={0}".into(),
         Op::Iota { dim, .. } => format!(", iota_dimension={dim}"),
         Op::Compare(comparison) => format!(", direction={}", comparison.name()),
         Op::Broadcast { mapping, .. } => format!(", dimensions={}", list(mapping)),

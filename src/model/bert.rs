@@ -2,7 +2,7 @@
 
 use super::config::{Activation, BertConfig};
 use crate::hlo::{Graph, Tensor};
-use crate::nn::{Dense, Embedding, Init, LayerNorm, Mode, ParamPath, SelfAttention, dropout};
+use crate::nn::{Dense, Embedding, Init, LayerNorm, Mode, ParamPath, Part, SelfAttention, dropout};
 
 /// The standard deviation that BERT's weights start with.
 const INITIALIZER_RANGE: Init = Init::Normal(0.02);
@@ -21,12 +21,9 @@ impl<'g> Bert<'g> {
         let embeddings = Embeddings::new(config, params.pp("embeddings"));
         let layer = |i| Layer::new(config, params.pp("encoder").pp(&format!("layer.{i}")));
         let layers = (0..config.num_hidden_layers).map(layer).collect();
-        Dense::new(
-            config.hidden_size,
-            config.hidden_size,
-            INITIALIZER_RANGE,
-            params.pp("pooler").pp("dense"),
-        );
+        let hidden = config.hidden_size;
+        let pooler = params.part(Part::Pooler).pp("pooler");
+        Dense::new(hidden, hidden, INITIALIZER_RANGE, pooler.pp("dense"));
         Self { graph, embeddings, layers }
     }
 

@@ -1,9 +1,13 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Bert, BertConfig, Head, HeadConfig};
+use super::head::Head;
+use super::{Bert, BertConfig, HeadConfig};
 use crate::hlo::{Graph, Tensor};
-use crate::nn::{Mode, Params, Weight};
+use crate::nn::{Mode, Params, Part, Weight};
 use crate::shape::ElementType;
+
+/// The encoder's place among the weights' names; the head stands beside it.
+pub const ENCODER: &str = "bert";
 
 /// Everything that fixes the classifier's graph but the batch size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,27 +38,27 @@ impl ClassifierConfig {
     }
 }
 
-/// BERT under `bert.`, and the head beside it.
+/// BERT under [`ENCODER`], and the head beside it.
 pub struct Classifier<'g> {
     graph: &'g Graph,
     pub bert: Bert<'g>,
-    head: Head<'g>,
+    head: Box<dyn Head<'g> + 'g>,
 }
 
 impl<'g> Classifier<'g> {
     pub fn new(config: &ClassifierConfig, graph: &'g Graph, params: &Params<'g>) -> Self {
-        let features = config.max_length * config.bert.hidden_size;
-        let mut bert = Bert::new(&config.bert, graph, params.root().pp("bert"));
+        let mut bert = Bert::new(&config.bert, graph, params.root(Part::Encoder).pp(ENCODER));
         if config.freeze_padding {
             bert = bert.freeze_padding(config.bert.pad_token_id);
         }
-        Self { graph, bert, head: Head::new(features, &config.head, params.root()) }
+        let states = [config.max_length, config.bert.hidden_size];
+        Self { graph, bert, head: config.head.build(states, params.root(Part::Head)) }
     }
 
     /// `input_ids` `s32[batch, seq]` and the mask of the same shape, or none, to positive, unnormalized class scores
     /// `[batch, classes]`.
     pub fn forward(&self, input_ids: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g> {
         let states = self.graph.scope("bert", || self.bert.forward(input_ids, mask, mode));
-        self.graph.scope("head", || self.head.forward(states, mode))
+        self.graph.scope("head", || self.head.forward(states, mask, mode))
     }
 }

@@ -1,4 +1,4 @@
-//! The model: a BERT encoder, the recipe's head, and both together as a classifier.
+//! The model: a BERT encoder, the head on it, and both together as a classifier.
 
 mod bert;
 mod classifier;
@@ -8,7 +8,7 @@ mod size;
 mod summary;
 
 pub use bert::Bert;
-pub use classifier::{Classifier, ClassifierConfig};
+pub use classifier::{Classifier, ClassifierConfig, ENCODER};
 pub use config::{Activation, BertConfig, ConfigError, PositionEmbedding};
-pub use head::{Head, HeadConfig};
+pub use head::{DenseHeadConfig, Head, HeadConfig, Layer};
 pub use size::Size;

@@ -2,26 +2,25 @@
 
 use std::fmt::Write;
 
-use super::ClassifierConfig;
-
-/// One line of the table.
-struct Row {
-    layer: String,
-    output: String,
-    parameters: usize,
-}
+use super::{ClassifierConfig, ENCODER, Layer};
+use crate::nn::{Part, Weight};
 
 impl ClassifierConfig {
     /// The table of layers, output shapes and parameter counts, and the total.
     pub fn summary(&self) -> String {
-        let rows = self.summary_rows();
+        let weights = self.weights();
+        let count = |is_counted: &dyn Fn(&Weight) -> bool| {
+            let counted = weights.iter().filter(|weight| is_counted(weight));
+            counted.map(|weight| weight.shape.num_elements()).sum::<usize>()
+        };
         let mut text =
             format!("{:<34} {:<22} {:>14}\n{}\n", "Layer", "Output shape", "Param #", "=".repeat(72));
-        for Row { layer, output, parameters } in &rows {
-            let _ = writeln!(text, "{layer:<34} {output:<22} {:>14}", thousands(*parameters));
+        for Layer { name, output, weights } in self.layers() {
+            let prefix = weights.map(|name| format!("{name}."));
+            let is_own = |weight: &Weight| prefix.as_ref().is_some_and(|own| weight.name.starts_with(own));
+            let _ = writeln!(text, "{name:<34} {output:<22} {:>14}", thousands(count(&is_own)));
         }
-        let total = rows.iter().map(|row| row.parameters).sum::<usize>();
-        let pooler = self.parameters_under("bert.pooler.");
+        let (total, pooler) = (count(&|_| true), count(&|weight| weight.part == Part::Pooler));
         let _ = write!(
             text,
             "{}\nTotal params: {}\nTrained by the loss: {}\nKept for the checkpoint, unused (pooler): {}",
@@ -33,40 +32,21 @@ impl ClassifierConfig {
         text
     }
 
-    fn summary_rows(&self) -> Vec<Row> {
+    fn layers(&self) -> Vec<Layer> {
         let (seq, hidden) = (self.max_length, self.bert.hidden_size);
         let states = format!("[batch, {seq}, {hidden}]");
-        let row = |layer: &str, output: &str, prefix: &str| Row {
-            layer: layer.to_owned(),
-            output: output.to_owned(),
-            parameters: if prefix.is_empty() { 0 } else { self.parameters_under(prefix) },
+        let encoder = |name: &str, output: &str| {
+            let name = format!("{ENCODER}.{name}");
+            Layer::weighted(name.clone(), output, name)
         };
-        let mut rows = vec![
-            row("input_ids", &format!("s32[batch, {seq}]"), ""),
-            row("bert.embeddings", &states, "bert.embeddings."),
-        ];
-        for i in 0..self.bert.num_hidden_layers {
-            let layer = format!("bert.encoder.layer.{i}");
-            rows.push(row(&layer, &states, &format!("{layer}.")));
-        }
-        rows.push(row("bert.pooler", "(unused)", "bert.pooler."));
-        rows.push(row("flatten", &format!("[batch, {}]", seq * hidden), ""));
-        for (i, width) in self.head.hidden.iter().enumerate() {
-            let output = format!("[batch, {width}]");
-            let dense = format!("dense_{}", i + 1);
-            rows.push(row(&format!("{dense} (relu)"), &output, &format!("{dense}.")));
-            rows.push(row(&format!("dropout_{} ({})", i + 1, self.head.dropout), &output, ""));
-        }
-        let last = format!("dense_{}", self.head.hidden.len() + 1);
-        let output = format!("[batch, {}]", self.head.num_classes);
-        rows.push(row(&format!("{last} (softplus)"), &output, &format!("{last}.")));
-        rows
-    }
-
-    fn parameters_under(&self, prefix: &str) -> usize {
-        let weights = self.weights();
-        let under = weights.iter().filter(|weight| weight.name.starts_with(prefix));
-        under.map(|weight| weight.shape.num_elements()).sum()
+        let mut layers =
+            vec![Layer::new("input_ids", format!("s32[batch, {seq}]")), encoder("embeddings", &states)];
+        layers.extend(
+            (0..self.bert.num_hidden_layers).map(|i| encoder(&format!("encoder.layer.{i}"), &states)),
+        );
+        layers.push(encoder("pooler", "(unused)"));
+        layers.extend(self.head.describe([seq, hidden]));
+        layers
     }
 }
 

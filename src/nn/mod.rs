@@ -12,4 +12,4 @@ pub use dense::Dense;
 pub use dropout::{Mode, Randomness, dropout};
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
-pub use params::{Init, ParamPath, Params, Weight};
+pub use params::{Init, ParamPath, Params, Part, Weight};

@@ -16,6 +16,17 @@ pub enum Init {
     GlorotUniform,
 }
 
+/// The part of a classifier that a weight is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A pretrained checkpoint has it.
+    Encoder,
+    /// The encoder's pooler, which not every checkpoint has.
+    Pooler,
+    /// It starts as declared.
+    Head,
+}
+
 /// A declared weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
@@ -23,6 +34,7 @@ pub struct Weight {
     pub name: String,
     pub shape: Shape,
     pub init: Init,
+    pub part: Part,
 }
 
 /// The weights of a model, in the order of their declaration.
@@ -38,9 +50,9 @@ impl<'g> Params<'g> {
         Self { graph, element_type, declared: RefCell::default() }
     }
 
-    /// The top of the tree of names.
-    pub fn root(&self) -> ParamPath<'_, 'g> {
-        ParamPath { params: self, path: String::new() }
+    /// The top of the tree of names, for weights of `part`.
+    pub fn root(&self, part: Part) -> ParamPath<'_, 'g> {
+        ParamPath { params: self, path: String::new(), part }
     }
 
     /// Every weight declared so far, with its graph parameter.
@@ -54,11 +66,17 @@ impl<'g> Params<'g> {
 pub struct ParamPath<'p, 'g> {
     params: &'p Params<'g>,
     path: String,
+    part: Part,
 }
 
 impl<'g> ParamPath<'_, 'g> {
     pub fn pp(&self, name: &str) -> Self {
-        Self { params: self.params, path: self.full(name) }
+        Self { path: self.full(name), ..self.clone() }
+    }
+
+    /// This place, for weights of another part.
+    pub fn part(&self, part: Part) -> Self {
+        Self { part, ..self.clone() }
     }
 
     /// Declares the weight `name` here.
@@ -66,7 +84,7 @@ impl<'g> ParamPath<'_, 'g> {
         let shape = Shape::new(self.params.element_type, dims);
         let name = self.full(name);
         let tensor = self.params.graph.parameter(name.clone(), shape.clone());
-        self.params.declared.borrow_mut().push((Weight { name, shape, init }, tensor));
+        self.params.declared.borrow_mut().push((Weight { name, shape, init, part: self.part }, tensor));
         tensor
     }
 

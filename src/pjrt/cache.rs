@@ -8,12 +8,12 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use super::client::{Client, Program};
+use super::client::{Client, Module};
 use super::error::Result;
 use super::execute::LoadedExecutable;
 use super::options::CompileOptions;
 use super::plugin::Backend;
-use crate::files::write_atomic;
+use crate::storage::write_atomic;
 
 /// Opens every entry; it changes with the layout of entries and of keys.
 const MAGIC: &[u8; 8] = b"BXLAEXE1";
@@ -47,7 +47,7 @@ impl ExecutableCache {
     pub fn compile(
         &self,
         client: &Client,
-        program: &Program<'_>,
+        program: &Module<'_>,
         options: &CompileOptions,
     ) -> Result<(LoadedExecutable, bool)> {
         let path = self.folder.join(key(client, program, options)?);
@@ -135,7 +135,7 @@ impl ExecutableCache {
 }
 
 /// A name for the result of a compilation: equal only if everything that decides it is equal.
-fn key(client: &Client, program: &Program<'_>, options: &CompileOptions) -> Result<String> {
+fn key(client: &Client, program: &Module<'_>, options: &CompileOptions) -> Result<String> {
     let plugin = client.plugin();
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {

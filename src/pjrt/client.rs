@@ -51,9 +51,9 @@ pub struct DeviceMemory {
     pub limit: Option<u64>,
 }
 
-/// The language that a [`Program`] is written in.
+/// The language that a [`Module`] is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProgramFormat {
+pub enum ModuleFormat {
     /// A serialized `HloModuleProto`.
     Hlo,
     /// StableHLO, as text or bytecode.
@@ -63,18 +63,18 @@ pub enum ProgramFormat {
 /// A program to compile. The C API does not tell what a compiled program's parameters are, hence `parameters`: each
 /// call's arguments are checked against them.
 #[derive(Clone, Copy, Debug)]
-pub struct Program<'a> {
-    pub format: ProgramFormat,
+pub struct Module<'a> {
+    pub format: ModuleFormat,
     pub code: &'a [u8],
     pub parameters: &'a [Shape],
 }
 
-impl Program<'_> {
+impl Module<'_> {
     /// As the C struct; it borrows the code. Plugins do not write to the code of a program that they compile.
     pub(super) fn to_raw(self) -> sys::PJRT_Program {
         let format = match self.format {
-            ProgramFormat::Hlo => "hlo",
-            ProgramFormat::Mlir => "mlir",
+            ModuleFormat::Hlo => "hlo",
+            ModuleFormat::Mlir => "mlir",
         };
         sys::PJRT_Program {
             code: api::bytes(self.code).cast_mut(),
@@ -162,7 +162,7 @@ impl Client {
     }
 
     /// Compiles a program for this client's devices.
-    pub fn compile(&self, program: &Program<'_>, options: &CompileOptions) -> Result<LoadedExecutable> {
+    pub fn compile(&self, program: &Module<'_>, options: &CompileOptions) -> Result<LoadedExecutable> {
         let assigned = options.device_ids();
         let options = options.to_bytes();
         let raw_program = program.to_raw();

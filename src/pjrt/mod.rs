@@ -1,7 +1,7 @@
 //! Runs compiled XLA programs on TPU, GPU or CPU through a PJRT plugin: a shared library with one C interface for
 //! all three. Nothing here knows about models: programs come in as bytes, data as [`Buffer`]s.
 //!
-//! [`Plugin::find`] and [`Plugin::load`] give a [`Plugin`], its [`Client`] holds the devices, compiles a [`Program`]
+//! [`Plugin::find`] and [`Plugin::load`] give a [`Plugin`], its [`Client`] holds the devices, compiles a [`Module`]
 //! and uploads [`Buffer`]s, and a [`LoadedExecutable`] runs. Each handle keeps alive what it depends upon and frees
 //! its C object once.
 
@@ -23,7 +23,7 @@ mod value;
 
 pub use buffer::{Buffer, Element, PendingRead};
 pub use cache::ExecutableCache;
-pub use client::{Client, Device, DeviceMemory, Program, ProgramFormat, cpu_device_count};
+pub use client::{Client, Device, DeviceMemory, Module, ModuleFormat, cpu_device_count};
 pub use error::{Error, Result};
 pub use executable::{Executable, MemoryStats};
 pub use execute::{Argument, Completion, Execution, LoadedExecutable};

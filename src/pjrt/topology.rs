@@ -1,7 +1,7 @@
 //! Compiling ahead of time: for devices that this machine need not have.
 
 use super::api::{self, Owned};
-use super::client::Program;
+use super::client::Module;
 use super::error::{Error, Result};
 use super::executable::Executable;
 use super::options::CompileOptions;
@@ -76,7 +76,7 @@ impl Topology {
     }
 
     /// Compiles a program for these devices.
-    pub fn compile(&self, program: &Program<'_>, options: &CompileOptions) -> Result<Executable> {
+    pub fn compile(&self, program: &Module<'_>, options: &CompileOptions) -> Result<Executable> {
         let options = options.to_bytes();
         let raw_program = program.to_raw();
         let args = sys::Compile {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use super::{Error, Result};
 
 const GIB: u64 = 1 << 30;
 
@@ -149,7 +149,7 @@ impl Chip {
     pub fn gpu(name: &str) -> Result<&'static Self> {
         GPUS.iter().find(|chip| chip.name == name).ok_or_else(|| {
             let known = GPUS.map(|chip| chip.name).join(", ");
-            Error::Usage(format!("--gpu {name}: not a GPU that is known here; expected one of {known}"))
+            Error::UnknownGpu { name: name.to_owned(), known }
         })
     }
 
@@ -185,7 +185,7 @@ impl Slice {
         });
         let (chip, chips) = found.ok_or_else(|| {
             let known = known_topologies();
-            Error::Usage(format!("--topology {name}: not a TPU topology; expected one such as {known}"))
+            Error::UnknownTopology { name: name.to_owned(), known }
         })?;
         Ok(Self { name: name.to_owned(), chip, chips })
     }

@@ -2,7 +2,7 @@
 //! (`xla/stream_executor/device_description.proto`) in protocol buffers' text format.
 
 use super::Chip;
-use crate::error::Result;
+use super::Result;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

@@ -3,11 +3,10 @@
 use serde::Serialize;
 
 use super::target::Compiler;
-use super::{Analysis, Bound, Chip};
-use crate::error::{Error, Result};
+use super::{Analysis, Bound, Chip, Error, Result};
 use crate::hlo::Graph;
 use crate::pjrt::{Executable, MemoryStats, Value};
-use crate::train::{StepConfig, StepKind};
+use crate::step::{StepConfig, StepKind};
 
 /// Instructions that [`StepPlan`] keeps of the costliest ones.
 const COSTLIEST: usize = 10;
@@ -74,7 +73,7 @@ impl StepPlan {
     /// compiler; an optimized module that can't be read.
     pub fn new(compiler: &Compiler, step: StepKind, config: &StepConfig) -> Result<Self> {
         let graph = Graph::new();
-        let program = step.program(&graph, config);
+        let program = step.build(&graph, config).program;
         let compiled = compiler.compile(&program, config.replicas);
         let (executable, compile_time) = compiled.map_err(|error| match error {
             Error::Pjrt(error) if error.is_out_of_memory() => Error::TooLarge {
@@ -130,8 +129,8 @@ pub fn largest_batch(
     config: &StepConfig,
     mut tried: impl FnMut(usize, bool),
 ) -> Result<Option<usize>> {
-    search(config.batch_size, MOST_ROWS / config.replicas, |rows| {
-        let config = StepConfig { batch_size: rows, ..config.clone() };
+    search(config.rows, MOST_ROWS / config.replicas, |rows| {
+        let config = StepConfig { rows, ..config.clone() };
         let fits = match StepPlan::new(compiler, StepKind::Train, &config) {
             Ok(plan) => plan.memory.fits,
             Err(Error::TooLarge { .. }) => false,

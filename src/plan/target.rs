@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::chip::known_topologies;
-use super::{Chip, GpuTarget, Slice};
-use crate::error::{Error, Result};
+use super::{Chip, Error, GpuTarget, Result, Slice};
+use crate::exec::{Lowered, Placement};
 use crate::hlo::Program;
 use crate::pjrt::install::ensure_installed;
-use crate::pjrt::{self, Backend, CompileOptions, Executable, Plugin, ProgramFormat, Value};
-use crate::placement::Placement;
+use crate::pjrt::{self, Backend, Executable, Plugin, Value};
 
 /// A slice of TPUs, or one GPU.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +85,7 @@ impl Compiler {
     pub fn placement(&self, replicas: Option<usize>) -> Result<Placement> {
         // How many chips a host has, the compiler only supposes: here, all devices are of one.
         let devices = self.topology.devices().iter().map(|device| (device.id, 0)).collect::<Vec<_>>();
-        Placement::new(&devices, 0, replicas)
+        Ok(Placement::new(&devices, 0, replicas)?)
     }
 
     /// The compiler and its version, in its own words where it has some.
@@ -107,24 +106,18 @@ impl Compiler {
     /// that doesn't fit from a failure.
     pub fn compile(&self, program: &Program<'_>, replicas: usize) -> Result<(Executable, Duration)> {
         let placement = self.placement(Some(replicas))?;
-        let program = pjrt::Program {
-            format: ProgramFormat::Hlo,
-            code: &program.to_hlo_proto(),
-            parameters: &program.parameter_shapes(),
-        };
+        let lowered = Lowered::new(program, placement.device_ids());
         let started = Instant::now();
-        let options = CompileOptions::on_devices(placement.device_ids());
-        Ok((self.topology.compile(&program, &options)?, started.elapsed()))
+        Ok((self.topology.compile(&lowered.module(), &lowered.options)?, started.elapsed()))
     }
 }
 
 /// The plugin's refusal of a topology, with some that it takes.
 fn refused(error: pjrt::Error) -> Error {
     match error {
-        pjrt::Error::UnknownTopology { name, message, .. } => Error::Usage(format!(
-            "--topology {name}: libtpu refuses it ({message}); known to work: {}",
-            known_topologies()
-        )),
+        pjrt::Error::UnknownTopology { name, message, .. } => {
+            Error::Topology { name, message, known: known_topologies() }
+        }
         other => other.into(),
     }
 }

@@ -1,13 +1,11 @@
 //! Shares of a whole as a PNG image: one horizontal bar each.
 
-use std::path::Path;
-
 use plotters::prelude::*;
 
 use super::Result;
 use super::canvas::{
-    AXIS, Area, COLOURS, DrawResult, HEIGHT, LEFT, MARGIN, MUTED, RIGHT, TEXT, TITLE_MIDDLE, WIDTH, px, rise,
-    text, write_chart,
+    AXIS, Area, COLOURS, DrawResult, HEIGHT, LEFT, MARGIN, MUTED, RIGHT, TEXT, TITLE_MIDDLE, WIDTH, chart,
+    px, rise, text,
 };
 
 /// The widest that the column of labels becomes.
@@ -17,15 +15,15 @@ const GAP: i32 = 14;
 /// A bar with its share of the space around it, at most.
 const ROW: i32 = 64;
 
-/// Draws one bar per `(label, value)`, from top to bottom, into a PNG file of 1200 x 750 pixels. Each value stands at
+/// One bar per `(label, value)`, from top to bottom, as a PNG file of 1200 x 750 pixels. Each value stands at
 /// the end of its bar, with an SI prefix; `axis` says what is measured, as in `cycles`. Values that are not finite, or
 /// negative, are left out.
 ///
 /// # Errors
-/// The file cannot be written.
-pub fn bar_chart(path: &Path, title: &str, axis: &str, bars: &[(String, f64)]) -> Result<()> {
+/// A chart that can't be drawn.
+pub fn bar_chart(title: &str, axis: &str, bars: &[(String, f64)]) -> Result<Vec<u8>> {
     let bars = bars.iter().filter(|(_, value)| value.is_finite() && *value >= 0.0).collect::<Vec<_>>();
-    write_chart(path, title, |header, body| {
+    chart(title, |header, body| {
         let style = text(21, MUTED, FontStyle::Normal)?.pos(RIGHT);
         let end = (px(WIDTH as i32 - MARGIN), px(TITLE_MIDDLE) + rise(21));
         header.draw_text(axis, &style, end)?;
@@ -119,11 +117,9 @@ mod tests {
 
     #[test]
     fn bars_are_as_long_as_their_values() {
-        let folder = tempfile::tempdir().unwrap();
         let area = |values: &[(&str, f64)]| {
-            let path = folder.path().join("bars.png");
-            bar_chart(&path, "Cycles", "cycles", &bars(values)).unwrap();
-            let [bars, others @ ..] = colours_in(&path);
+            let image = bar_chart("Cycles", "cycles", &bars(values)).unwrap();
+            let [bars, others @ ..] = colours_in(&image);
             assert_eq!(others, [0; 3]);
             bars as f64
         };

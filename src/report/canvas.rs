@@ -1,8 +1,7 @@
-//! What the charts share: size, font, colours, the title and the file.
+//! What the charts share: size, font, colours, the title and the image.
 //!
 //! The font is embedded and text, lines and compression are all Rust, so a chart looks the same on any machine.
 
-use std::path::Path;
 use std::sync::LazyLock;
 
 use plotters::coord::Shift;
@@ -11,7 +10,6 @@ use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{ReportError, Result};
-use crate::files::write_atomic;
 
 /// Size of a chart in pixels.
 pub const WIDTH: u32 = 1200;
@@ -56,24 +54,24 @@ pub const RIGHT: Pos = Pos { h_pos: HPos::Right, v_pos: VPos::Center };
 pub type DrawResult<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 pub type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 
-/// Draws a chart of 1200 x 750 pixels with a title at the left of its header, and writes it as a PNG file. `draw` gets
-/// the header and what is below.
-pub fn write_chart(
-    path: &Path,
-    title: &str,
-    draw: impl FnOnce(&Area, &Area) -> DrawResult<()>,
-) -> Result<()> {
-    let pixels = render(title, draw)
-        .map_err(|reason| ReportError::Plot { title: title.to_string(), reason: reason.to_string() })?;
-    let write = write_atomic(path, |file| {
-        let mut encoder = png::Encoder::new(file, WIDTH, HEIGHT);
+/// A chart of 1200 x 750 pixels with a title at the left of its header, as a PNG file's bytes. `draw` gets the header and
+/// what is below.
+pub fn chart(title: &str, draw: impl FnOnce(&Area, &Area) -> DrawResult<()>) -> Result<Vec<u8>> {
+    let encoded = || {
+        let pixels = render(title, draw)?;
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, WIDTH, HEIGHT);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&pixels)?;
-        Ok(writer.finish()?)
-    });
-    write.map_err(|source| ReportError::File { path: path.to_path_buf(), action: "write the chart", source })
+        writer.finish()?;
+        Ok(file)
+    };
+    encoded().map_err(|reason: Box<dyn std::error::Error>| ReportError::Plot {
+        title: title.to_string(),
+        reason: reason.to_string(),
+    })
 }
 
 /// The chart's RGB bytes, `[HEIGHT, WIDTH, 3]`.
@@ -125,9 +123,8 @@ fn downsample(canvas: &[u8]) -> Vec<u8> {
 
 /// Decodes a chart, checks its size, and counts the pixels of each colour of [`COLOURS`].
 #[cfg(test)]
-pub fn colours_in(path: &Path) -> [usize; 4] {
-    let mut reader =
-        png::Decoder::new(std::io::BufReader::new(std::fs::File::open(path).unwrap())).read_info().unwrap();
+pub fn colours_in(image: &[u8]) -> [usize; 4] {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(image)).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
     assert_eq!((info.width, info.height, info.color_type), (WIDTH, HEIGHT, png::ColorType::Rgb));

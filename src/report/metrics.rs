@@ -52,19 +52,9 @@ pub struct Average {
     pub f1: f64,
 }
 
-/// Index of the largest value; the first of equals, as NumPy's `argmax`. Zero for an empty row.
-pub fn argmax(row: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, value) in row.iter().enumerate() {
-        if *value > row[best] {
-            best = i;
-        }
-    }
-    best as u32
-}
-
 impl Classification {
-    /// Compares `probabilities` (`[labels.len(), num_classes]`, row-major, each row summing to 1) with `labels`.
+    /// Compares `predicted` classes, one per row, and the `probabilities` (`[labels.len(), num_classes]`, row-major, each
+    /// row summing to 1) that they were decided by with `labels`.
     ///
     /// `names` maps classes to the data set's labels. The loss is Keras's `categorical_crossentropy`:
     /// p clipped to `[1e-7, 1 - 1e-7]`, then the mean of `-ln p[label]`.
@@ -73,6 +63,7 @@ impl Classification {
     /// No rows, a length that does not fit, or a label outside `0..num_classes`.
     pub fn from_probabilities<L: fmt::Display>(
         labels: &[u32],
+        predicted: &[u32],
         probabilities: &[f32],
         num_classes: usize,
         names: &[(u32, L)],
@@ -80,8 +71,7 @@ impl Classification {
         check_length("probabilities", probabilities.len(), labels.len() * num_classes, labels, num_classes)?;
         check_classes("the label", labels, num_classes)?;
         let rows = || probabilities.chunks_exact(num_classes.max(1));
-        let predicted: Vec<u32> = rows().map(argmax).collect();
-        let mut report = Self::from_predictions(labels, &predicted, num_classes, names)?;
+        let mut report = Self::from_predictions(labels, predicted, num_classes, names)?;
         let total: f64 = rows()
             .zip(labels)
             .map(|(p, &c)| -f64::from(p[c as usize]).clamp(EPSILON, 1.0 - EPSILON).ln())
@@ -248,7 +238,9 @@ mod tests {
             [0.10, 0.20, 0.10, 0.60],
             [0.10, 0.20, 0.65, 0.05],
         ];
-        Classification::from_probabilities(&labels, probabilities.as_flattened(), 4, &LABELS).unwrap()
+        let predicted = [1, 2, 1, 2, 3, 3, 3, 1, 3, 2];
+        Classification::from_probabilities(&labels, &predicted, probabilities.as_flattened(), 4, &LABELS)
+            .unwrap()
     }
 
     #[test]
@@ -327,7 +319,7 @@ confusion     predicted
         };
         assert_eq!(error(&[1, 4], &[1, 1]).to_string(), "row 1: the label is class 4; classes are 0 to 3");
         assert!(error(&[], &[]).is_input_error());
-        let short = Classification::from_probabilities(&[1, 2], &[0.5; 4], 4, &LABELS).unwrap_err();
+        let short = Classification::from_probabilities(&[1, 2], &[1, 2], &[0.5; 4], 4, &LABELS).unwrap_err();
         assert_eq!(
             short.to_string(),
             "probabilities has 4 values where 8 were expected (2 labels, 4 classes)"

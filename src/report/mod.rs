@@ -1,4 +1,5 @@
-//! What a run tells its user: progress while it trains, metrics per epoch, curves, a classification report.
+//! What a run tells its user: progress while it trains, metrics per epoch, curves, a classification report. It makes
+//! texts and images; where they go is the caller's business.
 
 mod bars;
 mod canvas;
@@ -7,22 +8,17 @@ mod metrics;
 mod plot;
 mod progress;
 
-use std::io;
-use std::path::PathBuf;
-
 pub use bars::bar_chart;
 pub use history::{EpochRecord, History, median};
-pub use metrics::{Average, ClassScore, Classification, argmax};
-pub use plot::{Curve, line_chart, plot_history};
+pub use metrics::{Average, ClassScore, Classification};
+pub use plot::{Curve, accuracy_chart, line_chart, loss_chart};
 pub use progress::EpochProgress;
 
 /// Why a report could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    #[error("{}: cannot {action}: {source}; check the folder's permissions and free space", path.display())]
-    File { path: PathBuf, action: &'static str, source: io::Error },
-    #[error("{}, line {line}: not an epoch record ({source}); repair the line or remove the file", path.display())]
-    Record { path: PathBuf, line: usize, source: serde_json::Error },
+    #[error("line {line}: not an epoch record ({source})")]
+    Record { line: usize, source: serde_json::Error },
     #[error(
         "{what} has {found} values where {expected} were expected ({rows} labels, {num_classes} classes)"
     )]
@@ -40,7 +36,7 @@ impl ReportError {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Record { .. } | Self::Class { .. } | Self::Empty => true,
-            Self::File { .. } | Self::Length { .. } | Self::Plot { .. } => false,
+            Self::Length { .. } | Self::Plot { .. } => false,
         }
     }
 }

@@ -1,14 +1,13 @@
 //! Curves over epochs as PNG images.
 
 use std::ops::Range;
-use std::path::Path;
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use super::canvas::{
-    AXIS, Area, COLOURS, DrawResult, GRID, LEFT, MARGIN, MUTED, TEXT, TITLE_MIDDLE, WIDTH, px, rise, text,
-    write_chart,
+    AXIS, Area, COLOURS, DrawResult, GRID, LEFT, MARGIN, MUTED, TEXT, TITLE_MIDDLE, WIDTH, chart, px, rise,
+    text,
 };
 use super::{EpochRecord, Result};
 
@@ -20,32 +19,49 @@ pub struct Curve<'a> {
     pub points: Vec<(u32, f64)>,
 }
 
-/// Writes `loss.png` and `accuracy.png` into `folder`: train and, where there is one, dev.
+/// The loss of each epoch: train and, where there is one, dev.
 ///
 /// # Errors
-/// A file cannot be written.
-pub fn plot_history(folder: &Path, epochs: &[EpochRecord]) -> Result<()> {
-    type Value = fn(&EpochRecord) -> Option<f64>;
-    let charts: [(&str, &str, Value, Value); 2] = [
-        ("loss", "Loss", |record| Some(record.loss), |record| record.val_loss),
-        ("accuracy", "Accuracy", |record| Some(record.accuracy), |record| record.val_accuracy),
-    ];
-    for (name, title, train, dev) in charts {
-        let curve = |name, value: Value| Curve {
-            name,
-            points: epochs.iter().filter_map(|record| Some((record.epoch, value(record)?))).collect(),
-        };
-        let curves = [curve("train", train), curve("dev", dev)];
-        line_chart(&folder.join(format!("{name}.png")), title, name, &curves)?;
-    }
-    Ok(())
+/// As of [`line_chart`].
+pub fn loss_chart(epochs: &[EpochRecord]) -> Result<Vec<u8>> {
+    train_and_dev("Loss", "loss", epochs, |record| Some(record.loss), |record| record.val_loss)
 }
 
-/// Draws curves over epochs into a PNG file of 1200 x 750 pixels; a curve with no points is left out.
+/// The accuracy of each epoch: train and, where there is one, dev.
 ///
 /// # Errors
-/// The file cannot be written.
-pub fn line_chart(path: &Path, title: &str, y_label: &str, curves: &[Curve]) -> Result<()> {
+/// As of [`line_chart`].
+pub fn accuracy_chart(epochs: &[EpochRecord]) -> Result<Vec<u8>> {
+    train_and_dev(
+        "Accuracy",
+        "accuracy",
+        epochs,
+        |record| Some(record.accuracy),
+        |record| record.val_accuracy,
+    )
+}
+
+type Value = fn(&EpochRecord) -> Option<f64>;
+
+fn train_and_dev(
+    title: &str,
+    y_label: &str,
+    epochs: &[EpochRecord],
+    train: Value,
+    dev: Value,
+) -> Result<Vec<u8>> {
+    let curve = |name, value: Value| Curve {
+        name,
+        points: epochs.iter().filter_map(|record| Some((record.epoch, value(record)?))).collect(),
+    };
+    line_chart(title, y_label, &[curve("train", train), curve("dev", dev)])
+}
+
+/// Curves over epochs as a PNG file of 1200 x 750 pixels; a curve with no points is left out.
+///
+/// # Errors
+/// A chart that can't be drawn.
+pub fn line_chart(title: &str, y_label: &str, curves: &[Curve]) -> Result<Vec<u8>> {
     let curves: Vec<(Curve, RGBColor)> = curves
         .iter()
         .map(|curve| Curve {
@@ -55,7 +71,7 @@ pub fn line_chart(path: &Path, title: &str, y_label: &str, curves: &[Curve]) -> 
         .filter(|curve| !curve.points.is_empty())
         .zip(COLOURS.into_iter().cycle())
         .collect();
-    write_chart(path, title, |header, body| {
+    chart(title, |header, body| {
         draw_legend(header, &curves)?;
         draw_curves(body, y_label, &curves)
     })
@@ -211,30 +227,26 @@ mod tests {
 
     #[test]
     fn charts_show_both_curves() {
-        let folder = tempfile::tempdir().unwrap();
         let epochs = [
             record(1, 0.7712, 0.6612, Some((0.6043, 0.7433))),
             record(2, 0.5331, 0.7812, Some((0.5127, 0.7866))),
             record(3, 0.3978, 0.8473, Some((0.5334, 0.8000))),
         ];
-        plot_history(folder.path(), &epochs).unwrap();
-        for name in ["loss.png", "accuracy.png"] {
-            let [train, dev, others @ ..] = colours_in(&folder.path().join(name));
-            assert!(train > 1000 && dev > 1000, "{name}: {train} and {dev} pixels");
+        for image in [loss_chart(&epochs), accuracy_chart(&epochs)] {
+            let [train, dev, others @ ..] = colours_in(&image.unwrap());
+            assert!(train > 1000 && dev > 1000, "{train} and {dev} pixels");
             assert_eq!(others, [0, 0]);
         }
     }
 
     #[test]
     fn one_epoch_is_a_marker_and_nan_is_skipped() {
-        let folder = tempfile::tempdir().unwrap();
-        plot_history(folder.path(), &[record(1, f64::NAN, 0.5, Some((0.6, 0.5)))]).unwrap();
+        let image = loss_chart(&[record(1, f64::NAN, 0.5, Some((0.6, 0.5)))]).unwrap();
         // The train loss is NaN: dev is the first curve that has a point, and has its marker and its legend.
-        let [first, second, ..] = colours_in(&folder.path().join("loss.png"));
+        let [first, second, ..] = colours_in(&image);
         assert!(first > 150, "{first} pixels");
         assert_eq!(second, 0);
-        line_chart(&folder.path().join("none.png"), "Nothing", "loss", &[]).unwrap();
-        assert_eq!(colours_in(&folder.path().join("none.png")), [0; 4]);
+        assert_eq!(colours_in(&line_chart("Nothing", "loss", &[]).unwrap()), [0; 4]);
     }
 
     #[test]
@@ -245,13 +257,5 @@ mod tests {
         assert_eq!(Axis::epochs(1..=3).ticks, [1.0, 2.0, 3.0]);
         assert_eq!(Axis::epochs(1..=40).ticks, [5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0]);
         assert_eq!(Axis::epochs(7..=7).range, 6.75..7.25);
-    }
-
-    #[test]
-    fn an_error_names_the_file() {
-        // A file is no folder, not even for root.
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml/loss.png");
-        let error = line_chart(Path::new(path), "Loss", "loss", &[]).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("{path}: cannot write the chart")), "{error}");
     }
 }

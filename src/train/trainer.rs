@@ -1,22 +1,23 @@
 //! The training loop: the state on the devices, one execution per step, and the metrics read one step late.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::inference::{Evaluation, Inference};
-use super::step::{StepConfig, train_step};
-use super::weights::{InitialValues, upload_weights};
+use super::{Error, Result};
 use crate::data::{Batch, Dataset, Order};
-use crate::error::{Error, Result};
+use crate::exec::{self, Executable, Inputs, Pending, Replicas, State};
 use crate::hlo::Graph;
+use crate::infer::{EvalProgram, Evaluation, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
-use crate::pjrt::{Argument, Buffer, Completion, Execution, LoadedExecutable, MemoryStats, PendingRead};
-use crate::strategy::Strategy;
+use crate::pjrt::MemoryStats;
+use crate::step::{InputId, Layout, LeafId, OutputId, StepConfig, train_step};
+use crate::weights::InitialValues;
 
-/// What a run trains with, beyond the model.
+/// What a model trains with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
-    /// Rows per step, over all replicas.
+    /// Examples per step, over all replicas.
     pub batch_size: usize,
     pub learning_rate: f32,
     /// Of the head's first values, the order of the examples and dropout.
@@ -25,17 +26,17 @@ pub struct TrainOptions {
 
 /// A model in training.
 pub struct Trainer {
-    strategy: Strategy,
+    replicas: Arc<Replicas>,
+    config: StepConfig,
     options: TrainOptions,
-    executable: LoadedExecutable,
-    eval: Inference,
-    /// `[local replica]`: the trained weights, their first moments, their second moments, and the step count.
-    state: Vec<Vec<Buffer>>,
+    step: Executable,
+    eval: EvalProgram,
+    state: State,
     trained: Vec<Weight>,
     /// Weights that are kept for the checkpoint alone, with their values.
     untrained: Vec<(Weight, Vec<f32>)>,
-    /// `[local replica]`: learning rate and seed.
-    constants: Vec<Vec<Buffer>>,
+    /// Learning rate and seed.
+    constants: Inputs,
     steps_done: u64,
     compile_time: Duration,
 }
@@ -45,6 +46,7 @@ pub struct Trainer {
 pub struct EpochMetrics {
     /// Mean over the examples, each seen by the weights of its own step, in nats.
     pub loss: f64,
+    /// Keras': see [`Evaluation::accuracy`].
     pub accuracy: f64,
     pub examples: usize,
     /// From one step's end to the next one's.
@@ -54,34 +56,37 @@ pub struct EpochMetrics {
 impl Trainer {
     /// Compiles the steps and puts the state on the devices.
     pub fn new(
-        strategy: Strategy,
+        replicas: Arc<Replicas>,
         model: &ClassifierConfig,
         options: TrainOptions,
         values: &InitialValues<'_>,
     ) -> Result<Self> {
-        let batch_size = strategy.rows_per_replica(options.batch_size)?;
         let weights = model.weights();
         values.check(&weights)?;
-        let config = StepConfig { model: model.clone(), batch_size, replicas: strategy.replicas() };
-        let graph = Graph::new();
-        let step = train_step(&graph, &config);
-        let started = Instant::now();
-        let executable = strategy.compile(&step.program)?;
-        let compile_time = started.elapsed();
-        let eval = Inference::for_evaluation(&strategy, &config)?;
-
-        let trained = step.weights;
-        let state = initial_state(&strategy, &trained, values)?;
-        let is_untrained = |weight: &Weight| !trained.contains(weight);
-        let keep = |weight: Weight| Ok((weight.clone(), values.get(&weight)?.into_owned()));
-        let untrained = weights.into_iter().filter(is_untrained).map(keep).collect::<Result<_>>()?;
-        let learning_rate = strategy.mirror(&[options.learning_rate], &[])?;
-        let seed = strategy.mirror(&[options.seed], &[])?;
-        let constants = learning_rate.into_iter().zip(seed).map(|(rate, seed)| vec![rate, seed]).collect();
+        let rows = replicas.rows(options.batch_size)?;
+        let config = StepConfig { model: model.clone(), rows, replicas: replicas.count() };
+        let compile = || {
+            let started = Instant::now();
+            let step = Executable::compile(&replicas, train_step(&Graph::new(), &config))?;
+            Ok((step, started.elapsed(), EvalProgram::compile(&replicas, &config)?))
+        };
+        let (step, compile_time, eval) = replicas.meet("compiling", compile().map_err(exec_error))?;
+        let is_trained = |weight: &Weight| step.signature().takes(&InputId::Leaf(weight.leaf()));
+        let (trained, untrained): (Vec<_>, Vec<_>) = weights.into_iter().partition(is_trained);
+        let load = || {
+            let state = initial_state(&replicas, &step, &trained, values)?;
+            let keep = |weight: Weight| Ok((weight.clone(), values.get(&weight)?.into_owned()));
+            let untrained = untrained.into_iter().map(keep).collect::<Result<_>>()?;
+            let rate = replicas.upload(&[options.learning_rate], &[], Layout::Mirrored)?;
+            let seed = replicas.upload(&[options.seed], &[], Layout::Mirrored)?;
+            Ok::<_, Error>((state, untrained, vec![(InputId::LearningRate, rate), (InputId::Seed, seed)]))
+        };
+        let (state, untrained, constants) = replicas.meet("loading the weights", load())?;
         Ok(Self {
-            strategy,
+            replicas,
+            config,
             options,
-            executable,
+            step,
             eval,
             state,
             trained,
@@ -92,8 +97,8 @@ impl Trainer {
         })
     }
 
-    pub fn strategy(&self) -> &Strategy {
-        &self.strategy
+    pub fn replicas(&self) -> &Arc<Replicas> {
+        &self.replicas
     }
 
     /// How long the compiler took for the train step.
@@ -103,7 +108,7 @@ impl Trainer {
 
     /// Memory of the compiled train step, per replica.
     pub fn memory_stats(&self) -> Result<MemoryStats> {
-        Ok(self.executable.executable().memory_stats()?)
+        Ok(self.step.memory_stats()?)
     }
 
     /// Optimizer steps since training began.
@@ -155,8 +160,7 @@ impl Trainer {
     /// A loss that is not finite, so that weights that an epoch's last step spoiled are noticed; or a failure of the
     /// device.
     pub fn evaluate(&self, data: &Dataset<'_>) -> Result<Evaluation> {
-        let weights = self.state.iter().map(|replica| &replica[..self.trained.len()]).collect::<Vec<_>>();
-        let evaluation = self.eval.evaluate(&self.strategy, &weights, data)?;
+        let evaluation = self.eval.evaluate(&self.replicas, &self.state, data)?;
         match evaluation.loss.is_finite() {
             true => Ok(evaluation),
             false => Err(Error::Diverged { loss: evaluation.loss, steps: self.steps_done }),
@@ -173,38 +177,36 @@ impl Trainer {
     /// # Panics
     /// If it is none of them.
     pub fn values(&self, weight: &Weight) -> Result<Vec<f32>> {
-        self.values_on(0, weight)
+        match self.untrained.iter().find(|(untrained, _)| untrained == weight) {
+            Some((_, values)) => Ok(values.clone()),
+            None => Ok(self.state.to_host(&self.replicas, &weight.leaf())?),
+        }
     }
 
-    /// As [`values`](Self::values), as one local replica has them: all have the same.
+    /// The state on the devices.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What answers with the weights as they are now: their configuration, and the weights themselves, where they are.
     ///
-    /// # Panics
-    /// If there is no such weight or replica.
-    pub fn values_on(&self, replica: usize, weight: &Weight) -> Result<Vec<f32>> {
-        if let Some((_, values)) = self.untrained.iter().find(|(untrained, _)| untrained == weight) {
-            return Ok(values.clone());
-        }
-        let index = self.trained.iter().position(|trained| trained == weight);
-        let index = index.unwrap_or_else(|| panic!("the model has no weight {}", weight.name));
-        Ok(self.state[replica][index].to_host()?)
+    /// # Errors
+    /// A state that was lost in a step that failed.
+    pub fn into_trained(self) -> Result<(StepConfig, State)> {
+        Ok((self.config, self.state.into_weights()?))
     }
 
     /// Queues one optimizer step.
     fn launch(&mut self, batch: &Batch) -> Result<PendingStep> {
-        let inputs = self.strategy.upload_batch(batch, true)?;
-        let state = std::mem::take(&mut self.state);
-        let arguments =
-            state.into_iter().zip(&self.constants).zip(&inputs).map(|((state, constants), inputs)| {
-                let borrowed = constants.iter().chain(inputs).map(Argument::Borrow);
-                state.into_iter().map(Argument::Donate).chain(borrowed).collect()
-            });
-        let Execution { mut outputs, completion } = self.executable.execute_async(arguments.collect())?;
-        // Every replica returns the same metrics, the sums over all of them.
-        let metrics = outputs.iter_mut().filter_map(Vec::pop).collect::<Vec<_>>();
-        self.state = outputs;
+        let inputs = upload_batch(&self.replicas, self.step.signature(), batch)?;
+        let pending = self.step.update(&self.replicas, &mut self.state, &[&self.constants, &inputs])?;
         self.steps_done += 1;
-        Ok(PendingStep { rows: batch.rows.len(), metrics: metrics[0].read()?, completion })
+        Ok(PendingStep { rows: batch.rows.len(), pending })
     }
+}
+
+fn exec_error(error: exec::Error) -> Error {
+    error.into()
 }
 
 impl EpochMetrics {
@@ -218,37 +220,38 @@ impl EpochMetrics {
     }
 }
 
-/// Weights by `values`, moments and step count zero: `[local replica][..]` in the order of the train step's inputs.
+/// Weights by `values`, moments and step count zero.
 fn initial_state(
-    strategy: &Strategy,
+    replicas: &Replicas,
+    step: &Executable,
     weights: &[Weight],
     values: &InitialValues<'_>,
-) -> Result<Vec<Vec<Buffer>>> {
-    let mut state = upload_weights(strategy, weights, values)?;
-    let mut push = |buffers: Vec<Buffer>| {
-        state.iter_mut().zip(buffers).for_each(|(replica, buffer)| replica.push(buffer));
-    };
-    for _moment in ["m", "v"] {
-        for weight in weights {
-            push(strategy.mirror(&vec![0f32; weight.shape.num_elements()], &weight.shape.dims)?);
+) -> Result<State> {
+    let of = |name: &String| weights.iter().find(|weight| weight.name == *name);
+    State::start(step.signature(), |leaf| match leaf {
+        LeafId::Step => Ok(replicas.upload(&[0u32], &[], Layout::Mirrored)?),
+        LeafId::Weight(name) | LeafId::Moment(_, name) => {
+            // The step was built from the model that the weights are of.
+            let weight = of(name).unwrap_or_else(|| panic!("the model has no weight {name}"));
+            let first = match leaf {
+                LeafId::Weight(_) => values.get(weight)?,
+                _ => vec![0f32; weight.shape.num_elements()].into(),
+            };
+            Ok(replicas.upload(&first, &weight.shape.dims, Layout::Mirrored)?)
         }
-    }
-    push(strategy.mirror(&[0u32], &[])?);
-    Ok(state)
+    })
 }
 
 /// A step that the devices work on.
 struct PendingStep {
     rows: usize,
-    metrics: PendingRead<f32>,
-    completion: Completion,
+    pending: Pending,
 }
 
 impl PendingStep {
     /// The sums of loss and of correct answers over the step's examples.
     fn wait(self) -> Result<[f64; 2]> {
-        self.completion.wait()?;
-        let values = self.metrics.wait()?;
+        let values = self.pending.wait()?.take(&OutputId::Metrics);
         Ok([f64::from(values[0]), f64::from(values[1])])
     }
 }

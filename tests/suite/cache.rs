@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bert_xla::pjrt::{
-    Argument, Client, CompileOptions, ExecutableCache, FlagValue, LoadedExecutable, Program, ProgramFormat,
+    Argument, Client, CompileOptions, ExecutableCache, FlagValue, LoadedExecutable, Module, ModuleFormat,
 };
 use bert_xla::shape::{ElementType, Shape};
 use sha2::{Digest, Sha256};
@@ -30,7 +30,7 @@ fn scale(factor: f32) -> String {
 
 fn compile_with(cache: &ExecutableCache, client: &Client, code: &str, options: &CompileOptions) -> bool {
     let parameters = [Shape::new(ElementType::F32, [2])];
-    let program = Program { format: ProgramFormat::Mlir, code: code.as_bytes(), parameters: &parameters };
+    let program = Module { format: ModuleFormat::Mlir, code: code.as_bytes(), parameters: &parameters };
     let (executable, found) = cache.compile(client, &program, options).unwrap();
     assert_eq!(run(client, &executable), [3.0, -6.0]);
     found

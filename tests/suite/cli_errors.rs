@@ -33,7 +33,7 @@ fn values_that_cant_be_worked_with_are_refused() {
     let output = empty_folder("cli_values").join("run");
     let cases: [(&[&str], &[&str]); 11] = [
         (&["--batch-size", "0"], &["'0'", "--batch-size"]),
-        (&["--batch-size", "7", "--replicas", "2"], &["--batch-size 7", "2 replicas"]),
+        (&["--batch-size", "7", "--replicas", "2"], &["a batch of 7", "2 replicas", "choose a --batch-size"]),
         (&["--replicas", "0"], &["'0'", "--replicas"]),
         (&["--epochs", "0"], &["'0'", "--epochs"]),
         (&["--num-classes", "3"], &["--num-classes 3", "needs 4"]),
@@ -75,7 +75,7 @@ fn a_folder_without_a_run_is_refused() {
     let bare = copy_of_run("cli_bare");
     fs::copy(asset("tiny/config.json"), bare.join("config.json")).unwrap();
     let message = fails(&mut with_run("evaluate", &bare, &data, &[]), 2);
-    assert!(message.contains("config.json has no \"bert_xla\""), "{message}");
+    assert!(message.contains("config.json: it has no \"bert_xla\""), "{message}");
     for config in ["[]", "{", "{\"bert_xla\": 3}"] {
         fs::write(bare.join("config.json"), config).unwrap();
         let message = fails(&mut with_run("evaluate", &bare, &data, &[]), 2);
@@ -203,7 +203,7 @@ fn a_backend_without_its_hardware_is_refused_at_once() {
         command.arg(demo().join("run")).arg("--data").arg(asset("sample.csv"));
         let started = Instant::now();
         let message = fails(&mut command, 2);
-        assert!(message.starts_with(&format!("error: --backend {backend}: {reason} (")), "{message}");
+        assert!(message.starts_with(&format!("error: {backend}: {reason} (")), "{message}");
         assert!(message.ends_with("; --backend auto takes what is here"), "{message}");
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }

@@ -1,10 +1,12 @@
 //! Reading tables, and batching them.
 
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use bert_xla::data::{
-    BadRow, ColumnRef, DataError, Dataset, LabelMap, Order, Purpose, Table, TableOptions, Tokens,
-    parse_quote, parse_separator,
+    BadRow, ColumnRef, DataError, Dataset, LabelMap, Order, Purpose, Records, Role, Table, TableFile,
+    TableOptions, Tokens, parse_quote, parse_separator,
 };
 use ndarray::Array2;
 
@@ -84,16 +86,25 @@ fn columns_that_are_given() {
     let wrong = TableOptions { id_column: Some(ColumnRef::Position(3)), ..TableOptions::default() };
     assert!(read("id,text,label\n1,a,1\n", &wrong, Purpose::Train).unwrap_err().is_input_error());
     let error = read("id,tweet,label\n1,a,1\n", &TableOptions::default(), Purpose::Train).unwrap_err();
-    assert!(error.to_string().contains("no column is the text: pass --text-column"), "{error}");
+    assert!(
+        error.to_string().ends_with("no column is the text; the columns are id, tweet, label"),
+        "{error}"
+    );
+    assert!(
+        matches!(error, DataError::NoColumn { role: Role::Text, column: None, width: 3, .. }),
+        "{error:?}"
+    );
     let error = read("label;text\n1;a, b\n0;c\n", &TableOptions::default(), Purpose::Train).unwrap_err();
-    assert!(error.to_string().ends_with("the file has one column: is --separator right?"), "{error}");
+    assert!(error.to_string().ends_with("no column is the label; the file has one column"), "{error}");
+    assert!(matches!(error, DataError::NoColumn { role: Role::Label, width: 1, .. }), "{error:?}");
 }
 
 #[test]
 fn a_file_without_a_header_does_not_lose_its_first_row() {
     let options = TableOptions { header: true, ..label_text() };
     let error = read("1;a\n-1;b\n", &options, Purpose::Train).unwrap_err();
-    assert!(error.to_string().contains("pass --no-header"), "{error}");
+    assert!(error.to_string().ends_with("the first row holds the label `1`, not column names"), "{error}");
+    assert!(matches!(error, DataError::HeaderIsData { label, .. } if label == "1"));
 }
 
 #[test]
@@ -139,7 +150,7 @@ fn bad_rows_are_named_with_their_lines() {
     assert!(error.is_input_error());
     let message = error.to_string();
     assert!(
-        message.contains("rows.csv: 6 rows can't be used: line 4: ") && message.contains("; and 1 more;"),
+        message.contains("rows.csv: 6 rows can't be used: line 4: ") && message.ends_with("; and 1 more"),
         "{message}"
     );
     assert!(!message.contains('\n'));
@@ -149,7 +160,7 @@ fn bad_rows_are_named_with_their_lines() {
 }
 
 #[test]
-fn a_stray_quote_swallows_no_row() {
+fn a_stray_quote_costs_its_own_line() {
     // Within a field a quote is a character like any other.
     let table = read("1;5\" screen\n1;b\n-1;c \"d\n", &label_text(), Purpose::Train).unwrap();
     assert_eq!(table.texts, ["5\" screen", "b", "c \"d"]);
@@ -159,6 +170,9 @@ fn a_stray_quote_swallows_no_row() {
     assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4]);
     let table = read(csv, &skipping(label_text()), Purpose::Train).unwrap();
     assert_eq!((table.texts.join(""), table.skipped), ("abc".into(), 2));
+    // One that finds a close merges lines: nothing tells them from a text of two lines.
+    let table = read("0;a\n1;\";) b\n-1;\"\n0;c\n", &label_text(), Purpose::Train).unwrap();
+    assert_eq!(table.texts, ["a", ";) b\n-1;", "c"]);
     // Or all of them belong to the text.
     let options = TableOptions { quote: parse_quote("none").unwrap(), ..label_text() };
     let table = read(csv, &options, Purpose::Train).unwrap();
@@ -186,6 +200,101 @@ fn empty_files_are_refused() {
     }
     let error = Table::read(Path::new("no/such.csv"), &TableOptions::default(), Purpose::Train).unwrap_err();
     assert!(error.to_string().contains("no/such.csv") && error.is_input_error());
+}
+
+#[test]
+fn a_pass_gives_records_up_to_a_bad_row_and_counts_on() {
+    let file = File::new("id,text,label\n1,a,1\n2,a,1\n3,b,7\n4,c,0\n5,d,8\n");
+    let mut records = Records::open(&file.path(), &TableOptions::default(), Purpose::Train).unwrap();
+    let first = records.next().unwrap().unwrap();
+    assert_eq!((first.text.as_str(), first.class, first.id.as_str()), ("a", Some(3), "1"));
+    let error = records.next().unwrap().unwrap_err();
+    assert!(matches!(error, DataError::BadRows { total: 2, .. }), "{error}");
+    assert!(records.next().is_none());
+
+    let mut records =
+        Records::open(&file.path(), &skipping(TableOptions::default()), Purpose::Train).unwrap();
+    // A pass may go to another thread.
+    let whole =
+        move || (records.by_ref().map(|record| record.unwrap().id).collect::<String>(), records.summary());
+    let (ids, summary) = std::thread::spawn(whole).join().unwrap();
+    assert_eq!(ids, "14");
+    assert_eq!((summary.rows, summary.skipped, summary.duplicates), (2, 2, 1));
+}
+
+#[test]
+fn passes_over_a_table_are_alike() {
+    let csv = "id,text\n1,a\n2,b\n";
+    let table = |csv: &str| {
+        let file = File::new(csv);
+        TableFile::open(&file.path(), &TableOptions::default(), Purpose::Predict).unwrap()
+    };
+    // The file is gone by now, but open.
+    let table_file = table(csv);
+    let summary = table_file.check().unwrap();
+    let mut passes = [table_file.records().unwrap(), table_file.records().unwrap()];
+    for text in ["a", "b"] {
+        passes.iter_mut().for_each(|pass| assert_eq!(pass.next().unwrap().unwrap().text, text));
+    }
+    for mut pass in passes {
+        assert!(pass.next().is_none());
+        assert_eq!(pass.summary(), summary);
+    }
+    // Written otherwise, but with the same records.
+    assert_eq!(table("text,id\r\n\"a\",1\r\nb,2").check().unwrap(), summary);
+    for other in ["id,text\n1,a\n3,b\n", "id,text\n1,a\n2,c\n", "id,text\n1,a2\n,b\n", "id,text\n1,a\n"] {
+        assert_ne!(table(other).check().unwrap().digest, summary.digest, "{other:?}");
+    }
+    let error = table("id,text\n1\n").check().unwrap_err();
+    assert!(matches!(error, DataError::BadRows { total: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_pipe_is_read_once_and_gone_through_twice() {
+    let rows = 100_000;
+    let csv: String = (0..rows).map(|i| format!("{i},text {i}\n")).collect();
+    let options = TableOptions { header: false, ..TableOptions::default() };
+    let through_pipe = |read: &dyn Fn(&Path)| {
+        std::thread::scope(|scope| {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let csv = &csv;
+            scope.spawn(move || writer.write_all(csv.as_bytes()).unwrap());
+            read(&Path::new("/proc/self/fd").join(reader.as_raw_fd().to_string()));
+        });
+    };
+    through_pipe(&|path| {
+        let table = TableFile::open(path, &options, Purpose::Predict).unwrap();
+        let summary = table.check().unwrap();
+        assert_eq!(summary.rows, rows);
+        let mut records = table.records().unwrap();
+        assert_eq!(records.by_ref().last().unwrap().unwrap().text, format!("text {}", rows - 1));
+        assert_eq!(records.summary(), summary);
+    });
+    through_pipe(&|path| {
+        assert_eq!(Table::read(path, &options, Purpose::Predict).unwrap().texts.len(), rows);
+    });
+}
+
+#[test]
+fn a_row_of_more_than_a_mebibyte_is_bad() {
+    let csv = |length: usize| format!("1;a\n1;{}\n-1;b\n", "x".repeat(length - 2));
+    assert_eq!(read(csv(1 << 20), &label_text(), Purpose::Train).unwrap().texts.len(), 3);
+    let (rows, total) = bad_rows(csv((1 << 20) + 1), &label_text());
+    let reason = format!("a row of more than 1048576 bytes starts with `1;{}…`", "x".repeat(38));
+    assert_eq!((rows, total), (vec![BadRow { line: 2, reason }], 1));
+    let table = read(csv(20 << 20), &skipping(label_text()), Purpose::Train).unwrap();
+    assert_eq!((table.texts.join(""), table.skipped), ("ab".into(), 1));
+}
+
+#[test]
+fn a_file_full_of_stray_quotes_is_read_in_linear_time() {
+    // Each line's second field goes on to the next, and none of the last one's is closed.
+    for lines in [16_000, 64_000, 1_000_000] {
+        let csv = "x\",\"\n".repeat(lines);
+        assert_eq!(bad_rows(&csv, &TableOptions::default()).1, lines);
+        let error = read(&csv, &skipping(TableOptions::default()), Purpose::Train).unwrap_err();
+        assert!(matches!(error, DataError::NoRows { skipped, .. } if skipped == lines), "{error}");
+    }
 }
 
 /// Counts by `cut`, `grep`, `sort` and `uniq` on the same file.
@@ -234,7 +343,7 @@ fn tokens(rows: usize) -> Tokens {
 }
 
 #[test]
-fn batches_and_shares() {
+fn batches_are_padded() {
     let (tokens, classes) = (tokens(7), [0, 1, 2, 3, 0, 1, 2]);
     let dataset = Dataset::new(&tokens, &classes, vec![6, 1, 3, 5, 2], true);
     let batches: Vec<_> = dataset.batches(4, Order::Sequential).collect();
@@ -246,11 +355,6 @@ fn batches_and_shares() {
     assert_eq!(batches[1].input_ids, [2, 102, 0].repeat(4));
     assert_eq!(batches[1].attention_mask.as_deref(), Some([1, 1, 0].repeat(4).as_slice()));
     assert_eq!(batches[1].weights, [1.0, 0.0, 0.0, 0.0]);
-
-    let share = batches[0].share(1, 2);
-    assert_eq!(share.input_ids, [3, 103, 0, 5, 105, 0]);
-    assert_eq!((share.labels, share.weights), ([3, 1].as_slice(), [1.0, 1.0].as_slice()));
-    assert_eq!(share.attention_mask, Some([1, 1, 0, 1, 1, 0].as_slice()));
 
     let unlabelled = Dataset::new(&tokens, &[], vec![0], false);
     let batch = unlabelled.batches(2, Order::Sequential).next().unwrap();

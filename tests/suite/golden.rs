@@ -3,19 +3,23 @@
 
 use std::path::{Path, PathBuf};
 
-use bert_xla::checkpoint::Checkpoint;
 use bert_xla::data::{Dataset, Tokens};
+use bert_xla::exec::Error as ExecError;
 use bert_xla::hlo::{Graph, Program, Tensor};
-use bert_xla::model::{Bert, BertConfig, Classifier, ClassifierConfig, HeadConfig};
-use bert_xla::nn::{Mode, Params, Randomness};
-use bert_xla::pjrt::{Argument, Backend, Buffer};
+use bert_xla::infer::{EncodeProgram, EvalProgram, upload_weights};
+use bert_xla::model::{Bert, BertConfig, Classifier, ClassifierConfig, DenseHeadConfig, HeadConfig};
+use bert_xla::nn::{Mode, Params, Part, Randomness, Weight};
+use bert_xla::pjrt::{Argument, Buffer, Element};
 use bert_xla::shape::{ElementType, Shape};
-use bert_xla::strategy::{Strategy, StrategyOptions};
-use bert_xla::train::{Inference, InitialValues, StepConfig, TrainOptions, Trainer, upload_weights};
+use bert_xla::step::{EncodeConfig, StepConfig, eval_step};
+use bert_xla::train::{TrainOptions, Trainer};
+use bert_xla::weights::{InitialValues, TensorFiles};
 use ndarray::Array2;
 use safetensors::SafeTensors;
 
-use crate::common::{cpu_plugin, minilm};
+use crate::common::graph::{Compiled, client};
+use crate::common::minilm;
+use crate::common::training::connect;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -49,7 +53,7 @@ fn tiny(mask: bool) -> ClassifierConfig {
         serde_json::from_slice(&std::fs::read(fixture("tiny_config.json")).unwrap()).unwrap();
     ClassifierConfig {
         bert: BertConfig::read(&fixture("tiny_config.json")).unwrap(),
-        head: HeadConfig { hidden: vec![16, 12], dropout: 0.0, num_classes: 4 },
+        head: HeadConfig::Dense(DenseHeadConfig { hidden: vec![16, 12], dropout: 0.0, num_classes: 4 }),
         max_length: json["max_length"].as_u64().unwrap() as usize,
         mask,
         // PyTorch made the file.
@@ -57,17 +61,22 @@ fn tiny(mask: bool) -> ClassifierConfig {
     }
 }
 
-fn strategy() -> Strategy {
-    let options =
-        StrategyOptions { backend: Some(Backend::Cpu), plugin: Some(cpu_plugin()), ..Default::default() };
-    Strategy::new(&options).unwrap()
-}
-
 #[track_caller]
 fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(off <= tolerance, "{what}: off by {off}, more than {tolerance}");
+}
+
+/// Puts values on the first device.
+fn upload<T: Element>(values: &[T], dims: &[usize]) -> Buffer {
+    client().buffer_from_host(values, dims, client().addressable_device(0).unwrap()).unwrap()
+}
+
+/// The fixture's parameters, on the first device.
+fn parameters_of(golden: &Golden, weights: &[Weight]) -> Vec<Buffer> {
+    let values = |weight: &Weight| golden.f32s(&format!("param/{}", weight.name));
+    weights.iter().map(|weight| upload(&values(weight), &weight.shape.dims)).collect()
 }
 
 /// Runs the tiny model on the fixture's batch, with its parameters: the outputs that `outputs` makes of the hidden
@@ -91,16 +100,11 @@ fn run_tiny(
     let mut parameters = tensors;
     parameters.push(ids);
     parameters.extend(attention_mask);
-    let strategy = strategy();
-    let executable = strategy.compile(&Program::new("tiny", parameters, outputs)).unwrap();
-    let mut arguments = vec![];
-    for weight in &weights {
-        let values = golden.f32s(&format!("param/{}", weight.name));
-        arguments.extend(strategy.mirror(&values, &weight.shape.dims).unwrap());
-    }
-    arguments.extend(strategy.mirror(&golden.i32s("input_ids"), &dims).unwrap());
+    let Compiled(executable) = Compiled::new(&Program::new("tiny", parameters, outputs), 1);
+    let mut arguments = parameters_of(golden, &weights);
+    arguments.push(upload(&golden.i32s("input_ids"), &dims));
     if mask {
-        arguments.extend(strategy.mirror(&golden.i32s("attention_mask"), &dims).unwrap());
+        arguments.push(upload(&golden.i32s("attention_mask"), &dims));
     }
     let outputs = executable.execute(vec![arguments.into_iter().map(Argument::Donate).collect()]).unwrap();
     let names = weights.into_iter().map(|weight| weight.name).collect();
@@ -148,17 +152,17 @@ fn loss_and_every_gradient_equal_pytorchs() {
     }
 }
 
-fn tiny_checkpoint(golden: &Golden, folder: &Path) -> Checkpoint {
+fn tiny_checkpoint(golden: &Golden, folder: &Path) -> TensorFiles {
     let tensors = SafeTensors::deserialize(&golden.0).unwrap();
     let named = tensors.tensors().into_iter();
     let params = named.filter_map(|(name, view)| Some((name.strip_prefix("param/")?.to_owned(), view)));
     let path = folder.join("model.safetensors");
     safetensors::serialize_to_file(params, None, &path).unwrap();
-    Checkpoint::open_files(&[path]).unwrap()
+    TensorFiles::open_files(&[path]).unwrap()
 }
 
 /// The fixture's parameters as a checkpoint, and its batch as a data set.
-fn with_tiny(golden: &Golden, test: impl FnOnce(&Checkpoint, &Dataset<'_>)) {
+fn with_tiny(golden: &Golden, test: impl FnOnce(&TensorFiles, &Dataset<'_>)) {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tiny_checkpoint(golden, folder.path());
     let max_length = tiny(false).max_length;
@@ -174,7 +178,7 @@ fn three_adam_steps_equal_the_reference() {
     with_tiny(&golden, |checkpoint, data| {
         let options = TrainOptions { batch_size: 6, learning_rate: 1e-3, seed: 0 };
         let values = InitialValues::Trained(checkpoint);
-        let mut trainer = Trainer::new(strategy(), &tiny(false), options, &values).unwrap();
+        let mut trainer = Trainer::new(connect(1), &tiny(false), options, &values).unwrap();
 
         // One batch per epoch: the order within it changes nothing.
         let losses = (1..=3).map(|epoch| trainer.train_epoch(data, epoch, |_, _| ()).unwrap().loss as f32);
@@ -206,16 +210,11 @@ fn the_padding_row_is_trained_as_keras_does_unless_frozen() {
         let word_embeddings = graph.gradients(loss, &tensors)[0].unwrap();
         let weights = params.declared().into_iter().map(|(weight, _)| weight).collect::<Vec<_>>();
         let parameters = tensors.into_iter().chain([ids]).collect();
-        let strategy = strategy();
         let program = Program::new("padding", parameters, vec![word_embeddings]);
-        let mut arguments = vec![];
-        for weight in &weights {
-            let values = golden.f32s(&format!("param/{}", weight.name));
-            arguments.extend(strategy.mirror(&values, &weight.shape.dims).unwrap());
-        }
-        arguments.extend(strategy.mirror(&golden.i32s("input_ids"), &[6, config.max_length]).unwrap());
-        let arguments = arguments.iter().map(Argument::Borrow).collect();
-        let outputs = strategy.compile(&program).unwrap().execute(vec![arguments]).unwrap();
+        let mut arguments = parameters_of(&golden, &weights);
+        arguments.push(upload(&golden.i32s("input_ids"), &[6, config.max_length]));
+        let arguments = arguments.into_iter().map(Argument::Donate).collect();
+        let outputs = Compiled::new(&program, 1).0.execute(vec![arguments]).unwrap();
         outputs[0][0].to_host::<f32>().unwrap()[..hidden].to_vec()
     };
     assert!(padding_row(true).iter().all(|value| *value == 0.0));
@@ -229,26 +228,24 @@ fn a_real_checkpoints_hidden_states_equal_transformers() {
     let Some(folder) = minilm::folder() else { return };
     let golden = Golden::read("minilm_hidden.safetensors");
     let config = BertConfig::read(&folder.join("config.json")).unwrap();
-    let checkpoint = Checkpoint::open_files(&[folder.join("model.safetensors")]).unwrap();
+    let checkpoint = TensorFiles::open_files(&[folder.join("model.safetensors")]).unwrap();
     let input_ids = Array2::from_shape_vec((2, 32), golden.i32s("input_ids")).unwrap();
     let mask = golden.i32s("attention_mask");
     let lengths = mask.chunks(32).map(|row| row.iter().sum::<i32>() as u32).collect();
     let tokens = Tokens { input_ids, lengths };
-    let strategy = strategy();
+    let replicas = connect(1);
     for (mask, name) in [(false, "unmasked"), (true, "masked")] {
-        let inference = Inference::for_encoding(&strategy, &config, 2, 32, mask).unwrap();
-        let weights = inference.weights().to_vec();
+        let config = EncodeConfig { bert: config.clone(), max_length: 32, mask };
+        let program = EncodeProgram::compile(&replicas, &config, 2).unwrap();
         let values = InitialValues::Trained(&checkpoint);
-        let buffers: Vec<Vec<Buffer>> = upload_weights(&strategy, &weights, &values).unwrap();
-        let replicas = buffers.iter().map(Vec::as_slice).collect::<Vec<_>>();
+        let weights = upload_weights(&replicas, program.signature(), &config.weights(), &values).unwrap();
         let mut states = vec![];
         let data = Dataset::new(&tokens, &[], vec![0, 1], mask);
-        inference
-            .predict(&strategy, &replicas, &data, |rows| {
-                states.extend(rows);
-                Ok(())
-            })
-            .unwrap();
+        let each = |rows| {
+            states.extend::<Vec<f32>>(rows);
+            Ok::<_, ExecError>(())
+        };
+        program.encode(&replicas, &weights, &data, each).unwrap();
         assert_close(name, &states, &golden.f32s(name), 2e-4);
     }
 }
@@ -271,14 +268,14 @@ fn the_articles_model_has_its_parameter_count() {
 fn evaluation_reports_the_reference_loss() {
     let golden = Golden::read("tiny_bert.safetensors");
     with_tiny(&golden, |checkpoint, data| {
-        let strategy = strategy();
+        let replicas = connect(1);
         // Four rows at a time: the second batch is half padding, which must not count.
-        let step = StepConfig { model: tiny(false), batch_size: 4, replicas: 1 };
-        let inference = Inference::for_evaluation(&strategy, &step).unwrap();
+        let step = StepConfig { model: tiny(false), rows: 4, replicas: 1 };
         let values = InitialValues::Trained(checkpoint);
-        let buffers = upload_weights(&strategy, inference.weights(), &values).unwrap();
-        let replicas = buffers.iter().map(Vec::as_slice).collect::<Vec<_>>();
-        let evaluation = inference.evaluate(&strategy, &replicas, data).unwrap();
+        let signature = eval_step(&Graph::new(), &step).signature;
+        let weights = upload_weights(&replicas, &signature, &step.model.weights(), &values).unwrap();
+        let program = EvalProgram::compile(&replicas, &step).unwrap();
+        let evaluation = program.evaluate(&replicas, &weights, data).unwrap();
         assert_close("loss", &[evaluation.loss as f32], &golden.f32s("loss"), 1e-5);
         let scores = golden.f32s("output");
         let expected =
@@ -297,10 +294,10 @@ fn dropout_moves_the_hidden_states_as_much_as_in_transformers() {
     let Some(folder) = minilm::folder() else { return };
     let golden = Golden::read("minilm_hidden.safetensors");
     let config = BertConfig::read(&folder.join("config.json")).unwrap();
-    let checkpoint = Checkpoint::open_files(&[folder.join("model.safetensors")]).unwrap();
+    let checkpoint = TensorFiles::open_files(&[folder.join("model.safetensors")]).unwrap();
     let graph = Graph::new();
     let params = Params::new(&graph, ElementType::F32);
-    let bert = Bert::new(&config, &graph, params.root().pp("bert"));
+    let bert = Bert::new(&config, &graph, params.root(Part::Encoder).pp("bert"));
     let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, [2, 32]));
     let step = graph.parameter("step", Shape::scalar(ElementType::U32));
     let randomness = Randomness::new(&graph, graph.constant(ElementType::U32, 0.0), step);
@@ -308,15 +305,16 @@ fn dropout_moves_the_hidden_states_as_much_as_in_transformers() {
     let used = params.declared().into_iter().filter(|(_, tensor)| states.depends_on(*tensor));
     let (weights, mut parameters): (Vec<_>, Vec<_>) = used.unzip();
     parameters.extend([ids, step]);
-    let strategy = strategy();
-    let executable = strategy.compile(&Program::new("dropout", parameters, vec![states])).unwrap();
-    let mut buffers = upload_weights(&strategy, &weights, &InitialValues::Trained(&checkpoint)).unwrap();
-    buffers[0].extend(strategy.mirror(&golden.i32s("input_ids"), &[2, 32]).unwrap());
+    let Compiled(executable) = Compiled::new(&Program::new("dropout", parameters, vec![states]), 1);
+    let values = InitialValues::Trained(&checkpoint);
+    let values = |weight: &Weight| upload(&values.get(weight).unwrap(), &weight.shape.dims);
+    let mut buffers = weights.iter().map(values).collect::<Vec<_>>();
+    buffers.push(upload(&golden.i32s("input_ids"), &[2, 32]));
 
     let (mut sum, mut squares) = (vec![0f64; 2 * 32 * 384], vec![0f64; 2 * 32 * 384]);
     for draw in 0..DRAWS {
-        let step = strategy.mirror(&[draw], &[]).unwrap();
-        let arguments = buffers[0].iter().chain(&step).map(Argument::Borrow).collect();
+        let step = upload(&[draw], &[]);
+        let arguments = buffers.iter().chain([&step]).map(Argument::Borrow).collect();
         let outputs = executable.execute(vec![arguments]).unwrap();
         for (i, value) in outputs[0][0].to_host::<f32>().unwrap().into_iter().enumerate() {
             sum[i] += f64::from(value);

@@ -4,18 +4,18 @@
 
 use bert_xla::hlo::Graph;
 use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
-use bert_xla::train::{StepConfig, eval_step, train_step};
+use bert_xla::step::{StepConfig, eval_step, train_step};
 
 fn config(size: Size, batch_size: usize) -> StepConfig {
     let (bert, head) = (size.config(), HeadConfig::default());
     let model =
         ClassifierConfig { bert, head, max_length: size.max_length(), mask: false, freeze_padding: false };
-    StepConfig { model, batch_size, replicas: 8 }
+    StepConfig { model, rows: batch_size, replicas: 8 }
 }
 
 fn closed_form(config: &StepConfig) -> u64 {
-    let (bert, head) = (&config.model.bert, &config.model.head);
-    let (b, s) = (config.batch_size, config.model.max_length);
+    let (bert, HeadConfig::Dense(head)) = (&config.model.bert, &config.model.head);
+    let (b, s) = (config.rows, config.model.max_length);
     let (h, i) = (bert.hidden_size, bert.intermediate_size);
     let layer = 8 * b * s * h * h + 4 * b * s * s * h + 4 * b * s * h * i;
     let widths = [&[s * h], &head.hidden[..], &[head.num_classes]].concat();

@@ -92,6 +92,20 @@ fn shape_errors_name_the_operation_and_every_shape() {
         (Op::RngBitGenerator { shape: Shape::new(F32, [4]) }, vec![parameter(&graph, U64, &[2])],
             "rng-bit-generator: the bits must be u32, not f32[4]; inputs u64[2]"),
         (Op::AllReduce, vec![p(&[2])], "all-reduce: not defined on pred; inputs pred[2]"),
+        (Op::AllGather { replicas: 2 }, vec![f(&[])],
+            "all-gather: a scalar has no first dimension; inputs f32[]"),
+        (Op::AllGather { replicas: 0 }, vec![f(&[2])], "all-gather: over no replicas; inputs f32[2]"),
+        (Op::AllGather { replicas: 2 }, vec![f(&[2]), f(&[2])],
+            "all-gather: takes 1 inputs, given 2; inputs f32[2] and f32[2]"),
+        (Op::ReduceScatter { replicas: 4 }, vec![f(&[6, 4])],
+            "reduce-scatter: no 4 equal parts; inputs f32[6,4]"),
+        (Op::ReduceScatter { replicas: 0 }, vec![f(&[2])], "reduce-scatter: over no replicas; inputs f32[2]"),
+        (Op::ReduceScatter { replicas: 2 }, vec![f(&[2, 0])],
+            "reduce-scatter: not defined on an empty array; inputs f32[2,0]"),
+        (Op::ReduceScatter { replicas: 2 }, vec![f(&[])],
+            "reduce-scatter: a scalar has no first dimension; inputs f32[]"),
+        (Op::ReduceScatter { replicas: 2 }, vec![p(&[2])],
+            "reduce-scatter: not defined on pred; inputs pred[2]"),
     ];
     for (op, inputs, expected) in cases {
         let error = graph.apply(op, &inputs).expect_err(expected);
@@ -208,6 +222,8 @@ fn equal_expressions_are_one_node() {
     assert_eq!(x.broadcast_to(&[2, 3]), x);
     assert_eq!(x.convert(F32), x);
     assert_eq!(x.sum(&[]), x);
+    assert_eq!(x.all_gather(1), x);
+    assert_eq!(x.reduce_scatter_sum(1), x);
     assert_ne!(x.stop_gradient(), x);
     assert!((x * y).depends_on(y) && (x * y).depends_on(x * y) && !x.depends_on(x * y));
     assert_eq!(format!("{:?}", x), "%0: f32[2,3]");
@@ -288,6 +304,8 @@ fn text_shows_the_attributes_of_every_operation() {
         x.compare(bert_xla::hlo::Comparison::Le, x.like(f64::NEG_INFINITY)),
         graph.replica_id(),
         graph.constant(Pred, 1.0),
+        x.all_gather(4),
+        x.reduce_scatter_sum(2),
     ];
     let text = Program::new("attributes", vec![x, ids], outputs).to_text();
     for expected in [
@@ -310,7 +328,9 @@ fn text_shows_the_attributes_of_every_operation() {
         "= f32[] constant(-inf)\n",
         "= u32[] replica-id()\n",
         "= pred[] constant(true)\n",
-        "all-reduce(",
+        ", replica_groups={}, to_apply=%add_f32\n",
+        "= f32[16,6] all-gather(%x), replica_groups={}, dimensions={0}\n",
+        "= f32[2,6] reduce-scatter(%x), replica_groups={}, dimensions={0}, to_apply=%add_f32\n",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }

@@ -1,7 +1,7 @@
 //! Every primitive of the graph, run through XLA against ndarray.
 
-use crate::common::graph::{Checks, Compiled, HostArray, dot_reference, uniform, uniform_f32};
-use bert_xla::hlo::{Comparison, DotDimensions, Graph, Op, Program};
+use crate::common::graph::{Checks, HostArray, dot_reference, uniform, uniform_f32};
+use bert_xla::hlo::{Comparison, DotDimensions, Graph, Op, Tensor};
 use bert_xla::shape::{ElementType, Shape};
 use half::bf16;
 use ndarray::{Array, Array1, Array2, ArrayD, Axis, Slice, array, concatenate, s};
@@ -18,31 +18,34 @@ fn integers(seed: u64, len: usize) -> Array1<u32> {
     Array::from_shape_fn(len, |_| random.u32(..))
 }
 
+/// A function of floats: its name, how the graph builds it, and its reference.
+type Function = (&'static str, for<'g> fn(Tensor<'g>) -> Tensor<'g>, fn(f64) -> f64);
+
+/// Each unary function, of arguments of both signs.
+const FUNCTIONS: [Function; 12] = [
+    ("abs", |x| x.abs(), f64::abs),
+    ("sign", |x| x.sign(), f64::signum),
+    ("negate", |x| -x, |x| -x),
+    ("exp", |x| x.exp(), libm::exp),
+    ("expm1", |x| x.expm1(), libm::expm1),
+    ("tanh", |x| x.tanh(), libm::tanh),
+    ("erf", |x| x.erf(), libm::erf),
+    ("log of x^2", |x| x.square().log(), |x| 2.0 * libm::log(x.abs())),
+    ("log1p of |x|", |x| x.abs().log1p(), |x| libm::log1p(x.abs())),
+    ("sqrt of |x|", |x| x.abs().sqrt(), |x| x.abs().sqrt()),
+    ("rsqrt of |x|", |x| x.abs().rsqrt(), |x| 1.0 / x.abs().sqrt()),
+    ("reciprocal", |x| x.like(1.0) / x, |x| 1.0 / x),
+];
+
 #[test]
 fn unary_functions_of_floats() {
-    type Function =
-        (&'static str, fn(bert_xla::hlo::Tensor<'_>) -> bert_xla::hlo::Tensor<'_>, fn(f64) -> f64);
-    let functions: [Function; 12] = [
-        ("abs", |x| x.abs(), f64::abs),
-        ("sign", |x| x.sign(), f64::signum),
-        ("negate", |x| -x, |x| -x),
-        ("exp", |x| x.exp(), libm::exp),
-        ("expm1", |x| x.expm1(), libm::expm1),
-        ("tanh", |x| x.tanh(), libm::tanh),
-        ("erf", |x| x.erf(), libm::erf),
-        ("log of x^2", |x| x.square().log(), |x| 2.0 * libm::log(x.abs())),
-        ("log1p of |x|", |x| x.abs().log1p(), |x| libm::log1p(x.abs())),
-        ("sqrt of |x|", |x| x.abs().sqrt(), |x| x.abs().sqrt()),
-        ("rsqrt of |x|", |x| x.abs().rsqrt(), |x| 1.0 / x.abs().sqrt()),
-        ("reciprocal", |x| x.like(1.0) / x, |x| 1.0 / x),
-    ];
     // Tiny values are where the naive forms of expm1 and log1p lose everything.
     for (seed, size) in [(1, 4.0), (2, 1e-6)] {
         let graph = Graph::new();
         let mut checks = Checks::new(&graph);
         let (single, double) = (uniform_f32(seed, &[64], -size, size), uniform(seed, &[64], -size, size));
         let (x, y) = (checks.input(&*single), checks.input(&*double));
-        for (name, build, reference) in functions {
+        for (name, build, reference) in FUNCTIONS {
             // The logarithm of a square near 1 amplifies the rounding of the square.
             let f32_bar = if name.starts_with("log of") { 1e-4 } else { F32 };
             checks.close(&format!("{name} f32"), build(x), &wide(&single).mapv(reference), f32_bar);
@@ -50,6 +53,25 @@ fn unary_functions_of_floats() {
         }
         checks.run();
     }
+}
+
+/// Against central differences of the reference.
+#[test]
+fn gradients_of_unary_functions() {
+    const STEP: f64 = 1e-5;
+    let graph = Graph::new();
+    let mut checks = Checks::new(&graph);
+    // Away from 0, where some have a kink or a pole.
+    let sizes = uniform(29, &[2, 20], 0.3, 2.0);
+    let values = sizes * array![[1.0], [-1.0]];
+    let x = checks.input(&*values);
+    for (name, build, reference) in FUNCTIONS {
+        let gradient = graph.gradients(build(x).sum(&[0, 1]), &[x])[0];
+        let gradient = gradient.unwrap_or_else(|| graph.full(x.shape(), 0.0));
+        let slope = values.mapv(|x| (reference(x + STEP) - reference(x - STEP)) / (2.0 * STEP));
+        checks.close(name, gradient, &slope, 1e-6);
+    }
+    checks.run();
 }
 
 #[test]
@@ -369,28 +391,6 @@ fn gather_and_scatter() {
     let none = checks.input(&*Array1::<i32>::zeros(0));
     checks.equal("gather of no rows", t.gather(none), &Array2::<f32>::zeros((0, 3)));
     checks.run();
-}
-
-#[test]
-fn all_reduce_sums_over_the_replicas() {
-    let graph = Graph::new();
-    let x = graph.parameter("x", Shape::new(ElementType::F32, [3]));
-    let replica = graph.replica_id();
-    let outputs = vec![x.all_reduce_sum(), replica, (x * replica.convert(ElementType::F32)).all_reduce_sum()];
-    let program = Program::new("replicas", vec![x], outputs);
-    for replicas in [1, 4] {
-        let inputs = (0..replicas).map(|r| array![1.0, 10.0, r as f32]).collect::<Vec<_>>();
-        let lists = inputs.iter().map(|input| vec![(&**input).into()]).collect::<Vec<_>>();
-        let outputs = Compiled::new(&program, replicas).run_replicated(&lists);
-        let sum = inputs.iter().fold(Array1::<f32>::zeros(3), |sum, input| sum + input);
-        let weighted =
-            inputs.iter().enumerate().fold(Array1::<f32>::zeros(3), |sum, (r, x)| sum + x * r as f32);
-        for (r, output) in outputs.iter().enumerate() {
-            assert_eq!(output[0].to::<f32>(), sum.clone().into_dyn(), "sum on replica {r} of {replicas}");
-            assert_eq!(output[1].to::<u32>()[[]], r as u32);
-            assert_eq!(output[2].to::<f32>(), weighted.clone().into_dyn());
-        }
-    }
 }
 
 #[test]

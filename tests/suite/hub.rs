@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::hub::{COMMIT, MODEL, Server};
-use bert_xla::checkpoint::{Checkpoint, CheckpointError, save_safetensors};
-use bert_xla::hub::{Hub, HubError, ModelFiles, TokenizerFiles};
+use bert_xla::data::TokenizerFiles;
 use bert_xla::model::{Activation, BertConfig};
 use bert_xla::shape::{ElementType, Shape};
+use bert_xla::weights::{Hub, HubError, ModelFiles, TensorFiles, WeightsError, save_safetensors};
 use half::{bf16, f16};
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ fn write_tensors(path: &Path, element_type: ElementType, names: &[&str]) {
         ElementType::F32 => VALUES.iter().flat_map(|x| x.to_le_bytes()).collect(),
         _ => vec![0; shape.size_in_bytes()],
     };
-    save_safetensors(path, &tensors, &[("format", "pt")], |_| Ok(Cow::Borrowed(&bytes))).unwrap();
+    save_safetensors(path, &tensors, &[("format", "pt")], |_, file| Ok(file.write_all(&bytes)?)).unwrap();
 }
 
 /// A model folder with one weight file for each list of names.
@@ -73,7 +73,7 @@ fn local(folder: &TempDir) -> Result<ModelFiles, HubError> {
 fn every_float_type_is_read_as_f32() {
     for element_type in [ElementType::F32, ElementType::F16, ElementType::Bf16] {
         let folder = model_folder(element_type, &[&["a.weight", "b.weight"]]);
-        let checkpoint = Checkpoint::open(&local(&folder).unwrap()).unwrap();
+        let checkpoint = TensorFiles::open(&local(&folder).unwrap()).unwrap();
         let values = checkpoint.tensor_f32("b.weight", &[2, 3]).unwrap();
         assert_eq!(*values, VALUES, "{element_type}");
         let borrowed = matches!(values, Cow::Borrowed(_));
@@ -86,7 +86,7 @@ fn shards_are_one_checkpoint() {
     let folder = model_folder(ElementType::F32, &[&["a", "b"], &["c"]]);
     let files = local(&folder).unwrap();
     assert_eq!(files.weights.len(), 2);
-    let checkpoint = Checkpoint::open(&files).unwrap();
+    let checkpoint = TensorFiles::open(&files).unwrap();
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(*checkpoint.tensor_f32("c", &[2, 3]).unwrap(), VALUES);
 
@@ -105,7 +105,7 @@ fn names_are_normalized() {
         "cls.predictions.bias",
         "cls.seq_relationship.weight",
     ];
-    let checkpoint = Checkpoint::open(&local(&model_folder(ElementType::F32, &[&names])).unwrap()).unwrap();
+    let checkpoint = TensorFiles::open(&local(&model_folder(ElementType::F32, &[&names])).unwrap()).unwrap();
     let known = ["embeddings.LayerNorm.bias", "embeddings.LayerNorm.weight", "pooler.dense.weight"];
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), known);
     assert_eq!(
@@ -118,7 +118,7 @@ fn names_are_normalized() {
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     let folder = model_folder(ElementType::F32, &[&["encoder.layer.0.output.dense.weight", "x"]]);
-    let checkpoint = Checkpoint::open(&local(&folder).unwrap()).unwrap();
+    let checkpoint = TensorFiles::open(&local(&folder).unwrap()).unwrap();
     let message = |name: &str, dims: &[usize]| {
         let error = checkpoint.tensor_f32(name, dims).unwrap_err();
         assert!(error.is_input_error());
@@ -133,13 +133,13 @@ fn tensors_that_do_not_fit_are_named() {
     assert!(message("x", &[3, 2]).ends_with("tensor `x` has the shape [2, 3], expected [3, 2]"));
 
     let folder = model_folder(ElementType::S64, &[&["x"]]);
-    let checkpoint = Checkpoint::open(&local(&folder).unwrap()).unwrap();
+    let checkpoint = TensorFiles::open(&local(&folder).unwrap()).unwrap();
     let error = checkpoint.tensor_f32("x", &[2, 3]).unwrap_err();
     assert!(error.to_string().ends_with("tensor `x` has the type I64, expected F32, F16 or BF16"));
 
     let twice = model_folder(ElementType::F32, &[&["bert.x", "x"]]);
-    let error = Checkpoint::open(&local(&twice).unwrap()).unwrap_err();
-    assert!(matches!(error, CheckpointError::Duplicate { .. }), "{error}");
+    let error = TensorFiles::open(&local(&twice).unwrap()).unwrap_err();
+    assert!(matches!(error, WeightsError::Duplicate { .. }), "{error}");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn cut_off_files_are_refused() {
     for length in [0, 7, 40, whole.len() - 1] {
         let cut = folder.path().join(format!("cut-{length}"));
         fs::write(&cut, &whole[..length]).unwrap();
-        let error = Checkpoint::open_files(&[&cut]).unwrap_err();
+        let error = TensorFiles::open_files(&[&cut]).unwrap_err();
         assert!(error.to_string().contains(&format!("cut-{length}: ")) && error.is_input_error(), "{error}");
     }
 }
@@ -164,22 +164,22 @@ fn saving_is_all_or_nothing() {
         ("step".to_owned(), Shape::scalar(ElementType::S32)),
     ];
     let bytes = [[0, 0, 128, 63, 0, 0, 0, 192].to_vec(), vec![7, 0, 0, 0]];
-    save_safetensors(&path, &tensors, &[("k", "v")], |i| Ok(Cow::Borrowed(&bytes[i]))).unwrap();
+    save_safetensors(&path, &tensors, &[("k", "v")], |i, file| Ok(file.write_all(&bytes[i])?)).unwrap();
     let written = fs::read(&path).unwrap();
     // An independent reader sees the same.
     let read = safetensors::SafeTensors::deserialize(&written).unwrap();
     assert_eq!(read.tensor("step").unwrap().data(), [7, 0, 0, 0]);
     assert_eq!(read.tensor("step").unwrap().shape(), [0; 0]);
-    let checkpoint = Checkpoint::open_files(&[&path]).unwrap();
+    let checkpoint = TensorFiles::open_files(&[&path]).unwrap();
     assert_eq!(*checkpoint.tensor_f32("b", &[2]).unwrap(), [1.0, -2.0]);
 
-    let error = save_safetensors(&path, &tensors, &[], |i| match i {
-        0 => Ok(Cow::Borrowed(&bytes[0])),
+    let error = save_safetensors(&path, &tensors, &[], |i, file| match i {
+        0 => Ok(file.write_all(&bytes[0])?),
         _ => Err("the device is gone".into()),
     })
     .unwrap_err();
     assert!(error.to_string().ends_with("the device is gone") && !error.is_input_error());
-    let error = save_safetensors(&path, &tensors, &[], |_| Ok(Cow::Borrowed(&[0; 8]))).unwrap_err();
+    let error = save_safetensors(&path, &tensors, &[], |_, file| Ok(file.write_all(&[0; 8])?)).unwrap_err();
     assert!(error.to_string().contains("tensor `step` of s32[] was given in 8 bytes"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), written);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file was left");
@@ -225,7 +225,7 @@ fn a_model_is_downloaded_once() {
     let snapshot = home.path().join("hub/models--someone--tiny-bert/snapshots").join(COMMIT);
     assert_eq!(files.config, snapshot.join("config.json"));
     assert!(matches!(&files.tokenizer, TokenizerFiles::Vocab { config: Some(_), .. }));
-    let checkpoint = Checkpoint::open(&files).unwrap();
+    let checkpoint = TensorFiles::open(&files).unwrap();
     assert_eq!(*checkpoint.tensor_f32("x", &[2, 3]).unwrap(), VALUES);
 
     let requests = server.requests();
@@ -294,7 +294,7 @@ fn a_real_checkpoint() {
     let files = ModelFiles::resolve(folder.to_str().unwrap(), None, true, &no_hub()).unwrap();
     let config = BertConfig::read(&files.config).unwrap();
     assert_eq!((config.num_hidden_layers, config.hidden_size, config.num_attention_heads), (6, 384, 12));
-    let checkpoint = Checkpoint::open(&files).unwrap();
+    let checkpoint = TensorFiles::open(&files).unwrap();
     assert_eq!(checkpoint.ignored(), ["embeddings.position_ids"]);
     // 5 for the embeddings, 16 for each layer, 2 for the pooler.
     assert_eq!(checkpoint.names().count(), 5 + 6 * 16 + 2);

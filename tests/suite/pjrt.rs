@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use crate::common::{cpu_client, cpu_plugin, empty_folder};
 use bert_xla::pjrt::{
-    Argument, Backend, Buffer, Client, CompileOptions, Element, Error, FlagValue, LoadedExecutable, Plugin,
-    Program, ProgramFormat, Value,
+    Argument, Backend, Buffer, Client, CompileOptions, Element, Error, FlagValue, LoadedExecutable, Module,
+    ModuleFormat, Plugin, Value,
 };
 use bert_xla::plan::Analysis;
 use bert_xla::shape::{ElementType, Shape};
@@ -57,7 +57,7 @@ fn f32s(dims: &[usize]) -> Shape {
 }
 
 fn compile(client: &Client, code: &str, parameters: &[Shape], replicas: usize) -> LoadedExecutable {
-    let program = Program { format: ProgramFormat::Mlir, code: code.as_bytes(), parameters };
+    let program = Module { format: ModuleFormat::Mlir, code: code.as_bytes(), parameters };
     client.compile(&program, &CompileOptions::replicas(replicas)).expect("compile")
 }
 
@@ -154,7 +154,7 @@ fn replicas_run_on_distinct_devices_with_distinct_data() {
     let devices = client.addressable_devices();
     assert_eq!(devices.len(), 4);
     let code = all_reduce(4);
-    let program = Program { format: ProgramFormat::Mlir, code: code.as_bytes(), parameters: &[f32s(&[2])] };
+    let program = Module { format: ModuleFormat::Mlir, code: code.as_bytes(), parameters: &[f32s(&[2])] };
     // In reverse, to see that the assignment is obeyed.
     let ids: Vec<i32> = devices.iter().rev().map(|device| device.id()).collect();
     let executable = client.compile(&program, &CompileOptions::on_devices(ids.clone())).unwrap();
@@ -273,17 +273,16 @@ fn arguments_are_checked_before_the_plugin_sees_them() {
 #[test]
 fn the_plugins_own_errors_come_back_on_one_line() {
     let client = cpu_client(1);
-    let program = Program { format: ProgramFormat::Mlir, code: b"module { nonsense }", parameters: &[] };
+    let program = Module { format: ModuleFormat::Mlir, code: b"module { nonsense }", parameters: &[] };
     let error = message(client.compile(&program, &CompileOptions::default()));
     assert!(error.starts_with("PJRT_Client_Compile: UNKNOWN: "), "{error}");
     assert!(error.contains("nonsense") && !error.contains('\n'), "{error}");
-    let program = Program { format: ProgramFormat::Hlo, code: b"not a module", parameters: &[] };
+    let program = Module { format: ModuleFormat::Hlo, code: b"not a module", parameters: &[] };
     let error = message(client.compile(&program, &CompileOptions::default()));
     assert!(error.starts_with("PJRT_Client_Compile: "), "{error}");
 
     let shapes = [f32s(&[2, 3]), f32s(&[2, 3])];
-    let program =
-        Program { format: ProgramFormat::Mlir, code: DOUBLE_AND_SUM.as_bytes(), parameters: &shapes };
+    let program = Module { format: ModuleFormat::Mlir, code: DOUBLE_AND_SUM.as_bytes(), parameters: &shapes };
     let flags = |name: &str| CompileOptions::default().flag(name, FlagValue::BoolField(true));
     client.compile(&program, &flags("xla_cpu_enable_fast_math")).unwrap();
     let error = message(client.compile(&program, &flags("xla_no_such_flag")));

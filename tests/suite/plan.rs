@@ -11,7 +11,7 @@ use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
 use bert_xla::nn::Weight;
 use bert_xla::pjrt::Backend;
 use bert_xla::pjrt::install::is_installed;
-use bert_xla::train::{StepConfig, train_step};
+use bert_xla::step::{StepConfig, train_step};
 use serde_json::Value as Json;
 
 use crate::common::cli::{asset, command, fails, text, works};
@@ -41,7 +41,9 @@ fn trained_weights() -> Vec<Weight> {
         freeze_padding: false,
     };
     let graph = Graph::new();
-    train_step(&graph, &StepConfig { model, batch_size: 1, replicas: 1 }).weights
+    let weights = model.weights();
+    let step = train_step(&graph, &StepConfig { model, rows: 1, replicas: 1 });
+    step.signature.used(&weights).into_iter().cloned().collect()
 }
 
 fn bytes(weights: &[Weight]) -> f64 {
@@ -186,20 +188,20 @@ fn refused(arguments: &[&str], expected: &str) {
 #[test]
 fn what_cannot_be_planned_is_refused_in_one_line() {
     let known = "expected one such as v2:2x2x1 (v2-8), v3:2x2x1 (v3-8)";
-    refused(&["--topology", "v3-9"], &format!("error: --topology v3-9: not a TPU topology; {known}"));
+    refused(&["--topology", "v3-9"], &format!("error: v3-9: not a TPU topology; {known}"));
     refused(&["--topology", "v9:2x2x1"], known);
     refused(
         &["--gpu", "v100"],
-        "error: --gpu v100: not a GPU that is known here; expected one of a100, h100, h200",
+        "error: v100: not a GPU that is known here; expected one of a100, h100, h200",
     );
     if is_here(Backend::Tpu) {
         let slice = ["--topology", "v5e:2x2"];
         refused(&["--topology", "v5e:3x5"], "known to work: v2:2x2x1 (v2-8)");
         refused(
             &[&slice[..], &["--batch-size", "6"]].concat(),
-            "--batch-size 6 can't be split evenly over 4 replicas; choose a multiple of 4",
+            "a batch of 6 can't be split evenly over 4 replicas; choose a --batch-size that is a multiple of 4",
         );
-        refused(&[&slice[..], &["--replicas", "5"]].concat(), "--replicas 5: expected 1 to 4");
+        refused(&[&slice[..], &["--replicas", "5"]].concat(), "5 replicas: expected 1 to 4");
         refused(
             &[&slice[..], &["--max-length", "65"]].concat(),
             "--max-length 65: this encoder reads 1 to 64 tokens",

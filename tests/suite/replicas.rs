@@ -1,26 +1,27 @@
 //! Replicas: any number of them trains, evaluates and predicts as one does.
 
-use bert_xla::data::Dataset;
-use bert_xla::error::Error;
-use bert_xla::report::argmax;
-use bert_xla::train::{
-    Evaluation, Inference, InitialValues, StepConfig, TrainOptions, Trainer, upload_weights,
-};
+use bert_xla::data::{Dataset, LabelMap};
+use bert_xla::exec::{Error as ExecError, PlacementError};
+use bert_xla::hlo::Graph;
+use bert_xla::infer::{EncodeProgram, EvalProgram, Evaluation, PredictProgram, upload_weights};
+use bert_xla::step::{EncodeConfig, Signature, StepConfig, encode_step, eval_step};
+use bert_xla::train::{Error, TrainOptions, Trainer};
+use bert_xla::weights::InitialValues;
 use std::fs;
 
 use crate::common::cli::{asset, demo, fails, with_run};
 use crate::common::empty_folder;
 use crate::common::training::{
-    MAX_LENGTH, ROWS, assert_close, model, options, run, sample, strategy, trainer,
+    MAX_LENGTH, ROWS, assert_close, connect, model, options, run, sample, trainer,
 };
 
 const REPLICAS: [usize; 3] = [2, 4, 8];
 
 #[test]
 fn replicas_train_as_one_does() {
-    let one = run(strategy(1), 0.0, 7);
+    let one = run(connect(1), 0.0, 7);
     for replicas in REPLICAS {
-        let many = run(strategy(replicas), 0.0, 7);
+        let many = run(connect(replicas), 0.0, 7);
         for (found, expected) in many.history.iter().zip(&one.history) {
             assert!((found.0 - expected.0).abs() < 1e-5, "{replicas} replicas: {found:?}, {expected:?}");
             assert_eq!(found.1, expected.1, "{replicas} replicas");
@@ -50,39 +51,40 @@ struct Answers {
 fn answers(replicas: usize) -> Answers {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
-    let (strategy, model) = (strategy(replicas), model(0.1));
-    let batch_size = strategy.rows_per_replica(8).unwrap();
-    let upload = |program: &Inference| {
-        upload_weights(&strategy, program.weights(), &InitialValues::Random { seed: 7 }).unwrap()
+    let (replicas, model) = (connect(replicas), model(0.1));
+    let rows = replicas.rows(8).unwrap();
+    let upload = |signature: &Signature| {
+        let values = InitialValues::Random { seed: 7 };
+        upload_weights(&replicas, signature, &model.weights(), &values).unwrap()
     };
-    let predict = |program: Inference| {
-        let weights = upload(&program);
-        let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
-        let mut batches = Vec::new();
-        let each = |values| {
-            batches.push(values);
-            Ok(())
-        };
-        program.predict(&strategy, &weights, &data, each).unwrap();
-        batches
+    let config = StepConfig { model: model.clone(), rows, replicas: replicas.count() };
+    let weights = upload(&eval_step(&Graph::new(), &config).signature);
+    let evaluation =
+        EvalProgram::compile(&replicas, &config).unwrap().evaluate(&replicas, &weights, &data).unwrap();
+    let mut predictions = Vec::new();
+    let predict = PredictProgram::compile(&replicas, &config).unwrap();
+    let each = |values| {
+        predictions.push(values);
+        Ok::<_, ExecError>(())
     };
-    let config = StepConfig { model: model.clone(), batch_size, replicas };
-    let evaluate = Inference::for_evaluation(&strategy, &config).unwrap();
-    let weights = upload(&evaluate);
-    let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
-    let encode = Inference::for_encoding(&strategy, &model.bert, batch_size, MAX_LENGTH, false);
-    Answers {
-        evaluation: evaluate.evaluate(&strategy, &weights, &data).unwrap(),
-        predictions: predict(Inference::for_prediction(&strategy, &config).unwrap()),
-        states: predict(encode.unwrap()),
-    }
+    predict.predict(&replicas, &weights, &data, each).unwrap();
+    let encoder = EncodeConfig { bert: model.bert.clone(), max_length: MAX_LENGTH, mask: false };
+    let mut states = Vec::new();
+    let each = |values| {
+        states.push(values);
+        Ok::<_, ExecError>(())
+    };
+    let weights = upload(&encode_step(&Graph::new(), &encoder, 1, 1).signature);
+    let encode = EncodeProgram::compile(&replicas, &encoder, rows).unwrap();
+    encode.encode(&replicas, &weights, &data, each).unwrap();
+    Answers { evaluation, predictions, states }
 }
 
 #[test]
 fn replicas_evaluate_predict_and_encode_as_one_does() {
     let rows =
         |batches: &[Vec<f32>], width| batches.iter().map(|batch| batch.len() / width).collect::<Vec<_>>();
-    let classes = |probabilities: &[f32]| probabilities.chunks(4).map(argmax).collect::<Vec<_>>();
+    let classes = |probabilities: &[f32]| LabelMap::default().answers(probabilities, 4).collect::<Vec<_>>();
     let one = answers(1);
     let hidden = model(0.1).bert.hidden_size;
     for replicas in REPLICAS {
@@ -115,11 +117,12 @@ fn any_number_of_replicas_writes_the_same_labels() {
 
 #[test]
 fn a_batch_that_cant_be_split_is_refused() {
-    let expected =
-        "--batch-size 6 can't be split evenly over 4 replicas; choose a multiple of 4, or other --replicas";
+    let expected = "a batch of 6 can't be split evenly over 4 replicas; choose a --batch-size that is a multiple of \
+                    4, or other --replicas";
     let values = InitialValues::Random { seed: 7 };
-    let error = Trainer::new(strategy(4), &model(0.1), options(6, 7), &values).err().unwrap();
-    assert!(matches!(&error, Error::Usage(message) if message == expected), "{error}");
+    let error = Trainer::new(connect(4), &model(0.1), options(6, 7), &values).err().unwrap();
+    let placement = PlacementError::Batch { batch_size: 6, replicas: 4 };
+    assert!(matches!(&error, Error::Exec(ExecError::Placement(found)) if *found == placement), "{error}");
     let (run, data) = (demo().join("run"), asset("sample.csv"));
     let output = empty_folder("replicas_refused").join("labels.csv");
     let shared = ["--replicas", "4", "--batch-size", "6"];
@@ -133,9 +136,9 @@ fn a_batch_that_cant_be_split_is_refused() {
 
 #[test]
 fn replicas_stay_alike_under_dropout() {
-    let first = run(strategy(2), 0.2, 7);
+    let first = run(connect(2), 0.2, 7);
     assert_eq!(first.weights[0], first.weights[1]);
-    assert_eq!(run(strategy(2), 0.2, 7), first);
+    assert_eq!(run(connect(2), 0.2, 7), first);
 }
 
 /// The loss of a step on one text alone, and the mean over two replicas that both have that text.
@@ -143,7 +146,7 @@ fn loss_alone_and_doubled(rate: f64) -> (f64, f64) {
     let (tokens, classes) = sample();
     let loss = |replicas: usize| {
         let data = Dataset::new(&tokens, &classes, vec![0; replicas], false);
-        let mut trainer = trainer(strategy(replicas), &model(rate), options(replicas, 7));
+        let mut trainer = trainer(connect(replicas), &model(rate), options(replicas, 7));
         trainer.train_epoch(&data, 1, |_, _| ()).unwrap().loss
     };
     (loss(1), loss(2))
@@ -162,11 +165,11 @@ fn each_replica_has_its_own_dropout_masks() {
 fn the_last_batch_counts_each_example_once() {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..7).collect(), false);
-    let one_by_one = trainer(strategy(1), &model(0.0), options(1, 7)).evaluate(&data).unwrap();
+    let one_by_one = trainer(connect(1), &model(0.0), options(1, 7)).evaluate(&data).unwrap();
     // At a rate of 0 the weights stay, so that training measures what evaluation does.
     let still = TrainOptions { learning_rate: 0.0, ..options(4, 7) };
     for replicas in [1, 2] {
-        let mut trainer = trainer(strategy(replicas), &model(0.0), still.clone());
+        let mut trainer = trainer(connect(replicas), &model(0.0), still.clone());
         let metrics = trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
         let evaluation = trainer.evaluate(&data).unwrap();
         assert_eq!((metrics.examples, metrics.step_times.len()), (7, 2));

@@ -1,24 +1,24 @@
 //! Slices of several hosts: where each process places the replicas, and a slice made of this machine's CPU.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
-use bert_xla::agreement::SharedInputs;
-use bert_xla::cli::{self, Cli};
 use bert_xla::data::{Dataset, Order, Tokens};
-use bert_xla::error::Error;
-use bert_xla::placement::Placement;
-use bert_xla::train::{StepConfig, StepKind};
-use clap::Parser;
+use bert_xla::exec::{Placement, PlacementError};
+use bert_xla::pjrt::{
+    Argument, Backend, Buffer, CompileOptions, Completion, Execution, LoadedExecutable, Module, ModuleFormat,
+    PendingRead, Plugin, cpu_device_count,
+};
+use bert_xla::shape::{ElementType, Shape};
 use ndarray::Array2;
+use serde_json::Value as Json;
 
-use crate::common::cli::{asset, command, copy_of_run, demo, fails, text, train, with_run};
-use crate::common::training::{Run, model, run, sample, strategy, strategy_with};
-use crate::common::{cpu_plugin, empty_folder};
+use crate::common::cli::{asset, command, copy_of_run, demo, fails, json_lines, text, train, with_run};
+use crate::common::empty_folder;
+use crate::common::slice::{End, Slice, run_hosts, wait};
 
 /// The devices of a slice as `(id, process)`, listed in an order that differs from one `view` to the next. Ids go
 /// round the processes, so that neighbours by id are no neighbours by process.
@@ -30,10 +30,7 @@ fn devices(count: i32, processes: i32, view: i32) -> Vec<(i32, i32)> {
 
 fn placement(count: i32, processes: i32, process: i32, replicas: Option<usize>) -> Result<Placement, String> {
     let placement = Placement::new(&devices(count, processes, process), process, replicas);
-    placement.map_err(|error| {
-        assert!(matches!(error, Error::Usage(_)), "{error}");
-        error.to_string()
-    })
+    placement.map_err(|error: PlacementError| error.to_string())
 }
 
 #[test]
@@ -66,7 +63,7 @@ fn every_process_arrives_at_the_same_placement() {
 #[test]
 fn replicas_that_the_devices_dont_allow_are_refused() {
     for replicas in [0, 9] {
-        let message = format!("--replicas {replicas}: expected 1 to 8, the number of devices");
+        let message = format!("{replicas} replicas: expected 1 to 8, the number of devices");
         assert_eq!(placement(8, 1, 0, Some(replicas)), Err(message));
     }
     assert!(placement(8, 1, 0, Some(1)).is_ok());
@@ -74,7 +71,7 @@ fn replicas_that_the_devices_dont_allow_are_refused() {
     for replicas in [0, 4, 6, 9] {
         for process in 0..4 {
             let message = format!(
-                "--replicas {replicas}: expected 7 to 8: each host that runs this needs one or more of the 8 devices"
+                "{replicas} replicas: expected 7 to 8: each host that runs this needs one or more of the 8 devices"
             );
             assert_eq!(placement(8, 4, process, Some(replicas)), Err(message));
         }
@@ -101,10 +98,11 @@ fn the_shares_of_all_processes_are_the_batch() {
             let (tokens, classes) = (tokens.clone(), classes.clone());
             let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
             let share = |batch: &bert_xla::data::Batch| {
-                let shares = placement.local().map(|replica| batch.share(replica, placement.replicas()));
-                let rows = shares.map(|share| {
-                    assert_eq!(share.labels, share.input_ids);
-                    share.input_ids.iter().copied().zip(share.weights.iter().copied()).collect::<Vec<_>>()
+                let rows = placement.local().map(|replica| {
+                    let ids = placement.part(&batch.input_ids, replica);
+                    assert_eq!(placement.part(&batch.labels, replica), ids);
+                    let weights = placement.part(&batch.weights, replica);
+                    ids.iter().copied().zip(weights.iter().copied()).collect::<Vec<_>>()
                 });
                 rows.collect::<Vec<_>>().concat()
             };
@@ -128,76 +126,30 @@ fn the_shares_of_all_processes_are_the_batch() {
     assert_ne!(orders[0], (0..ROWS as i32).collect::<Vec<_>>());
 }
 
-/// Builds `slice_plugin.c` for the test `name`: `processes` hosts, the first of them numbered `first`, that share the CPU plugin's
-/// devices. Without a C compiler, says so and gives `None`: the test is skipped.
-fn slice_plugin(name: &str, processes: usize, first: usize) -> Option<PathBuf> {
-    let source = asset("../tests/fixtures/slice_plugin.c");
-    let output = empty_folder(&format!("slice_plugin_{name}")).join("slice_plugin.so");
-    let mut compile = Command::new("cc");
-    compile.args(["-shared", "-fPIC", "-O1", "-pthread"]);
-    compile.arg(format!("-DPROCESSES={processes}")).arg(format!("-DFIRST={first}"));
-    compile.arg(format!("-DPLUGIN={:?}", cpu_plugin())).arg("-o").arg(&output).arg(source).arg("-ldl");
-    match compile.output() {
-        Ok(compiled) => {
-            assert!(compiled.status.success(), "{}", text(compiled.stderr));
-            Some(output)
-        }
-        Err(error) => {
-            eprintln!("skipped: cc: {error}");
-            None
-        }
-    }
+/// The parts of a run's history that are not times.
+fn history(run: &Path) -> Vec<[Json; 4]> {
+    let lines = json_lines(&fs::read_to_string(run.join("history.jsonl")).unwrap());
+    let parts = ["loss", "accuracy", "val_loss", "val_accuracy"];
+    lines.iter().map(|line| parts.map(|part| line[part].clone())).collect()
 }
 
-/// Each host has a thread, its own strategy and its own trainer; they meet in the plugin alone, which ends the process
-/// when one touches another's device, and lists devices in another order than the replicas'.
+/// Each host is a process that meets the other in the plugin alone. A wrong weight on one of the second's devices would
+/// show in the losses, which are sums over all.
 #[test]
 fn two_hosts_train_as_one_does() {
-    let Some(plugin) = slice_plugin("train", 2, 0) else { return };
-    let one = run(strategy(4), 0.2, 7);
-    let host = || {
-        let strategy = strategy_with(plugin.clone(), 4);
-        assert_eq!((strategy.replicas(), strategy.local_replicas()), (4, 2));
-        (strategy.is_chief(), run(strategy, 0.2, 7))
-    };
-    let hosts = thread::scope(|scope| {
-        let hosts = [scope.spawn(host), scope.spawn(host)];
-        hosts.map(|host| host.join().unwrap())
-    });
-    assert_ne!(hosts[0].0, hosts[1].0, "one of them is the chief");
-    for (_, host) in hosts {
-        assert_eq!(host, Run { weights: one.weights[..2].to_vec(), ..one.clone() });
-    }
-}
-
-#[test]
-fn only_the_chief_writes_and_speaks() {
-    let Some(plugin) = slice_plugin("second", 1, 1) else { return };
-    let folder = empty_folder("slice_second_process");
-    let (run, data) = (demo().join("run"), asset("sample.csv"));
-    let output = folder.join("labels.csv");
-    let shared = ["--plugin", plugin.to_str().unwrap(), "--replicas", "2"];
-    let predict = [&shared[..], &["--output", output.to_str().unwrap()]].concat();
-    let mut encode = with_model("encode", &run, "--input", &data, &output);
-    encode.args(shared);
-    let commands = [
-        train(&folder.join("run"), &[&shared[..], &["--epochs", "1", "--batch-size", "80"]].concat()),
-        with_run("evaluate", &run, &data, &shared),
-        with_run("predict", &run, &data, &predict),
-        encode,
-    ];
-    for mut command in commands {
-        let output = command.output().unwrap();
-        assert_eq!(
-            (output.status.code(), text(output.stdout), text(output.stderr)),
-            (Some(0), String::new(), String::new())
-        );
-    }
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-    // Errors are for all to tell, and say whose they are. This one comes from a step that the process took part in.
-    let mut diverging = train(&folder.join("run"), &[&shared[..], &["--learning-rate", "1e30"]].concat());
-    let message = fails(&mut diverging, 1);
-    assert!(message.starts_with("error: process 1: the loss is "), "{message}");
+    let folder = empty_folder("slice_train");
+    let (one, chief, other) = (folder.join("one"), folder.join("chief"), folder.join("other"));
+    let flags = ["--dropout", "0.2", "--learning-rate", "1e-3", "--batch-size", "40", "--epochs", "3"];
+    let hosts = [train(&chief, &flags), train(&other, &flags)];
+    let Some(hosts) = run_hosts(4, hosts) else { return };
+    assert_eq!(hosts.each_ref().map(|host| host.code), [Some(0); 2], "{hosts:?}");
+    let alone = train(&one, &flags).args(["--replicas", "4"]).output().unwrap();
+    assert!(alone.status.success(), "{}", text(alone.stderr));
+    let expected = history(&one);
+    assert_eq!((expected.len(), history(&chief)), (3, expected));
+    let weights = [&one, &chief].map(|run| fs::read(run.join("model.safetensors")).unwrap());
+    assert!(weights[0] == weights[1], "the weights differ");
+    assert!(!other.exists());
 }
 
 /// `train` or `encode`, whose `input` is `data`, with `model`.
@@ -207,24 +159,39 @@ fn with_model(name: &str, model: &Path, input: &str, data: &Path, output: &Path)
     command
 }
 
-/// Runs two command lines, each as one of two hosts, and gives what they end with: errors with whether the input is at
-/// fault.
-fn on_two_hosts(plugin: &Path, commands: [Command; 2]) -> [Result<(), (bool, String)>; 2] {
-    thread::scope(|scope| {
-        let parsed = commands.map(|command| {
-            let shared = ["--no-cache", "--replicas", "4", "--plugin"].map(OsString::from);
-            let line = [command.get_program()].into_iter().chain(command.get_args()).map(OsString::from);
-            Cli::try_parse_from(line.chain(shared).chain([plugin.into()])).unwrap()
-        });
-        let run = |cli| cli::run(cli).map_err(|error| (error.is_input_error(), error.to_string()));
-        let hosts = parsed.map(|cli| scope.spawn(move || run(cli)));
-        hosts.map(|host| host.join().unwrap())
-    })
+#[test]
+fn only_the_chief_writes_and_speaks() {
+    let folder = empty_folder("slice_speaks");
+    let (run, data) = (demo().join("run"), asset("sample.csv"));
+    let job = |name: &str, output: &Path| match name {
+        "run" => train(output, &["--epochs", "1", "--batch-size", "80"]),
+        "evaluate" => with_run("evaluate", &run, &data, &[]),
+        "labels.csv" => with_run("predict", &run, &data, &["--output", output.to_str().unwrap()]),
+        _ => with_model("encode", &run, "--input", &data, output),
+    };
+    for name in ["run", "evaluate", "labels.csv", "vectors"] {
+        let outputs = ["chief", "other"].map(|host| folder.join(format!("{host}_{name}")));
+        let Some([chief, other]) = run_hosts(2, outputs.each_ref().map(|output| job(name, output))) else {
+            return;
+        };
+        let silent = End { code: Some(0), stdout: String::new(), stderr: String::new() };
+        assert_eq!((chief.code, other), (Some(0), silent), "{name}: {chief:?}");
+        assert_eq!(outputs[0].exists(), name != "evaluate", "{name}");
+        assert!(!outputs[1].exists(), "{name}");
+        assert!(!(chief.stdout + &chief.stderr).is_empty(), "{name}");
+    }
+    // Errors are for all to tell, and say whose they are. This one comes from a step that both took part in.
+    let diverging = || train(&folder.join("diverging"), &["--learning-rate", "1e30"]);
+    let hosts = run_hosts(2, [diverging(), diverging()]).unwrap();
+    for (process, host) in hosts.iter().enumerate() {
+        assert_eq!(host.code, Some(1));
+        let expected = format!("error: process {process}: the loss is ");
+        assert!(host.error().starts_with(&expected), "{host:?}");
+    }
 }
 
 #[test]
 fn hosts_that_differ_are_refused_and_told_in_what() {
-    let Some(plugin) = slice_plugin("differ", 2, 0) else { return };
     let folder = empty_folder("slice_differ");
     let output = folder.join("run");
     let (data, one_row_less, one_label_other) =
@@ -266,69 +233,191 @@ fn hosts_that_differ_are_refused_and_told_in_what() {
         ([encode(&run), encode(&other_run)], "the weights"),
     ];
     for (commands, part) in cases {
-        let message = format!(
-            "the hosts of the slice differ from process 0: process 1 in {part}; give each the same program, files and \
-             arguments"
-        );
-        let expected = Err((true, message));
-        assert_eq!(on_two_hosts(&plugin, commands), [expected.clone(), expected]);
+        let Some(hosts) = run_hosts(4, commands) else { return };
+        assert_refused(&hosts, part);
     }
     assert!(!output.join("model.safetensors").exists() && !labels.exists());
-    let one_epoch = || train(&["--epochs", "1"]);
-    assert_eq!(on_two_hosts(&plugin, [one_epoch(), one_epoch()]), [Ok(()), Ok(())]);
-    assert!(output.join("model.safetensors").exists());
+}
+
+#[track_caller]
+fn assert_refused(hosts: &[End; 2], part: &str) {
+    for (process, host) in hosts.iter().enumerate() {
+        let expected = format!(
+            "error: process {process}: the hosts of the slice differ from process 0: process 1 in {part}; give each \
+             the same program, files and arguments"
+        );
+        assert_eq!((host.code, host.error()), (Some(2), expected.as_str()));
+    }
 }
 
 #[test]
 fn a_host_that_fails_alone_stops_the_others() {
-    let Some(plugin) = slice_plugin("alone", 2, 0) else { return };
     let folder = empty_folder("slice_alone");
     fs::write(folder.join("file"), "no folder").unwrap();
     fs::create_dir_all(folder.join("unwritable/history.jsonl")).unwrap();
     let run = copy_of_run("slice_alone_run");
-    let told = (false, "process 0 of the slice has failed and says why; this one stops too");
-    for (output, (is_input_error, part)) in [
-        (folder.join("file/run"), (false, "can't make ")),
-        (folder.join("unwritable"), (false, "history.jsonl")),
-        (run, (true, "already holds a run; choose another --output")),
+    for (output, (code, part)) in [
+        (folder.join("file/run"), (1, "can't make ")),
+        (folder.join("unwritable"), (1, "history.jsonl")),
+        (run, (2, "already holds a run; choose another --output")),
     ] {
         let host = || train(&output, &["--epochs", "2", "--batch-size", "80"]);
-        let ends = on_two_hosts(&plugin, [host(), host()]).map(Result::unwrap_err);
-        let told_first = (ends[0].0, ends[0].1.as_str()) == told;
-        let (chief, other) = if told_first { (&ends[1], &ends[0]) } else { (&ends[0], &ends[1]) };
-        assert!(chief.0 == is_input_error && chief.1.contains(part), "{chief:?}");
-        assert_eq!((other.0, other.1.as_str()), told);
+        let Some([chief, other]) = run_hosts(4, [host(), host()]) else { return };
+        assert!(chief.code == Some(code) && chief.error().contains(part), "{chief:?}");
+        let told = "error: process 1: process 0 of the slice has failed and says why; this one stops too";
+        assert!(other.code == Some(1) && other.error().starts_with(told), "{other:?}");
     }
 }
 
 /// They meet on all devices, whatever replicas each was told of.
 #[test]
 fn hosts_with_other_numbers_of_replicas_are_refused() {
-    let Some(plugin) = slice_plugin("replicas", 2, 0) else { return };
-    let (tokens, classes) = sample();
-    let made = Barrier::new(2);
-    let host = |replicas: usize| {
-        // The first client's devices are those of both.
-        let strategy = if replicas == 4 { Some(strategy_with(plugin.clone(), 4)) } else { None };
-        made.wait();
-        let strategy = strategy.unwrap_or_else(|| strategy_with(plugin.clone(), replicas));
-        let data = Dataset::new(&tokens, &classes, (0..tokens.len()).collect(), false);
-        let config = StepConfig { model: model(0.1), batch_size: 1, replicas: 1 };
-        let inputs = SharedInputs {
-            program: &|graph| StepKind::Train.program(graph, &config),
-            options: &(),
-            data: &[&data],
-            weights: None,
-        };
-        inputs.agree(&strategy).unwrap_err().to_string()
+    let Some(slice) = Slice::start(2) else { return };
+    let output = empty_folder("slice_replicas").join("run");
+    let host = |process, replicas| slice.spawn(process, train(&output, &["--batch-size", "60"]), replicas);
+    assert_refused(&wait([host(0, 4), host(1, 3)]), "the options");
+}
+
+/// Whatever the other was about to do with it never runs; the slice frees what it held, and ends with the last host.
+#[test]
+fn a_host_that_is_killed_leaves_the_others_waiting() {
+    let Some(mut slice) = Slice::start(2) else { return };
+    let output = empty_folder("slice_killed").join("run");
+    let host =
+        |process| slice.spawn(process, train(&output, &["--batch-size", "40", "--epochs", "100000"]), 4);
+    let (mut chief, other) = (host(0), host(1));
+    chief.wait_for("Epoch 2/");
+    other.signal("KILL");
+    assert_eq!(other.wait().code, None);
+    assert!(slice.is_serving() && chief.is_running());
+    chief.signal("KILL");
+    assert_eq!(chief.wait().code, None);
+    slice.wait();
+}
+
+/// Two processes that are each a host with several threads; they are this test program, told to run the next function.
+#[test]
+fn any_thread_of_a_host_may_use_its_devices() {
+    let Some(slice) = Slice::start(2) else { return };
+    let host = |process| {
+        let mut host = Command::new(std::env::current_exe().unwrap());
+        host.args(["--exact", "slices::host_with_several_threads", "--ignored", "--nocapture"]);
+        slice.spawn_other(process, host)
     };
-    let errors = thread::scope(|scope| {
-        let hosts = [scope.spawn(|| host(4)), scope.spawn(|| host(3))];
-        hosts.map(|host| host.join().unwrap())
-    });
-    for error in errors {
-        assert!(error.contains("differ from process 0: process 1 in the options; "), "{error}");
+    for host in wait([host(0), host(1)]) {
+        assert!(host.code == Some(0) && host.stdout.contains("1 passed"), "{}{}", host.stdout, host.stderr);
     }
+    slice.wait();
+}
+
+/// Adds the sum of `x` over four replicas, times `factor`, to `total`, in place.
+fn add_sum(factor: f32) -> String {
+    format!(
+        r#"
+module @add_sum attributes {{mhlo.num_replicas = 4 : i32}} {{
+  func.func public @main(%total: tensor<2xf32> {{tf.aliasing_output = 0 : i32}}, %x: tensor<2xf32>) -> tensor<2xf32> {{
+    %sum = "stablehlo.all_reduce"(%x) ({{
+      ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+        %c = stablehlo.add %a, %b : tensor<f32>
+        stablehlo.return %c : tensor<f32>
+    }}) {{replica_groups = dense<[[0, 1, 2, 3]]> : tensor<1x4xi64>}} : (tensor<2xf32>) -> tensor<2xf32>
+    %factor = stablehlo.constant dense<{factor:?}> : tensor<2xf32>
+    %scaled = stablehlo.multiply %sum, %factor : tensor<2xf32>
+    %new = stablehlo.add %total, %scaled : tensor<2xf32>
+    return %new : tensor<2xf32>
+  }}
+}}"#
+    )
+}
+
+#[test]
+#[ignore = "a host of any_thread_of_a_host_may_use_its_devices"]
+fn host_with_several_threads() {
+    let plugin = PathBuf::from(std::env::var_os("SLICE_PLUGIN").expect("a slice"));
+    let client = Plugin::load(Backend::Cpu, &plugin).unwrap().client(&[cpu_device_count(4)]).unwrap();
+    let process = client.process_index();
+    let mut own = client.addressable_devices();
+    // In the order of the replicas below.
+    own.sort_by_key(|device| device.id());
+    assert_eq!((client.devices().len(), own.len()), (4, 2));
+    let foreign = client.devices().find(|device| device.process_index() != process).unwrap();
+    let refused = client.buffer_from_host(&[1f32], &[1], foreign).err().expect("an error").to_string();
+    assert!(refused.contains("the device is another host's"), "{refused}");
+
+    let shape = Shape::new(ElementType::F32, [2]);
+    let compile = |factor| {
+        let (code, parameters) = (add_sum(factor), [shape.clone(), shape.clone()]);
+        let program = Module { format: ModuleFormat::Mlir, code: code.as_bytes(), parameters: &parameters };
+        client.compile(&program, &CompileOptions::on_devices([0, 1, 2, 3])).unwrap()
+    };
+    let add = compile(1.0);
+    let put = |value: f32| {
+        let put = |device| client.buffer_from_host(&[value; 2], &[2], device).unwrap();
+        own.iter().map(|device| put(*device)).collect::<Vec<_>>()
+    };
+    let xs = put(1.0 + process as f32);
+    let launch = |program: &LoadedExecutable, totals: Vec<Buffer>| {
+        let arguments =
+            totals.into_iter().zip(&xs).map(|(t, x)| vec![Argument::Donate(t), Argument::Borrow(x)]);
+        let Execution { outputs, completion } = program.execute_async(arguments.collect()).unwrap();
+        (outputs.into_iter().flatten().collect::<Vec<_>>(), completion)
+    };
+    // Host 1 takes part once host 0 has seen that its other threads work while one waits for the launch.
+    let go = PathBuf::from(std::env::var_os("SLICE_SOCKET").unwrap()).with_extension("go");
+    while process == 1 && !go.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let (mut totals, first) = launch(&add, put(0.0));
+    if process == 0 {
+        assert!(!first.is_ready().unwrap());
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| first.wait().unwrap());
+        // A read of what the launch will give.
+        let total = totals[0].read::<f32>().unwrap();
+        let transfers = (0..3).map(|thread| {
+            let (client, own) = (&client, &own);
+            scope.spawn(move || {
+                for round in 0..50u32 {
+                    let data = (0..20_000).map(|i| i ^ round << 16 ^ thread << 24).collect::<Vec<u32>>();
+                    let device = own[round as usize % own.len()];
+                    let buffer = client.buffer_from_vec(data.clone(), &[data.len()], device).unwrap();
+                    assert!(buffer.to_host::<u32>().unwrap() == data);
+                }
+            })
+        });
+        transfers.collect::<Vec<_>>().into_iter().for_each(|transfer| transfer.join().unwrap());
+        if process == 0 {
+            assert!(!total.is_ready().unwrap());
+            fs::write(&go, "").unwrap();
+        }
+        assert_eq!(total.wait().unwrap(), [6.0; 2]);
+    });
+
+    // Launches whose arguments are outputs of others that are still queued, and donated.
+    let mut previous = None;
+    for step in 2..=1000 {
+        let (new, completion) = launch(&add, totals);
+        totals = new;
+        let read = totals[1].read::<f32>().unwrap();
+        if let Some((completion, read, expected)) = previous.replace((completion, read, 6.0 * step as f32)) {
+            let _: () = Completion::wait(completion).unwrap();
+            assert_eq!(PendingRead::wait(read).unwrap(), [expected; 2]);
+        }
+    }
+    drop(previous);
+
+    // Each fails on both hosts, and so does what depends on it.
+    let (lost, completion) = launch(&compile(2.0 + process as f32), totals);
+    let error = completion.wait().unwrap_err().to_string();
+    assert!(error.contains("INTERNAL: hosts launched different programs"), "{error}");
+    let (lost, completion) = launch(&add, lost);
+    assert_eq!(completion.wait().unwrap_err().to_string(), error);
+    assert!(lost[0].to_host::<f32>().unwrap_err().to_string().contains("different programs"));
+    // The next one runs.
+    let (totals, completion) = launch(&add, put(1.0));
+    completion.wait().unwrap();
+    assert_eq!(totals[1].to_host::<f32>().unwrap(), [7.0; 2]);
 }
 
 /// A host whose files are damaged never joins the slice: the plugin, which is none, is not even opened.

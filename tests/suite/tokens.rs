@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bert_xla::data::{DataError, Tokenizer, Tokens};
-use bert_xla::hub::TokenizerFiles;
+use bert_xla::data::{DataError, Tokenizer, TokenizerFiles, Tokens};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -2,21 +2,22 @@
 
 use std::path::Path;
 
-use bert_xla::checkpoint::Checkpoint;
-use bert_xla::data::{Dataset, LabelMap, Tokenizer};
-use bert_xla::error::Error;
-use bert_xla::run_folder::{RunFolder, write_description, write_weights};
-use bert_xla::train::{Evaluation, Inference, StepConfig, TrainOptions, Trainer};
+use bert_xla::data::{Dataset, LabelMap, Purpose, Table, TableOptions, Tokenizer};
+use bert_xla::infer::{Evaluation, Predictor};
+use bert_xla::report::History;
+use bert_xla::run::{Description, DevPredictions, Run, Snapshot, Tensors, Writer};
+use bert_xla::train::{Error, TrainOptions, Trainer};
+use bert_xla::weights::{TensorFiles, key};
 
-use crate::common::cli::command;
+use crate::common::cli::{asset, command};
 use crate::common::empty_folder;
-use crate::common::training::{MAX_LENGTH, ROWS, files, model, options, run, sample, strategy, trainer};
+use crate::common::training::{MAX_LENGTH, ROWS, connect, files, model, options, run, sample, trainer};
 
 #[test]
 fn a_seed_gives_one_run_bit_for_bit() {
-    let first = run(strategy(1), 0.1, 7);
-    assert_eq!(run(strategy(1), 0.1, 7), first);
-    let other = run(strategy(1), 0.1, 8);
+    let first = run(connect(1), 0.1, 7);
+    assert_eq!(run(connect(1), 0.1, 7), first);
+    let other = run(connect(1), 0.1, 8);
     assert_ne!(other.weights, first.weights);
     assert_ne!(other.history, first.history);
     assert_ne!(other.evaluation.probabilities, first.evaluation.probabilities);
@@ -26,12 +27,31 @@ fn a_seed_gives_one_run_bit_for_bit() {
 fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
-    let mut trainer = trainer(strategy(1), &model(0.1), options(8, 7));
+    let mut trainer = trainer(connect(1), &model(0.1), options(8, 7));
     trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
-    write_description(folder, &files(), &tokenizer, &model(0.1), labels).unwrap();
-    write_weights(folder, &trainer).unwrap();
+    let description = Description::new(&files(), &tokenizer, &model(0.1), labels).unwrap();
     let evaluation = trainer.evaluate(&data).unwrap();
+    let weights = trainer.weights();
+    let mut bytes = |i: usize| Ok(bytemuck::cast_slice(&trainer.values(weights[i]).unwrap()).to_vec());
+    let names = weights.iter().map(|weight| (weight.name.clone(), weight.shape.clone())).collect();
+    let ids = (0..ROWS).map(|row| row.to_string()).collect::<Vec<_>>();
+    let predictions = DevPredictions {
+        rows: &(0..ROWS).collect::<Vec<_>>(),
+        ids: &ids,
+        classes: &classes,
+        probabilities: &evaluation.probabilities,
+        num_classes: 4,
+        labels,
+    };
+    let snapshot = Snapshot {
+        step: trainer.steps_done(),
+        description: &description,
+        history: &History::default(),
+        predictions,
+        weights: Tensors { names, bytes: &mut bytes },
+    };
+    Writer::create(folder, false).unwrap().commit(snapshot).unwrap();
     (trainer, evaluation)
 }
 
@@ -41,26 +61,24 @@ fn a_saved_run_is_read_back_bit_for_bit() {
     let labels = LabelMap::default();
     let (trainer, evaluation) = save_a_run(&folder, &labels);
 
-    let read = RunFolder::open(&folder).unwrap();
+    let read = Run::open(&folder).unwrap();
     assert_eq!((&read.model, &read.labels), (&model(0.1), &labels));
-    let checkpoint = Checkpoint::open(&read.files).unwrap();
-    assert_eq!(checkpoint.names().count(), trainer.weights().len());
-    for weight in trainer.weights() {
-        let key = weight.name.strip_prefix("bert.").unwrap_or(&weight.name);
-        let saved = checkpoint.tensor_f32(key, &weight.shape.dims).unwrap();
-        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&saved), bits(&trainer.values(weight).unwrap()), "{}", weight.name);
+    // As others see it, and as our own readers do.
+    for path in [folder.join("model.safetensors"), folder.join("checkpoints/step-4/model.safetensors")] {
+        let files = TensorFiles::open_files(&[path]).unwrap();
+        assert_eq!(files.names().count(), trainer.weights().len());
+        for weight in trainer.weights() {
+            let saved = files.tensor_f32(key(&weight.name), &weight.shape.dims).unwrap();
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&saved), bits(&trainer.values(weight).unwrap()), "{}", weight.name);
+        }
     }
 
-    let (tokens, classes) = sample();
-    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
-    let strategy = strategy(1);
-    let config = read.step_config(&strategy, 8).unwrap();
-    assert_eq!(config, StepConfig { model: model(0.1), batch_size: 8, replicas: 1 });
-    let inference = Inference::for_evaluation(&strategy, &config).unwrap();
-    let weights = read.upload_weights(&strategy, inference.weights()).unwrap();
-    let weights = weights.iter().map(Vec::as_slice).collect::<Vec<_>>();
-    assert_eq!(inference.evaluate(&strategy, &weights, &data).unwrap(), evaluation);
+    let table = Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Train).unwrap();
+    let predictor = Predictor::open(&read, connect(1), 8, [0; 32]).unwrap();
+    let (texts, classes) = (&table.texts[..ROWS], &table.classes[..ROWS]);
+    assert_eq!(predictor.evaluate(texts, classes).unwrap(), evaluation);
+    assert_eq!(predictor.probabilities(texts).unwrap(), evaluation.probabilities);
 }
 
 #[test]
@@ -68,7 +86,7 @@ fn a_loss_that_is_not_finite_ends_the_run() {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
     let options = TrainOptions { learning_rate: 1e30, ..options(8, 7) };
-    let mut trainer = trainer(strategy(1), &model(0.0), options);
+    let mut trainer = trainer(connect(1), &model(0.0), options);
     // The first step's loss is of the first weights; the second's is not finite.
     let error = trainer.train_epoch(&data, 1, |_, _| ()).unwrap_err();
     assert!(matches!(error, Error::Diverged { steps: 2, .. }), "{error}");
@@ -82,7 +100,7 @@ fn a_loss_that_is_not_finite_ends_the_run() {
 fn a_step_updates_its_state_in_place() {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
-    let mut trainer = trainer(strategy(1), &model(0.1), options(8, 7));
+    let mut trainer = trainer(connect(1), &model(0.1), options(8, 7));
     let pooler = |name: &str| name.starts_with("bert.pooler.");
     let trained = trainer.weights().into_iter().filter(|weight| !pooler(&weight.name));
     let bytes = trained.map(|weight| weight.shape.size_in_bytes()).sum::<usize>();

@@ -6,7 +6,7 @@ use crate::model::{ClassifierConfig, HeadConfig, Size};
 use crate::proto::{
     AliasEntryProto, HloInputOutputAliasProto, HloModuleConfigProto, ShapeProto, primitive_type,
 };
-use crate::train::{StepConfig, train_step};
+use crate::step::{StepConfig, train_step};
 
 fn instruction(id: i64, opcode: &str, operands: &[i64]) -> HloInstructionProto {
     HloInstructionProto {
@@ -195,7 +195,7 @@ fn a_train_step_has_what_it_was_built_with() {
         ClassifierConfig { bert, head, max_length: size.max_length(), mask: false, freeze_padding: false };
     let (trained, values) = (model.weights().len() - 2, model.num_parameters() - pooler);
     let graph = Graph::new();
-    let step = train_step(&graph, &StepConfig { model, batch_size: 2, replicas: 8 });
+    let step = train_step(&graph, &StepConfig { model, rows: 2, replicas: 8 });
     let hlo = HloModuleProto::decode(&*step.program.to_hlo_proto()).unwrap();
 
     let scopes = hlo.computations.iter().flat_map(|computation| &computation.instructions);

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use bert_xla::pjrt::{Backend, Plugin};
+use bert_xla::run::layout;
 use serde_json::Value as Json;
 
 use super::{cpu_plugin, empty_folder};
@@ -83,12 +84,11 @@ pub fn json_lines(text: &str) -> Vec<Json> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A copy of the demo's run.
+/// A copy of the demo's run, as one was laid out before there were checkpoints: files alone.
 pub fn copy_of_run(name: &str) -> PathBuf {
     let folder = empty_folder(name);
-    for file in fs::read_dir(demo().join("run")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    for name in layout::FILES {
+        fs::copy(demo().join("run").join(name), folder.join(name)).unwrap();
     }
     folder
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use bert_xla::hlo::{DotDimensions, Graph, Program, Tensor};
-use bert_xla::pjrt::{self, Argument, Buffer, Client, CompileOptions, LoadedExecutable, ProgramFormat};
+use bert_xla::pjrt::{self, Argument, Buffer, Client, CompileOptions, LoadedExecutable, ModuleFormat};
 use bert_xla::shape::{ElementType, Shape};
 use half::bf16;
 use ndarray::{ArrayD, ArrayRef, Dimension, IxDyn};
@@ -128,7 +128,7 @@ pub struct Compiled(pub LoadedExecutable);
 impl Compiled {
     pub fn new(program: &Program<'_>, replicas: usize) -> Self {
         let (code, parameters) = (program.to_hlo_proto(), program.parameter_shapes());
-        let module = pjrt::Program { format: ProgramFormat::Hlo, code: &code, parameters: &parameters };
+        let module = pjrt::Module { format: ModuleFormat::Hlo, code: &code, parameters: &parameters };
         let compiled = client().compile(&module, &CompileOptions::replicas(replicas));
         let loaded = compiled.unwrap_or_else(|error| panic!("{error}\n{}", program.to_text()));
         let found = loaded.executable().outputs().iter().map(|shape| (**shape).clone()).collect::<Vec<_>>();

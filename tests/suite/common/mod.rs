@@ -5,6 +5,7 @@ pub mod cli;
 pub mod graph;
 pub mod hub;
 pub mod minilm;
+pub mod slice;
 pub mod tpu_vm;
 pub mod training;
 

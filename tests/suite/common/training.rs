@@ -1,13 +1,15 @@
 //! A tiny model, and training it on the first rows of the sample.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use bert_xla::data::{Dataset, Purpose, Table, TableOptions, Tokenizer, Tokens};
-use bert_xla::hub::{ModelFiles, TokenizerFiles};
-use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
+use bert_xla::data::{Dataset, Purpose, Table, TableOptions, Tokenizer, TokenizerFiles, Tokens};
+use bert_xla::exec::{DeviceOptions, Replicas};
+use bert_xla::infer::Evaluation;
+use bert_xla::model::{BertConfig, ClassifierConfig, DenseHeadConfig, HeadConfig};
+use bert_xla::nn::Weight;
 use bert_xla::pjrt::Backend;
-use bert_xla::strategy::{Strategy, StrategyOptions};
-use bert_xla::train::{Evaluation, InitialValues, TrainOptions, Trainer};
+use bert_xla::train::{TrainOptions, Trainer};
+use bert_xla::weights::{InitialValues, ModelFiles};
 
 use super::cli::asset;
 use super::cpu_plugin;
@@ -26,7 +28,7 @@ pub fn model(rate: f64) -> ClassifierConfig {
     let bert = BertConfig::read(&files().config).unwrap();
     ClassifierConfig {
         bert: BertConfig { hidden_dropout_prob: rate, attention_probs_dropout_prob: rate, ..bert },
-        head: HeadConfig { hidden: vec![16, 12], dropout: rate, num_classes: 4 },
+        head: HeadConfig::Dense(DenseHeadConfig { hidden: vec![16, 12], dropout: rate, num_classes: 4 }),
         max_length: MAX_LENGTH,
         mask: false,
         freeze_padding: false,
@@ -40,29 +42,24 @@ pub fn sample() -> (Tokens, Vec<u32>) {
     (tokenizer.encode(&table.texts[..ROWS]).unwrap(), table.classes[..ROWS].to_vec())
 }
 
-/// Replicas on a CPU plugin.
-pub fn strategy_with(plugin: PathBuf, replicas: usize) -> Strategy {
-    let plugin = Some(plugin);
-    Strategy::new(&StrategyOptions {
+/// Replicas on the CPU.
+pub fn connect(replicas: usize) -> Arc<Replicas> {
+    let options = DeviceOptions {
         backend: Some(Backend::Cpu),
-        plugin,
+        plugin: Some(cpu_plugin()),
         replicas: Some(replicas),
         ..Default::default()
-    })
-    .unwrap()
-}
-
-pub fn strategy(replicas: usize) -> Strategy {
-    strategy_with(cpu_plugin(), replicas)
+    };
+    Arc::new(Replicas::connect(&options).unwrap())
 }
 
 pub fn options(batch_size: usize, seed: u32) -> TrainOptions {
     TrainOptions { batch_size, learning_rate: 1e-3, seed }
 }
 
-pub fn trainer(strategy: Strategy, model: &ClassifierConfig, options: TrainOptions) -> Trainer {
+pub fn trainer(replicas: Arc<Replicas>, model: &ClassifierConfig, options: TrainOptions) -> Trainer {
     let values = InitialValues::Random { seed: options.seed };
-    Trainer::new(strategy, model, options, &values).unwrap()
+    Trainer::new(replicas, model, options, &values).unwrap()
 }
 
 /// What five epochs of four steps, the last of them of 6 rows in 8, leave behind.
@@ -76,21 +73,25 @@ pub struct Run {
 }
 
 /// Trains with dropout of `rate`.
-pub fn run(strategy: Strategy, rate: f64, seed: u32) -> Run {
+pub fn run(replicas: Arc<Replicas>, rate: f64, seed: u32) -> Run {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
-    let local_replicas = strategy.local_replicas();
-    let mut trainer = trainer(strategy, &model(rate), options(8, seed));
+    let mut trainer = trainer(replicas.clone(), &model(rate), options(8, seed));
     let epoch = |epoch| {
         let metrics = trainer.train_epoch(&data, epoch, |_, _| ()).unwrap();
         (metrics.loss, metrics.accuracy)
     };
     let history = (1..=5).map(epoch).collect();
     assert_eq!(trainer.steps_done(), 20);
-    let weights = |replica| {
-        trainer.weights().iter().map(|weight| trainer.values_on(replica, weight).unwrap()).collect()
+    let on = |replica, weight: &Weight| {
+        // The pooler is on no device.
+        match trainer.state().ids().any(|id| *id == weight.leaf()) {
+            true => trainer.state().to_host_from(&replicas, &weight.leaf(), replica).unwrap(),
+            false => trainer.values(weight).unwrap(),
+        }
     };
-    let weights = (0..local_replicas).map(weights).collect();
+    let weights = |replica| trainer.weights().into_iter().map(|weight| on(replica, weight)).collect();
+    let weights = (0..replicas.local_count()).map(weights).collect();
     Run { history, weights, evaluation: trainer.evaluate(&data).unwrap() }
 }
 

@@ -2,7 +2,34 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+/// Why replicas can't be placed, or a batch can't be given to them. Each message is one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    #[error("{asked} replicas: {}", expected(*.fewest, *.most))]
+    Replicas {
+        asked: usize,
+        /// As few as leave no host without one.
+        fewest: usize,
+        /// The number of devices.
+        most: usize,
+    },
+    #[error("process {process} of the slice has none of its {replicas} devices")]
+    Idle { process: i32, replicas: usize },
+    #[error("a batch of {batch_size} can't be split evenly over {replicas} replicas")]
+    Batch { batch_size: usize, replicas: usize },
+}
+
+type Result<T> = std::result::Result<T, PlacementError>;
+
+/// How many replicas `most` devices take.
+fn expected(fewest: usize, most: usize) -> String {
+    match fewest {
+        1 => format!("expected 1 to {most}, the number of devices"),
+        _ => format!(
+            "expected {fewest} to {most}: each host that runs this needs one or more of the {most} devices"
+        ),
+    }
+}
 
 /// One replica on each of some devices, in an order that every process of a slice arrives at by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,23 +55,13 @@ impl Placement {
         let last = devices.last().map(|(process, _)| *process);
         let fewest = 1 + devices.iter().take_while(|(process, _)| Some(*process) != last).count();
         if !(fewest..=devices.len()).contains(&replicas) {
-            let found = devices.len();
-            let message = match fewest {
-                1 => format!("--replicas {replicas}: expected 1 to {found}, the number of devices"),
-                _ => format!(
-                    "--replicas {replicas}: expected {fewest} to {found}: each host that runs this needs one or \
-                     more of the {found} devices"
-                ),
-            };
-            return Err(Error::Usage(message));
+            return Err(PlacementError::Replicas { asked: replicas, fewest, most: devices.len() });
         }
         devices.truncate(replicas);
         let start = devices.iter().take_while(|(of, _)| *of < process).count();
         let end = devices.iter().take_while(|(of, _)| *of <= process).count();
         if start == end {
-            return Err(Error::Usage(format!(
-                "process {process} of the slice has none of its {replicas} devices"
-            )));
+            return Err(PlacementError::Idle { process, replicas });
         }
         Ok(Self { device_ids: devices.into_iter().map(|(_, id)| id).collect(), local: start..end })
     }
@@ -61,10 +78,7 @@ impl Placement {
     pub fn rows_per_replica(&self, batch_size: usize) -> Result<usize> {
         let replicas = self.replicas();
         if batch_size == 0 || !batch_size.is_multiple_of(replicas) {
-            return Err(Error::Usage(format!(
-                "--batch-size {batch_size} can't be split evenly over {replicas} replicas; \
-                 choose a multiple of {replicas}, or other --replicas"
-            )));
+            return Err(PlacementError::Batch { batch_size, replicas });
         }
         Ok(batch_size / replicas)
     }
@@ -77,5 +91,21 @@ impl Placement {
     /// The replicas that this process drives.
     pub fn local(&self) -> Range<usize> {
         self.local.clone()
+    }
+
+    /// The `replica`-th of the equal, contiguous parts of `values`.
+    ///
+    /// # Panics
+    /// If they can't be split evenly, or there is no such replica.
+    pub fn part<'v, T>(&self, values: &'v [T], replica: usize) -> &'v [T] {
+        let replicas = self.replicas();
+        assert!(replica < replicas, "replica {replica} of {replicas}");
+        assert!(
+            values.len().is_multiple_of(replicas),
+            "{} values can't be split over {replicas} replicas",
+            values.len()
+        );
+        let length = values.len() / replicas;
+        &values[replica * length..(replica + 1) * length]
     }
 }

@@ -11,44 +11,17 @@ use polars_utils::mmap::MMapSemaphore;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::files::write_atomic;
-use crate::hub::ModelFiles;
+use super::names::normalize;
+use super::{ModelFiles, WeightsError};
 use crate::shape::{ElementType, Shape};
-
-/// Why weights could not be read or written. Each message is one line.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    #[error("can't read {}: {message}", path.display())]
-    Read { path: PathBuf, message: String },
-    #[error("tensor `{name}` is in both {} and {}", first.display(), second.display())]
-    Duplicate { name: String, first: PathBuf, second: PathBuf },
-    #[error("{}: there is no tensor `{name}`{}", path.display(), nearest(close))]
-    Missing { path: PathBuf, name: String, close: Option<String> },
-    #[error("{}: tensor `{name}` has the shape {found:?}, expected {expected:?}", path.display())]
-    Shape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
-    #[error("{}: tensor `{name}` has the type {dtype:?}, expected F32, F16 or BF16", path.display())]
-    Type { path: PathBuf, name: String, dtype: Dtype },
-    #[error("can't write {}: {source}", path.display())]
-    Write { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
-}
-
-impl CheckpointError {
-    /// True where a file is at fault, false where writing failed.
-    pub fn is_input_error(&self) -> bool {
-        !matches!(self, Self::Write { .. })
-    }
-}
-
-fn nearest(close: &Option<String>) -> String {
-    close.as_ref().map_or_else(String::new, |name| format!("; the nearest name is `{name}`"))
-}
+use crate::storage::{BoxError, write_atomic};
 
 /// The tensors of a pretrained model, memory-mapped: bytes are read from disk when a tensor is.
 ///
 /// Names are as in `transformers`' `BertModel`: a leading `bert.` is removed, and the older `gamma` and `beta` of a
 /// `LayerNorm` become `weight` and `bias`.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub struct TensorFiles {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
     ignored: Vec<String>,
@@ -69,24 +42,24 @@ struct Entry {
     info: TensorInfo,
 }
 
-impl Checkpoint {
+impl TensorFiles {
     /// Maps the weight files and reads their headers.
-    pub fn open(files: &ModelFiles) -> Result<Self, CheckpointError> {
+    pub fn open(files: &ModelFiles) -> Result<Self, WeightsError> {
         Self::open_files(&files.weights)
     }
 
-    /// As [`Checkpoint::open`], for weight files given by their paths.
-    pub fn open_files<P: AsRef<Path>>(paths: &[P]) -> Result<Self, CheckpointError> {
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), ignored: Vec::new() };
+    /// As [`TensorFiles::open`], for weight files given by their paths.
+    pub fn open_files<P: AsRef<Path>>(paths: &[P]) -> Result<Self, WeightsError> {
+        let mut files = Self { files: Vec::new(), tensors: BTreeMap::new(), ignored: Vec::new() };
         for path in paths {
-            checkpoint.add(path.as_ref())?;
+            files.add(path.as_ref())?;
         }
-        checkpoint.ignored.sort();
-        Ok(checkpoint)
+        files.ignored.sort();
+        Ok(files)
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), CheckpointError> {
-        let error = |message: String| CheckpointError::Read { path: path.to_owned(), message };
+    fn add(&mut self, path: &Path) -> Result<(), WeightsError> {
+        let error = |message: String| WeightsError::Read { path: path.to_owned(), message };
         let opened = File::open(path).map_err(|cause| error(cause.to_string()))?;
         // Mapping an empty file fails on some systems, and with a less helpful message.
         if opened.metadata().is_ok_and(|metadata| metadata.len() == 0) {
@@ -104,7 +77,7 @@ impl Checkpoint {
             let entry = Entry { file, info: info.clone() };
             if let Some(first) = self.tensors.insert(known, entry) {
                 let first = self.files.get(first.file).map_or(path, |file| &file.path).to_owned();
-                return Err(CheckpointError::Duplicate { name, first, second: path.to_owned() });
+                return Err(WeightsError::Duplicate { name, first, second: path.to_owned() });
             }
         }
         // The header's length takes 8 bytes before the header itself.
@@ -116,7 +89,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If there is no such tensor, or if its shape or type is another.
-    pub fn tensor_f32(&self, name: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, CheckpointError> {
+    pub fn tensor_f32(&self, name: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, WeightsError> {
         let entry = self.entry(name, expected)?;
         let file = &self.files[entry.file];
         // `read_metadata` has checked that the offsets lie within the file and match the shape.
@@ -134,7 +107,7 @@ impl Checkpoint {
     }
 
     /// Whether [`tensor_f32`](Self::tensor_f32) would give a tensor of that shape; nothing is read.
-    pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+    pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), WeightsError> {
         let entry = self.entry(name, expected)?;
         match entry.info.dtype {
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(()),
@@ -142,17 +115,17 @@ impl Checkpoint {
         }
     }
 
-    fn wrong_type(&self, name: &str, entry: &Entry) -> CheckpointError {
+    fn wrong_type(&self, name: &str, entry: &Entry) -> WeightsError {
         let path = self.files[entry.file].path.clone();
-        CheckpointError::Type { path, name: name.to_owned(), dtype: entry.info.dtype }
+        WeightsError::Type { path, name: name.to_owned(), dtype: entry.info.dtype }
     }
 
-    fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry, CheckpointError> {
+    fn entry(&self, name: &str, expected: &[usize]) -> Result<&Entry, WeightsError> {
         let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         if entry.info.shape == expected {
             return Ok(entry);
         }
-        Err(CheckpointError::Shape {
+        Err(WeightsError::Shape {
             path: self.files[entry.file].path.clone(),
             name: name.to_owned(),
             found: entry.info.shape.clone(),
@@ -186,29 +159,14 @@ impl Checkpoint {
         self.names().filter(|name| !used.contains(name)).collect()
     }
 
-    fn missing(&self, name: &str) -> CheckpointError {
+    fn missing(&self, name: &str) -> WeightsError {
         let close = self.names().min_by_key(|known| edit_distance(known, name));
-        CheckpointError::Missing {
+        WeightsError::Missing {
             path: self.files.first().map(|file| file.path.clone()).unwrap_or_default(),
             name: name.to_owned(),
             close: close.map(str::to_owned),
         }
     }
-}
-
-/// The name under which a tensor is known here; `None` for one that is ignored.
-fn normalize(name: &str) -> Option<String> {
-    let bare = name.strip_prefix("bert.").unwrap_or(name);
-    if bare.starts_with("cls.") || bare == "embeddings.position_ids" {
-        return None;
-    }
-    let renamed = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
-    for (old, new) in renamed {
-        if let Some(stem) = bare.strip_suffix(old) {
-            return Some(format!("{stem}{new}"));
-        }
-    }
-    Some(bare.to_owned())
 }
 
 fn convert<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
@@ -231,36 +189,61 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Writes a safetensors file, whole or not at all. Tensors are asked for one at a time, in the order given: `bytes`
-/// gives the row-major little-endian bytes of the `i`-th, so that no second copy of the weights builds up.
+/// Writes tensors in the safetensors format. They are asked for one at a time, in the order given: `tensor` writes the
+/// row-major little-endian bytes of the `i`-th, so that no second copy of the weights builds up.
 ///
 /// # Errors
-/// If `bytes` fails or gives another size than the shape's, or if the file can't be written.
-pub fn save_safetensors<'a>(
+/// If `tensor` fails or writes another number of bytes than the shape's, or if nothing can be written.
+pub fn write_safetensors(
+    writer: &mut dyn Write,
+    tensors: &[(String, Shape)],
+    metadata: &[(&str, &str)],
+    mut tensor: impl FnMut(usize, &mut dyn Write) -> Result<(), BoxError>,
+) -> Result<(), BoxError> {
+    let header = header(tensors, metadata)?;
+    writer.write_all(&(header.len() as u64).to_le_bytes())?;
+    writer.write_all(&header)?;
+    for (i, (name, shape)) in tensors.iter().enumerate() {
+        let mut counted = Counted { writer: &mut *writer, bytes: 0 };
+        tensor(i, &mut counted)?;
+        if counted.bytes != shape.size_in_bytes() {
+            return Err(format!("tensor `{name}` of {shape} was given in {} bytes", counted.bytes).into());
+        }
+    }
+    Ok(())
+}
+
+/// As [`write_safetensors`], into a file that is written whole or not at all.
+pub fn save_safetensors(
     path: &Path,
     tensors: &[(String, Shape)],
     metadata: &[(&str, &str)],
-    mut bytes: impl FnMut(usize) -> Result<Cow<'a, [u8]>, Box<dyn std::error::Error + Send + Sync>>,
-) -> Result<(), CheckpointError> {
-    let written: Result<(), WriteError> = write_atomic(path, |writer| {
-        let header = header(tensors, metadata)?;
-        writer.write_all(&(header.len() as u64).to_le_bytes())?;
-        writer.write_all(&header)?;
-        for (i, (name, shape)) in tensors.iter().enumerate() {
-            let bytes = bytes(i)?;
-            if bytes.len() != shape.size_in_bytes() {
-                let message = format!("tensor `{name}` of {shape} was given in {} bytes", bytes.len());
-                return Err(WriteError(message.into()));
-            }
-            writer.write_all(&bytes)?;
-        }
-        Ok(())
-    });
-    written.map_err(|WriteError(source)| CheckpointError::Write { path: path.to_owned(), source })
+    tensor: impl FnMut(usize, &mut dyn Write) -> Result<(), BoxError>,
+) -> Result<(), WeightsError> {
+    let written: Result<(), WriteError> =
+        write_atomic(path, |writer| Ok(write_safetensors(writer, tensors, metadata, tensor)?));
+    written.map_err(|WriteError(source)| WeightsError::Write { path: path.to_owned(), source })
+}
+
+struct Counted<'a> {
+    writer: &'a mut dyn Write,
+    bytes: usize,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        self.bytes += written;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
 }
 
 /// Whatever kept a file from being written.
-struct WriteError(Box<dyn std::error::Error + Send + Sync>);
+struct WriteError(BoxError);
 
 impl From<io::Error> for WriteError {
     fn from(error: io::Error) -> Self {
@@ -268,8 +251,8 @@ impl From<io::Error> for WriteError {
     }
 }
 
-impl From<Box<dyn std::error::Error + Send + Sync>> for WriteError {
-    fn from(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+impl From<BoxError> for WriteError {
+    fn from(error: BoxError) -> Self {
         Self(error)
     }
 }

@@ -7,11 +7,9 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal, Uniform};
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::Checkpoint;
-use crate::error::Result;
-use crate::nn::{Init, Weight};
-use crate::pjrt::Buffer;
-use crate::strategy::Strategy;
+use super::names::key;
+use super::{TensorFiles, WeightsError};
+use crate::nn::{Init, Part, Weight};
 
 /// The values of a weight at the start.
 pub enum InitialValues<'a> {
@@ -19,9 +17,9 @@ pub enum InitialValues<'a> {
     Random { seed: u32 },
     /// The encoder's from the checkpoint, the head's as declared. So is the pooler, which nothing uses, if the
     /// checkpoint has none.
-    Pretrained { checkpoint: &'a Checkpoint, seed: u32 },
+    Pretrained { checkpoint: &'a TensorFiles, seed: u32 },
     /// All from the checkpoint.
-    Trained(&'a Checkpoint),
+    Trained(&'a TensorFiles),
 }
 
 impl InitialValues<'_> {
@@ -29,15 +27,15 @@ impl InitialValues<'_> {
     ///
     /// # Errors
     /// A weight that the checkpoint should have and lacks, or has in another shape.
-    pub fn get(&self, weight: &Weight) -> Result<Cow<'_, [f32]>> {
+    pub fn get(&self, weight: &Weight) -> Result<Cow<'_, [f32]>, WeightsError> {
         match self.source(weight) {
-            Source::Tensor(checkpoint, key) => Ok(checkpoint.tensor_f32(key, &weight.shape.dims)?),
+            Source::Tensor(checkpoint, key) => checkpoint.tensor_f32(key, &weight.shape.dims),
             Source::Declaration { seed } => Ok(Cow::Owned(random_values(weight, seed))),
         }
     }
 
     /// Whether [`get`](Self::get) would find all of `weights`, to be told before a long compilation.
-    pub fn check(&self, weights: &[Weight]) -> Result<()> {
+    pub fn check<'w>(&self, weights: impl IntoIterator<Item = &'w Weight>) -> Result<(), WeightsError> {
         for weight in weights {
             if let Source::Tensor(checkpoint, key) = self.source(weight) {
                 checkpoint.check(key, &weight.shape.dims)?;
@@ -47,17 +45,17 @@ impl InitialValues<'_> {
     }
 
     fn source<'w>(&self, weight: &'w Weight) -> Source<'_, 'w> {
-        let key = checkpoint_key(&weight.name);
+        let key = key(&weight.name);
         match *self {
             Self::Random { seed } => Source::Declaration { seed },
             Self::Trained(checkpoint) => Source::Tensor(checkpoint, key),
             Self::Pretrained { checkpoint, seed } => {
-                let is_encoder = weight.name.starts_with("bert.");
-                let may_lack = weight.name.starts_with("bert.pooler.") && checkpoint.shape(key).is_none();
-                match is_encoder && !may_lack {
-                    true => Source::Tensor(checkpoint, key),
-                    false => Source::Declaration { seed },
-                }
+                let is_there = match weight.part {
+                    Part::Encoder => true,
+                    Part::Pooler => checkpoint.shape(key).is_some(),
+                    Part::Head => false,
+                };
+                if is_there { Source::Tensor(checkpoint, key) } else { Source::Declaration { seed } }
             }
         }
     }
@@ -66,15 +64,10 @@ impl InitialValues<'_> {
 /// What gives a weight its values.
 enum Source<'a, 'w> {
     /// The tensor of this name.
-    Tensor(&'a Checkpoint, &'w str),
+    Tensor(&'a TensorFiles, &'w str),
     Declaration {
         seed: u32,
     },
-}
-
-/// The name under which a [`Checkpoint`] keeps a weight: without the model's prefix.
-pub fn checkpoint_key(name: &str) -> &str {
-    name.strip_prefix("bert.").unwrap_or(name)
 }
 
 /// Values by the weight's [`Init`], a function of `seed` and the weight's name alone.
@@ -99,19 +92,4 @@ fn random_values(weight: &Weight, seed: u32) -> Vec<f32> {
             uniform.sample_iter(&mut rng).take(count).collect()
         }
     }
-}
-
-/// Puts `weights` on every local replica: `[local replica][weight]`.
-pub fn upload_weights(
-    strategy: &Strategy,
-    weights: &[Weight],
-    values: &InitialValues<'_>,
-) -> Result<Vec<Vec<Buffer>>> {
-    let mut replicas =
-        (0..strategy.local_replicas()).map(|_| Vec::with_capacity(weights.len())).collect::<Vec<_>>();
-    for weight in weights {
-        let buffers = strategy.mirror(&values.get(weight)?, &weight.shape.dims)?;
-        replicas.iter_mut().zip(buffers).for_each(|(replica, buffer)| replica.push(buffer));
-    }
-    Ok(replicas)
 }

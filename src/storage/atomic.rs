@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+/// How the name of a file ends that is still being written: what is left of one is of no use.
+pub const PART: &str = ".part";
+
 /// Writes a file by a temporary one in the same folder, which is synced to disk and renamed at the end: a reader, or
 /// a run that is cut short, never meets half a file. The folder is made if it isn't there.
 pub fn write_atomic<E: From<io::Error>>(
@@ -16,7 +19,7 @@ pub fn write_atomic<E: From<io::Error>>(
     };
     std::fs::create_dir_all(folder)?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".").suffix(".part");
+    builder.prefix(".").suffix(PART);
     // Otherwise temporary files are for their owner alone; the umask still applies.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -27,7 +30,11 @@ pub fn write_atomic<E: From<io::Error>>(
     drop(writer);
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
-    // So that the new name, too, outlives a power cut.
+    sync_folder(folder)
+}
+
+/// Makes the names in a folder, too, outlive a power cut.
+pub(super) fn sync_folder<E: From<io::Error>>(folder: &Path) -> Result<(), E> {
     #[cfg(unix)]
     File::open(folder)?.sync_all()?;
     Ok(())

@@ -5,6 +5,14 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
+use crate::data::TokenizerFiles;
+
+/// Names of files as the Hub has them.
+pub const CONFIG: &str = "config.json";
+pub const TOKENIZER: &str = "tokenizer.json";
+pub const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
 /// Why a model's files were not found. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -78,15 +86,6 @@ impl Hub {
             cache,
         })
     }
-}
-
-/// The files that a tokenizer is built from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenizerFiles {
-    /// `tokenizer.json`
-    Json(PathBuf),
-    /// `vocab.txt`, and `tokenizer_config.json` if there is one.
-    Vocab { vocab: PathBuf, config: Option<PathBuf> },
 }
 
 /// The files of a pretrained model.
@@ -202,9 +201,9 @@ fn select(
         true => get(name),
         false => Err(HubError::MissingFile { place: place.to_owned(), wanted }),
     };
-    let config = wanted("config.json", "config.json")?;
-    let tokenizer = if has("tokenizer.json") {
-        TokenizerFiles::Json(get("tokenizer.json")?)
+    let config = wanted(CONFIG, CONFIG)?;
+    let tokenizer = if has(TOKENIZER) {
+        TokenizerFiles::Json(get(TOKENIZER)?)
     } else {
         let vocab = wanted("vocab.txt", "tokenizer.json or vocab.txt")?;
         let config = has("tokenizer_config.json").then(|| get("tokenizer_config.json")).transpose()?;
@@ -212,14 +211,14 @@ fn select(
     };
     let weights = if !weights {
         vec![]
-    } else if has("model.safetensors.index.json") && !has("model.safetensors") {
-        let names = shard_names(&get("model.safetensors.index.json")?)?;
+    } else if has(INDEX) && !has(WEIGHTS) {
+        let names = shard_names(&get(INDEX)?)?;
         let shard = |name: &String| wanted(name, "shard that model.safetensors.index.json names");
         names.iter().map(shard).collect::<Result<_, _>>()?
-    } else if !has("model.safetensors") && has("pytorch_model.bin") {
+    } else if !has(WEIGHTS) && has("pytorch_model.bin") {
         return Err(HubError::OnlyPickle { place: place.to_owned() });
     } else {
-        vec![wanted("model.safetensors", "model.safetensors")?]
+        vec![wanted(WEIGHTS, WEIGHTS)?]
     };
     Ok(ModelFiles { config, tokenizer, weights })
 }

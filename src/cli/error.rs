@@ -1,0 +1,179 @@
+//! What a command can fail with, the flag that helps, and the exit code.
+
+use std::fmt;
+
+use crate::data::DataError;
+use crate::exec::PlacementError;
+use crate::model::ConfigError;
+use crate::report::ReportError;
+use crate::storage::FileError;
+use crate::weights::{HubError, WeightsError};
+use crate::{exec, infer, pjrt, plan, run, train};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of any layer, each by the layer that it comes from. Its message is one line, and ends with what to do where a
+/// flag helps: below this floor, nobody knows what flags there are.
+#[derive(Debug)]
+pub enum Error {
+    /// The arguments don't go together.
+    Usage(String),
+    Exec(exec::Error),
+    Plan(plan::Error),
+    Run(run::Error),
+    Train(train::Error),
+    Data(DataError),
+    Hub(HubError),
+    Weights(WeightsError),
+    Config(ConfigError),
+    Report(ReportError),
+    Pjrt(pjrt::Error),
+    File(FileError),
+}
+
+impl Error {
+    /// True where the user's input or arguments are at fault (exit code 2), false for a failure (exit code 1).
+    pub fn is_input_error(&self) -> bool {
+        match self {
+            Self::Usage(_) => true,
+            Self::File(_) => false,
+            Self::Exec(error) => error.is_input_error(),
+            Self::Plan(error) => error.is_input_error(),
+            Self::Run(error) => error.is_input_error(),
+            Self::Train(error) => error.is_input_error(),
+            Self::Data(error) => error.is_input_error(),
+            Self::Hub(error) => error.is_input_error(),
+            Self::Weights(error) => error.is_input_error(),
+            Self::Config(error) => error.is_input_error(),
+            Self::Report(error) => error.is_input_error(),
+            Self::Pjrt(error) => error.is_input_error(),
+        }
+    }
+
+    /// The flag that helps.
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Exec(exec::Error::Backend { .. }) => "--backend auto takes what is here",
+            Self::Exec(exec::Error::PluginWithoutBackend) => "--plugin needs --backend cpu, gpu or tpu",
+            Self::Exec(exec::Error::Placement(PlacementError::Replicas { .. })) => "change --replicas",
+            Self::Exec(exec::Error::Placement(PlacementError::Batch { replicas, .. })) => {
+                return Some(format!(
+                    "choose a --batch-size that is a multiple of {replicas}, or other --replicas"
+                ));
+            }
+            Self::Exec(exec::Error::Timeout { .. }) => "--slice-timeout says how long to wait",
+            Self::Run(run::Error::NoRun { .. }) => "give the --output of a training run",
+            Self::Run(run::Error::HoldsRun { .. }) => "choose another --output, or pass --overwrite",
+            Self::Train(train::Error::Diverged { .. }) => "try a lower --learning-rate",
+            Self::Plan(plan::Error::TooLarge { .. }) => {
+                "choose a smaller --batch-size or --max-length, or more devices"
+            }
+            Self::Weights(WeightsError::MaxLength { .. }) => "lower --max-length",
+            Self::Data(DataError::BadRows { .. }) => {
+                "correct them, or pass --skip-bad-rows to leave them out"
+            }
+            Self::Data(DataError::HeaderIsData { .. }) => "pass --no-header",
+            Self::Data(DataError::NoColumn { width: 1, .. }) => "is --separator right?",
+            Self::Data(DataError::NoColumn { role, column: None, .. }) => {
+                return Some(format!("pass --{role}-column"));
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) => f.write_str(message),
+            Self::Exec(error) => error.fmt(f),
+            Self::Plan(error) => error.fmt(f),
+            Self::Run(error) => error.fmt(f),
+            Self::Train(error) => error.fmt(f),
+            Self::Data(error) => error.fmt(f),
+            Self::Hub(error) => error.fmt(f),
+            Self::Weights(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Report(error) => error.fmt(f),
+            Self::Pjrt(error) => error.fmt(f),
+            Self::File(error) => error.fmt(f),
+        }?;
+        self.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"))
+    }
+}
+
+impl std::error::Error for Error {}
+
+macro_rules! from {
+    ($($layer:ty => $variant:ident),*) => {$(
+        impl From<$layer> for Error {
+            fn from(error: $layer) -> Self {
+                Self::$variant(error)
+            }
+        }
+    )*};
+}
+
+from! {
+    DataError => Data, HubError => Hub, WeightsError => Weights, ConfigError => Config, ReportError => Report,
+    pjrt::Error => Pjrt, FileError => File
+}
+
+impl From<exec::Error> for Error {
+    fn from(error: exec::Error) -> Self {
+        match error {
+            exec::Error::Pjrt(error) => error.into(),
+            own => Self::Exec(own),
+        }
+    }
+}
+
+impl From<plan::Error> for Error {
+    fn from(error: plan::Error) -> Self {
+        match error {
+            plan::Error::Placement(error) => Self::Exec(error.into()),
+            plan::Error::Pjrt(error) => error.into(),
+            own => Self::Plan(own),
+        }
+    }
+}
+
+impl From<run::Error> for Error {
+    fn from(error: run::Error) -> Self {
+        match error {
+            run::Error::File(error) => error.into(),
+            run::Error::Config(error) => error.into(),
+            run::Error::Data(error) => error.into(),
+            run::Error::Hub(error) => error.into(),
+            run::Error::Weights(error) => error.into(),
+            run::Error::Report(error) => error.into(),
+            own => Self::Run(own),
+        }
+    }
+}
+
+impl From<infer::Error> for Error {
+    fn from(error: infer::Error) -> Self {
+        match error {
+            infer::Error::Exec(error) => error.into(),
+            infer::Error::Run(error) => error.into(),
+            infer::Error::Data(error) => error.into(),
+            infer::Error::Weights(error) => error.into(),
+        }
+    }
+}
+
+impl From<train::Error> for Error {
+    fn from(error: train::Error) -> Self {
+        match error {
+            train::Error::Exec(error) => error.into(),
+            train::Error::Infer(error) => error.into(),
+            train::Error::Run(error) => error.into(),
+            train::Error::Data(error) => error.into(),
+            train::Error::Weights(error) => error.into(),
+            train::Error::Observer(error) => error.into(),
+            own => Self::Train(own),
+        }
+    }
+}

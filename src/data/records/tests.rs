@@ -1,0 +1,31 @@
+//! Records of files that are cut into small chunks.
+
+use std::io::Cursor;
+
+use super::*;
+
+#[test]
+fn chunks_dont_matter() {
+    // A byte order mark within the file is part of the value.
+    let row =
+        |i: usize| format!("\u{feff}{},\"text {}\n, \"\"of\"\" {i}\",{}\n", i * 7, i % 90, i as i64 % 4 - 1);
+    let file = format!("id,text,label\n{}", (0..100).map(row).collect::<String>());
+    let options = TableOptions { skip_bad_rows: true, ..TableOptions::default() };
+    let read = |chunk| {
+        let (source, path) = (Box::new(Cursor::new(file.clone())), Path::new("rows.csv"));
+        let limits = Limits { chunk, row: 100 };
+        let mut records = Records::new(path, source, &options, Purpose::Train, limits).unwrap();
+        let all = records.by_ref().collect::<Result<Vec<_>, _>>().unwrap();
+        assert!(records.next().is_none());
+        (all, records.summary())
+    };
+    let (records, summary) = read(1 << 20);
+    assert_eq!((summary.rows, summary.skipped), (records.len(), 25));
+    assert_eq!(
+        records[1],
+        Record { text: "text 1\n, \"of\" 1".into(), class: Some(2), id: "\u{feff}7".into() }
+    );
+    for chunk in [1, 2, 3, 10, 64, 1000] {
+        assert_eq!(read(chunk), (records.clone(), summary.clone()), "{chunk}");
+    }
+}

@@ -1,0 +1,85 @@
+//! Which backend is taken, and a connection to it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::runtime::Runtime;
+use super::watch::{OnTimeout, Watch};
+use super::{Error, Result};
+use crate::pjrt::{Backend, ExecutableCache, Plugin, cpu_device_count};
+
+/// What the user asked for.
+#[derive(Clone)]
+pub struct DeviceOptions {
+    /// `None` takes the first of TPU, GPU and CPU that is there.
+    pub backend: Option<Backend>,
+    /// Over all processes of a slice. `None` takes every device of a TPU or GPU, and one on the CPU.
+    pub replicas: Option<usize>,
+    /// The plugin's file; it needs `backend`.
+    pub plugin: Option<PathBuf>,
+    /// Where compiled programs are kept.
+    pub cache: Option<Arc<ExecutableCache>>,
+    /// How long a process of a slice waits for the others at one time, the making of the connection included.
+    pub slice_timeout: Duration,
+    /// What is done when they don't come; it must end the process.
+    pub on_timeout: OnTimeout,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        let on_timeout = |error: Error| {
+            eprintln!("{error}");
+            std::process::exit(1)
+        };
+        Self {
+            backend: None,
+            replicas: None,
+            plugin: None,
+            cache: None,
+            slice_timeout: Duration::from_secs(600),
+            on_timeout: Arc::new(on_timeout),
+        }
+    }
+}
+
+/// Connects to the backend that was asked for, or to the first one that is usable; with the reasons why the ones before
+/// that were passed over.
+pub(super) fn connect(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime, Vec<(Backend, String)>)> {
+    let Some(backend) = options.backend else {
+        return match &options.plugin {
+            Some(_) => Err(Error::PluginWithoutBackend),
+            None => first_usable(options, watch),
+        };
+    };
+    backend.probe().map_err(|reason| Error::Backend { backend, reason })?;
+    Ok((open(backend, options, watch)?, vec![]))
+}
+
+/// Loads the plugin of a backend that has been probed: away from a TPU VM, libtpu waits for a metadata server.
+fn open(backend: Backend, options: &DeviceOptions, watch: &Watch) -> Result<Runtime> {
+    let path = Plugin::find(backend, options.plugin.as_deref())?;
+    let plugin = Plugin::load(backend, &path)?;
+    let client_options = match backend {
+        Backend::Cpu => vec![cpu_device_count(options.replicas.unwrap_or(1).max(1))],
+        Backend::Gpu | Backend::Tpu => vec![],
+    };
+    // On a slice, it waits for all hosts.
+    let client = watch.during("connecting to the devices", || plugin.client(&client_options))?;
+    Ok(Runtime::Pjrt { client, cache: options.cache.clone() })
+}
+
+fn first_usable(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime, Vec<(Backend, String)>)> {
+    let mut passed_over = vec![];
+    for backend in Backend::ALL {
+        let opened = match backend.probe() {
+            Ok(()) => open(backend, options, watch).map_err(|error| error.to_string()),
+            Err(reason) => Err(reason),
+        };
+        match opened {
+            Ok(runtime) => return Ok((runtime, passed_over)),
+            Err(reason) => passed_over.push((backend, reason)),
+        }
+    }
+    Err(Error::NoBackend(passed_over))
+}

@@ -1,0 +1,156 @@
+//! Running a compiled step: its arguments bound by name, its results found by name.
+
+use super::replicas::{Placed, Replicas};
+use super::runtime::{Argument, Array, Compiled, Completion, Launch, Readback};
+use super::state::State;
+use super::watch::Watch;
+use super::{Error, Result};
+use crate::pjrt::MemoryStats;
+use crate::step::{InputId, LeafId, OutputId, Port, Signature, Step};
+
+/// A step compiled for the replicas.
+pub struct Executable {
+    compiled: Compiled,
+    signature: Signature,
+}
+
+/// The inputs of a step beside its state.
+pub type Inputs = Vec<(InputId, Placed)>;
+
+impl Executable {
+    /// # Errors
+    /// A failure of the compiler.
+    pub fn compile(replicas: &Replicas, step: Step<'_>) -> Result<Self> {
+        Ok(Self { compiled: replicas.compile(&step.program)?, signature: step.signature })
+    }
+
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Memory that it takes, per replica.
+    pub fn memory_stats(&self) -> Result<MemoryStats> {
+        self.compiled.memory_stats()
+    }
+
+    /// Queues a step that replaces `state`, and takes the rest of its inputs from `inputs`.
+    ///
+    /// # Errors
+    /// A runtime that refuses it: the state is lost then.
+    pub fn update(&self, replicas: &Replicas, state: &mut State, inputs: &[&Inputs]) -> Result<Pending> {
+        let leaves = self.signature.leaves().map(|(leaf, _)| leaf);
+        let mut taken = state.take(leaves, replicas.local_count())?;
+        let arguments = self.arguments(replicas, inputs, |_, replica| {
+            Ok(Argument::Donate(taken[replica].next().ok_or(Error::StateLost)?))
+        })?;
+        let Launch { outputs, completion } = self.compiled.launch(arguments)?;
+        let is_leaf = |port: &Port<OutputId>| matches!(port.id, OutputId::Leaf(_));
+        let leaves = self.signature.outputs.iter().take_while(|port| is_leaf(port)).count();
+        let (mut lists, mut others) = (vec![], vec![]);
+        for mut outputs in outputs {
+            others.push(outputs.split_off(leaves));
+            lists.push(outputs);
+        }
+        let ids = self.signature.outputs[..leaves].iter().filter_map(|port| match &port.id {
+            OutputId::Leaf(leaf) => Some(leaf),
+            _ => None,
+        });
+        state.put(ids, lists);
+        self.pending(replicas, leaves, others, completion)
+    }
+
+    /// Queues a step that only reads `state`.
+    ///
+    /// # Errors
+    /// A runtime that refuses it.
+    pub fn query(&self, replicas: &Replicas, state: &State, inputs: &[&Inputs]) -> Result<Pending> {
+        let arguments = self.arguments(replicas, inputs, |leaf, replica| {
+            Ok(Argument::Borrow(&state.get(leaf)?.arrays[replica]))
+        })?;
+        let Launch { outputs, completion } = self.compiled.launch(arguments)?;
+        self.pending(replicas, 0, outputs, completion)
+    }
+
+    /// `[local replica][argument]` in the program's order: leaves from `leaf`, all else from `inputs`.
+    fn arguments<'a>(
+        &self,
+        replicas: &Replicas,
+        inputs: &[&'a Inputs],
+        mut leaf: impl FnMut(&LeafId, usize) -> Result<Argument<'a>>,
+    ) -> Result<Vec<Vec<Argument<'a>>>> {
+        let mut argument = |port: &Port<InputId>, replica: usize| match &port.id {
+            InputId::Leaf(id) => leaf(id, replica),
+            _ => {
+                let given = inputs.iter().flat_map(|inputs| inputs.iter()).find(|(id, _)| *id == port.id);
+                let (_, placed) = given.unwrap_or_else(|| panic!("the step is not given {}", port.id));
+                Ok(Argument::Borrow(&placed.arrays[replica]))
+            }
+        };
+        let mut arguments =
+            |replica| self.signature.inputs.iter().map(|port| argument(port, replica)).collect::<Result<_>>();
+        (0..replicas.local_count()).map(&mut arguments).collect()
+    }
+
+    /// Starts reading the outputs after the first `skipped`: those of one local replica, since each of them returns the
+    /// same.
+    fn pending(
+        &self,
+        replicas: &Replicas,
+        skipped: usize,
+        mut outputs: Vec<Vec<Array>>,
+        completion: Completion,
+    ) -> Result<Pending> {
+        let ports = &self.signature.outputs[skipped..];
+        let first = outputs.swap_remove(0);
+        let read = |(port, array): (&Port<OutputId>, Array)| Ok((port.id.clone(), array.read()?));
+        let reads = ports.iter().zip(first).map(read).collect::<Result<_>>()?;
+        Ok(Pending { work: Some((completion, reads)), watch: replicas.watch() })
+    }
+}
+
+/// A step that the devices work on. Dropping it waits for its end.
+pub struct Pending {
+    work: Option<(Completion, Vec<(OutputId, Readback)>)>,
+    watch: Option<Watch>,
+}
+
+/// What a step has returned beside its state.
+pub struct Outputs(Vec<(OutputId, Vec<f32>)>);
+
+impl Pending {
+    /// Blocks until the step has ended on every local device.
+    pub fn wait(mut self) -> Result<Outputs> {
+        let Some((completion, reads)) = self.work.take() else { return Ok(Outputs(vec![])) };
+        self.waiting(|| {
+            completion.wait()?;
+            let read = |(id, read): (OutputId, Readback)| Ok((id, read.wait()?));
+            Ok(Outputs(reads.into_iter().map(read).collect::<Result<_>>()?))
+        })
+    }
+
+    fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        match &self.watch {
+            Some(watch) => watch.during("a step", wait),
+            None => wait(),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let work = self.work.take();
+        self.waiting(|| drop(work));
+    }
+}
+
+impl Outputs {
+    /// Takes an output's values, row-major.
+    ///
+    /// # Panics
+    /// If the step has no such output, or it was taken before.
+    pub fn take(&mut self, id: &OutputId) -> Vec<f32> {
+        let index = self.0.iter().position(|(output, _)| output == id);
+        let index = index.unwrap_or_else(|| panic!("the step does not return {id:?}"));
+        self.0.swap_remove(index).1
+    }
+}

@@ -1,0 +1,89 @@
+//! Where programs run: a backend, replicas on its devices, and the processes of a slice kept in step.
+
+mod agreement;
+mod backend;
+mod barrier;
+mod executable;
+mod lowering;
+mod placement;
+mod replicas;
+mod runtime;
+mod state;
+mod watch;
+
+use std::time::Duration;
+
+pub use agreement::Part;
+pub use backend::DeviceOptions;
+pub use executable::{Executable, Inputs, Outputs, Pending};
+pub use lowering::Lowered;
+pub use placement::{Placement, PlacementError};
+pub use replicas::{Placed, Replicas};
+pub use runtime::{Argument, Array, Compiled, Element};
+pub use state::State;
+pub use watch::OnTimeout;
+
+use crate::pjrt::{self, Backend};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why nothing runs. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The one that was named.
+    #[error("{backend}: {reason}")]
+    Backend { backend: Backend, reason: String },
+    #[error("a plugin's file is given, but not which backend it is for")]
+    PluginWithoutBackend,
+    /// Every backend, and why it can't be used.
+    #[error("no backend is usable: {}", reasons(.0))]
+    NoBackend(Vec<(Backend, String)>),
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// Each process that differs, and in what.
+    #[error(
+        "the hosts of the slice differ from process 0: {}; give each the same program, files and arguments",
+        differences(.0)
+    )]
+    Differ(Vec<(i32, Vec<&'static str>)>),
+    #[error("process {process} of the slice has failed and says why; this one stops too (after {phase})")]
+    OtherProcess { process: i32, phase: &'static str },
+    #[error(
+        "waited {} s for the other hosts of the slice ({phase}): one of them is missing, has stopped or has failed; \
+         see what they say",
+        waited.as_secs()
+    )]
+    Timeout { phase: &'static str, waited: Duration },
+    #[error("the state is lost: the step that was to replace it has failed")]
+    StateLost,
+    #[error("a part of the array is on other hosts of the slice")]
+    Elsewhere,
+    #[error(transparent)]
+    Pjrt(#[from] pjrt::Error),
+}
+
+impl Error {
+    /// True where the user's input or arguments are at fault.
+    pub fn is_input_error(&self) -> bool {
+        match self {
+            Self::Backend { .. }
+            | Self::PluginWithoutBackend
+            | Self::NoBackend(_)
+            | Self::Placement(_)
+            | Self::Differ(_) => true,
+            Self::OtherProcess { .. } | Self::Timeout { .. } | Self::StateLost | Self::Elsewhere => false,
+            Self::Pjrt(error) => error.is_input_error(),
+        }
+    }
+}
+
+fn reasons(reasons: &[(Backend, String)]) -> String {
+    let reasons = reasons.iter().map(|(backend, reason)| format!("{backend}: {reason}"));
+    reasons.collect::<Vec<_>>().join("; ")
+}
+
+fn differences(differences: &[(i32, Vec<&'static str>)]) -> String {
+    let differences =
+        differences.iter().map(|(process, parts)| format!("process {process} in {}", parts.join(", ")));
+    differences.collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,190 @@
+//! The replicas of a job: one connection, on whose devices programs are compiled, arrays are put and steps are run.
+
+use super::agreement::Part;
+use super::backend::{DeviceOptions, connect};
+use super::barrier::Barrier;
+use super::lowering::Lowered;
+use super::placement::Placement;
+use super::runtime::{Array, Compiled, Element, Runtime};
+use super::watch::Watch;
+use super::{Error, Result};
+use crate::hlo::Program;
+use crate::pjrt::Backend;
+use crate::step::Layout;
+
+/// Data-parallel replicas, as TensorFlow's `TPUStrategy` has them: each takes an equal share of each batch.
+///
+/// On a slice of several hosts, one process runs on each of them. All take the same steps, and each puts data on its
+/// own devices alone: its replicas are the local ones, a range of all.
+pub struct Replicas {
+    placement: Placement,
+    /// `None` for a process that drives all replicas.
+    barrier: Option<Barrier>,
+    watch: Watch,
+    /// Why each backend that was tried first was passed over.
+    pub passed_over: Vec<(Backend, String)>,
+    runtime: Runtime,
+}
+
+/// One array on every local replica.
+pub struct Placed {
+    pub(super) arrays: Vec<Array>,
+    pub layout: Layout,
+}
+
+impl Replicas {
+    /// Loads the plugin and finds the devices.
+    ///
+    /// # Errors
+    /// A backend that was named and isn't usable, no usable backend at all, or a number of replicas that the devices
+    /// don't allow (see [`Placement::new`]).
+    pub fn connect(options: &DeviceOptions) -> Result<Self> {
+        let watch = Watch::new(options.slice_timeout, options.on_timeout.clone());
+        let (runtime, passed_over) = connect(options, &watch)?;
+        let (devices, process) = (runtime.devices(), runtime.process_index());
+        let placement = Placement::new(&devices, process, options.replicas)?;
+        let is_shared = devices.iter().any(|(_, of)| *of != process);
+        let barrier = is_shared.then(|| Barrier::new(&runtime)).transpose()?;
+        Ok(Self { placement, barrier, watch, passed_over, runtime })
+    }
+
+    pub fn backend(&self) -> Backend {
+        self.runtime.backend()
+    }
+
+    /// Number of replicas, over all processes.
+    pub fn count(&self) -> usize {
+        self.placement.replicas()
+    }
+
+    /// Number of replicas that this process drives.
+    pub fn local_count(&self) -> usize {
+        self.placement.local().len()
+    }
+
+    /// Whether other processes drive a part of the replicas.
+    pub fn is_shared(&self) -> bool {
+        self.barrier.is_some()
+    }
+
+    /// This process among those that drive the slice, from 0.
+    pub fn process_index(&self) -> i32 {
+        self.runtime.process_index()
+    }
+
+    /// Whether this is the process that reports and writes files.
+    pub fn is_chief(&self) -> bool {
+        self.process_index() == 0
+    }
+
+    /// Kind of the devices, such as `TPU v3`.
+    pub fn device_kind(&self) -> String {
+        self.runtime.device_kind()
+    }
+
+    /// The rows of a batch that each replica takes.
+    ///
+    /// # Errors
+    /// A batch that can't be split evenly.
+    pub fn rows(&self, batch_size: usize) -> Result<usize> {
+        Ok(self.placement.rows_per_replica(batch_size)?)
+    }
+
+    /// Compiles `program` for the replicas, or takes it from the cache.
+    pub fn compile(&self, program: &Program<'_>) -> Result<Compiled> {
+        self.runtime.compile(&Lowered::new(program, self.placement.device_ids()))
+    }
+
+    /// Puts an array on the local replicas: whole on each, or to each its part of the first dimension. `values` and
+    /// `dims` are the whole array's, row-major.
+    ///
+    /// # Errors
+    /// A failure of the runtime.
+    ///
+    /// # Panics
+    /// If a sharded array can't be split evenly over the replicas.
+    pub fn upload<T: Element>(&self, values: &[T], dims: &[usize], layout: Layout) -> Result<Placed> {
+        let upload = |replica| {
+            let device = self.placement.device_ids()[replica];
+            match layout {
+                Layout::Mirrored => self.runtime.upload(values, dims, device),
+                Layout::Sharded => {
+                    let part = self.placement.part(values, replica).to_vec();
+                    let dims = [&[dims[0] / self.count()], &dims[1..]].concat();
+                    self.runtime.upload_vec(part, &dims, device)
+                }
+            }
+        };
+        Ok(Placed { arrays: self.placement.local().map(upload).collect::<Result<_>>()?, layout })
+    }
+
+    /// The whole of an array, row-major.
+    ///
+    /// # Errors
+    /// A failure of the run that computes it; a sharded array of which other processes hold a part.
+    pub fn to_host<T: Element>(&self, placed: &Placed) -> Result<Vec<T>> {
+        match placed.layout {
+            Layout::Mirrored => self.to_host_from(placed, 0),
+            Layout::Sharded if self.is_shared() => Err(Error::Elsewhere),
+            Layout::Sharded => {
+                let parts = (0..self.local_count()).map(|replica| self.to_host_from(placed, replica));
+                Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+            }
+        }
+    }
+
+    /// An array as one local replica has it, row-major.
+    ///
+    /// # Panics
+    /// If there is no such replica.
+    pub fn to_host_from<T: Element>(&self, placed: &Placed, replica: usize) -> Result<Vec<T>> {
+        self.waiting("a step", || placed.arrays[replica].to_host())
+    }
+
+    /// Runs `wait`, for what other processes take part in, under the time limit.
+    pub(super) fn waiting<T>(&self, phase: &'static str, wait: impl FnOnce() -> T) -> T {
+        if self.is_shared() { self.watch.during(phase, wait) } else { wait() }
+    }
+
+    /// The watch over waits for other processes, if there are any.
+    pub(super) fn watch(&self) -> Option<Watch> {
+        self.is_shared().then(|| self.watch.clone())
+    }
+
+    /// Gives `result` back once every process of the slice has come here with its own: where one has failed, none goes
+    /// on to wait for it in a step. Every phase that can fail in one process alone ends here, in the same order in all;
+    /// `phase` is what it was, for messages.
+    ///
+    /// # Errors
+    /// This process's own, or that another one has failed.
+    pub fn meet<T, E: From<Error>>(
+        &self,
+        phase: &'static str,
+        result: std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let Some(barrier) = &self.barrier else { return result };
+        let words = self.waiting(phase, || barrier.gather(&self.runtime, &[u32::from(result.is_err())]));
+        let value = result?;
+        match words?.into_iter().find(|(_, words)| words[0] != 0) {
+            Some((process, _)) => Err(Error::OtherProcess { process, phase }.into()),
+            None => Ok(value),
+        }
+    }
+
+    /// Compares what all processes of the slice are about to do, to be done before the first compilation. `parts` are
+    /// what must be alike; a process that is alone makes none of them.
+    ///
+    /// # Errors
+    /// In every process, if one of them holds something else than process 0 does, or has none.
+    pub fn agree<E: From<Error>>(
+        &self,
+        parts: impl FnOnce() -> std::result::Result<Vec<Part>, E>,
+    ) -> std::result::Result<(), E> {
+        let Some(barrier) = &self.barrier else { return Ok(()) };
+        const PHASE: &str = "comparing the hosts";
+        let parts = self.meet(PHASE, parts())?;
+        let words = super::agreement::words(&parts);
+        let gathered = self.waiting(PHASE, || barrier.gather(&self.runtime, &words))?;
+        Ok(super::agreement::compare(&gathered, &parts)?)
+    }
+}

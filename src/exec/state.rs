@@ -1,0 +1,115 @@
+//! The arrays that one step leaves to the next.
+
+use std::collections::HashMap;
+
+use super::replicas::{Placed, Replicas};
+use super::runtime::{Array, Element};
+use super::{Error, Result};
+use crate::step::{LeafId, Signature};
+
+/// Named arrays on the devices: what a step's signature calls its state, or the weights alone.
+///
+/// A step that fails takes the state that it was given with it: from then on, every use is an error that says so.
+pub struct State {
+    /// In the signature's order.
+    leaves: Vec<(LeafId, Placed)>,
+    /// Where each is among them.
+    places: HashMap<LeafId, usize>,
+    is_lost: bool,
+}
+
+impl State {
+    /// The state that `signature` takes: `leaf` puts each leaf on the replicas.
+    pub fn start<E>(
+        signature: &Signature,
+        mut leaf: impl FnMut(&LeafId) -> std::result::Result<Placed, E>,
+    ) -> std::result::Result<Self, E> {
+        let leaves = signature.leaves().map(|(id, _)| Ok((id.clone(), leaf(id)?)));
+        Ok(Self::new(leaves.collect::<std::result::Result<_, E>>()?))
+    }
+
+    fn new(leaves: Vec<(LeafId, Placed)>) -> Self {
+        let places = leaves.iter().enumerate().map(|(place, (id, _))| (id.clone(), place)).collect();
+        Self { leaves, places, is_lost: false }
+    }
+
+    /// The names of its leaves.
+    pub fn ids(&self) -> impl Iterator<Item = &LeafId> {
+        self.leaves.iter().map(|(id, _)| id)
+    }
+
+    /// The whole of a leaf, row-major, as it is now, however it lies over the replicas.
+    ///
+    /// # Errors
+    /// A state that is lost, or a failure of the step that computes it.
+    ///
+    /// # Panics
+    /// If there is no such leaf, or it has other elements.
+    pub fn to_host<T: Element>(&self, replicas: &Replicas, id: &LeafId) -> Result<Vec<T>> {
+        replicas.to_host(self.get(id)?)
+    }
+
+    /// A leaf as one local replica has it.
+    ///
+    /// # Panics
+    /// As [`to_host`](Self::to_host), and if there is no such replica.
+    pub fn to_host_from<T: Element>(
+        &self,
+        replicas: &Replicas,
+        id: &LeafId,
+        replica: usize,
+    ) -> Result<Vec<T>> {
+        replicas.to_host_from(self.get(id)?, replica)
+    }
+
+    /// The weights without the rest, which is freed.
+    ///
+    /// # Errors
+    /// A state that is lost.
+    pub fn into_weights(mut self) -> Result<Self> {
+        self.check()?;
+        self.leaves.retain(|(id, _)| matches!(id, LeafId::Weight(_)));
+        Ok(Self::new(self.leaves))
+    }
+
+    pub(super) fn get(&self, id: &LeafId) -> Result<&Placed> {
+        self.check()?;
+        let place = self.places.get(id).unwrap_or_else(|| panic!("the state has no leaf {id}"));
+        Ok(&self.leaves[*place].1)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.is_lost { Err(Error::StateLost) } else { Ok(()) }
+    }
+
+    /// Takes all arrays out, `[local replica][leaf]`, for a step that replaces `leaves`; until [`put`](Self::put), the
+    /// state is lost.
+    ///
+    /// # Panics
+    /// If the state has other leaves, or in another order.
+    pub(super) fn take<'i>(
+        &mut self,
+        leaves: impl Iterator<Item = &'i LeafId>,
+        local_replicas: usize,
+    ) -> Result<Vec<std::vec::IntoIter<Array>>> {
+        self.check()?;
+        assert!(self.ids().eq(leaves), "the state is another step's");
+        self.is_lost = true;
+        let mut lists =
+            (0..local_replicas).map(|_| Vec::with_capacity(self.leaves.len())).collect::<Vec<_>>();
+        for (_, placed) in &mut self.leaves {
+            lists.iter_mut().zip(placed.arrays.drain(..)).for_each(|(list, array)| list.push(array));
+        }
+        Ok(lists.into_iter().map(Vec::into_iter).collect())
+    }
+
+    /// Puts the arrays back that a step has returned for `ids`, which are in the order of the leaves.
+    pub(super) fn put<'i>(&mut self, ids: impl Iterator<Item = &'i LeafId>, lists: Vec<Vec<Array>>) {
+        let mut lists = lists.into_iter().map(Vec::into_iter).collect::<Vec<_>>();
+        for ((leaf, placed), id) in self.leaves.iter_mut().zip(ids) {
+            assert_eq!(leaf, id, "a step returns another state than it takes");
+            placed.arrays.extend(lists.iter_mut().filter_map(Iterator::next));
+        }
+        self.is_lost = false;
+    }
+}

@@ -1,0 +1,41 @@
+//! Asking a trained model: compiled programs that don't train, and what answers texts with them.
+
+mod encoder;
+mod predictor;
+mod programs;
+
+pub use encoder::Encoder;
+pub use predictor::Predictor;
+pub use programs::{EncodeProgram, EvalProgram, Evaluation, PredictProgram, upload_batch, upload_weights};
+
+use crate::data::DataError;
+use crate::exec;
+use crate::run;
+use crate::weights::WeightsError;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a model gives no answer. Each message is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Exec(#[from] exec::Error),
+    #[error(transparent)]
+    Run(#[from] run::Error),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
+
+impl Error {
+    /// True where the user's input or files are at fault.
+    pub fn is_input_error(&self) -> bool {
+        match self {
+            Self::Exec(error) => error.is_input_error(),
+            Self::Run(error) => error.is_input_error(),
+            Self::Data(error) => error.is_input_error(),
+            Self::Weights(error) => error.is_input_error(),
+        }
+    }
+}

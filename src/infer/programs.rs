@@ -1,0 +1,181 @@
+//! Running a compiled evaluation, prediction or encoding over a data set.
+
+use crate::data::{Batch, Dataset, Order};
+use crate::exec::{Error, Executable, Inputs, Outputs, Pending, Replicas, Result, State};
+use crate::hlo::Graph;
+use crate::nn::Weight;
+use crate::step::{
+    EncodeConfig, InputId, Layout, OutputId, Signature, Step, StepConfig, encode_step, eval_step,
+    predict_step,
+};
+use crate::weights::InitialValues;
+
+/// What a model says of a labelled data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean over the examples, in nats.
+    pub loss: f64,
+    /// The share of examples whose most probable class is their label: Keras' accuracy, which looks at all classes,
+    /// those without a label too.
+    pub accuracy: f64,
+    /// `[examples, classes]`, row-major.
+    pub probabilities: Vec<f32>,
+}
+
+/// A compiled [`eval_step`].
+pub struct EvalProgram(Runner);
+
+/// A compiled [`predict_step`].
+pub struct PredictProgram(Runner);
+
+/// A compiled [`encode_step`].
+pub struct EncodeProgram(Runner);
+
+impl EvalProgram {
+    pub fn compile(replicas: &Replicas, config: &StepConfig) -> Result<Self> {
+        Ok(Self(Runner::compile(replicas, eval_step(&Graph::new(), config), config.rows)?))
+    }
+
+    /// Loss, accuracy and probabilities on `data`. `weights` is any state that has the model's weights.
+    pub fn evaluate(&self, replicas: &Replicas, weights: &State, data: &Dataset<'_>) -> Result<Evaluation> {
+        let (mut loss, mut correct, mut probabilities) = (0.0, 0.0, Vec::new());
+        self.0.run(replicas, weights, data, |rows, mut outputs| {
+            let metrics = outputs.take(&OutputId::Metrics);
+            loss += f64::from(metrics[0]);
+            correct += f64::from(metrics[1]);
+            probabilities.extend(self.0.real_rows(rows, outputs.take(&OutputId::Probabilities)));
+            Ok::<_, Error>(())
+        })?;
+        let examples = data.len() as f64;
+        Ok(Evaluation { loss: loss / examples, accuracy: correct / examples, probabilities })
+    }
+}
+
+impl PredictProgram {
+    pub fn compile(replicas: &Replicas, config: &StepConfig) -> Result<Self> {
+        Ok(Self(Runner::compile(replicas, predict_step(&Graph::new(), config), config.rows)?))
+    }
+
+    /// Class probabilities, a batch at a time in the order of `data`: `each` is given those of the batch's rows,
+    /// row-major.
+    pub fn predict<E: From<Error>>(
+        &self,
+        replicas: &Replicas,
+        weights: &State,
+        data: &Dataset<'_>,
+        each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.0.run_for(&OutputId::Probabilities, replicas, weights, data, each)
+    }
+}
+
+impl EncodeProgram {
+    /// For `rows` texts on each replica.
+    pub fn compile(replicas: &Replicas, config: &EncodeConfig, rows: usize) -> Result<Self> {
+        let graph = Graph::new();
+        Ok(Self(Runner::compile(replicas, encode_step(&graph, config, rows, replicas.count()), rows)?))
+    }
+
+    pub fn signature(&self) -> &Signature {
+        self.0.executable.signature()
+    }
+
+    /// Hidden states `[rows, max_length, hidden]`, a batch at a time in the order of `data`.
+    pub fn encode<E: From<Error>>(
+        &self,
+        replicas: &Replicas,
+        weights: &State,
+        data: &Dataset<'_>,
+        each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.0.run_for(&OutputId::HiddenStates, replicas, weights, data, each)
+    }
+}
+
+/// A compiled step, and the rows that it takes at a time.
+struct Runner {
+    executable: Executable,
+    /// Over all replicas.
+    batch_size: usize,
+}
+
+impl Runner {
+    fn compile(replicas: &Replicas, step: Step<'_>, rows: usize) -> Result<Self> {
+        Ok(Self { executable: Executable::compile(replicas, step)?, batch_size: rows * replicas.count() })
+    }
+
+    /// The values of a batch's first `rows` rows: the others only fill it up.
+    fn real_rows(&self, rows: usize, mut values: Vec<f32>) -> Vec<f32> {
+        values.truncate(rows * (values.len() / self.batch_size));
+        values
+    }
+
+    /// [`run`](Self::run) for a single output.
+    fn run_for<E: From<Error>>(
+        &self,
+        output: &OutputId,
+        replicas: &Replicas,
+        weights: &State,
+        data: &Dataset<'_>,
+        mut each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.run(replicas, weights, data, |rows, mut outputs| {
+            each(self.real_rows(rows, outputs.take(output)))
+        })
+    }
+
+    /// Runs each batch, one ahead of the reading, and hands the number of its real rows and its outputs to `each`.
+    fn run<E: From<Error>>(
+        &self,
+        replicas: &Replicas,
+        weights: &State,
+        data: &Dataset<'_>,
+        mut each: impl FnMut(usize, Outputs) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut ahead: Option<(usize, Pending)> = None;
+        for batch in data.batches(self.batch_size, Order::Sequential) {
+            let inputs = upload_batch(replicas, self.executable.signature(), &batch)?;
+            let next = (batch.rows.len(), self.executable.query(replicas, weights, &[&inputs])?);
+            if let Some((rows, done)) = ahead.replace(next) {
+                each(rows, done.wait()?)?;
+            }
+        }
+        ahead.map_or(Ok(()), |(rows, last)| each(rows, last.wait()?))
+    }
+}
+
+/// Puts on the replicas what a step takes of a batch.
+pub fn upload_batch(replicas: &Replicas, signature: &Signature, batch: &Batch) -> Result<Inputs> {
+    let rows = batch.labels.len();
+    let tokens = [rows, batch.input_ids.len() / rows];
+    let mask = batch.attention_mask.as_deref();
+    let mut inputs = Inputs::new();
+    for port in &signature.inputs {
+        let placed = match (&port.id, mask) {
+            (InputId::InputIds, _) => replicas.upload(&batch.input_ids, &tokens, Layout::Sharded)?,
+            (InputId::AttentionMask, Some(mask)) => replicas.upload(mask, &tokens, Layout::Sharded)?,
+            (InputId::Labels, _) => replicas.upload(&batch.labels, &[rows], Layout::Sharded)?,
+            (InputId::ExampleWeights, _) => replicas.upload(&batch.weights, &[rows], Layout::Sharded)?,
+            _ => continue,
+        };
+        inputs.push((port.id.clone(), placed));
+    }
+    Ok(inputs)
+}
+
+/// Puts weights on the replicas: the state that `signature` takes, if it is weights alone.
+///
+/// # Panics
+/// If the step takes another leaf, or a weight that the model doesn't have.
+pub fn upload_weights(
+    replicas: &Replicas,
+    signature: &Signature,
+    weights: &[Weight],
+    values: &InitialValues<'_>,
+) -> std::result::Result<State, super::Error> {
+    State::start(signature, |leaf| {
+        let weight = weights.iter().find(|weight| weight.leaf() == *leaf);
+        let weight = weight.unwrap_or_else(|| panic!("the model has no weight {leaf}"));
+        Ok(replicas.upload(&values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
+    })
+}

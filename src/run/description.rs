@@ -1,0 +1,84 @@
+//! `config.json` of a run: BERT's own fields, the labels as transformers has them, and our settings.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::data::LabelMap;
+use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
+
+/// The key of our own settings, beside BERT's.
+pub(super) const SETTINGS: &str = "bert_xla";
+
+/// What `config.json` says beyond BERT's own fields.
+#[derive(Debug, Serialize, Deserialize)]
+struct Settings {
+    max_length: usize,
+    mask: bool,
+    freeze_padding: bool,
+    #[serde(deserialize_with = "HeadConfig::deserialize_field")]
+    head: HeadConfig,
+    /// Classes of `id2label` that no label of the table stands for.
+    #[serde(default)]
+    unlabelled: Vec<u32>,
+    /// The labels of older runs, as the table's options have them: `-1=1,0=2,1=3`.
+    #[serde(default, skip_serializing)]
+    labels: Option<String>,
+}
+
+/// The `config.json` of a run that was started from a model with the configuration `original`.
+pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &LabelMap) -> Value {
+    let classes = 0..model.head.num_classes() as u32;
+    let name = |class: &u32| match labels.label_of(*class) {
+        Some(label) => label.to_owned(),
+        // The name that transformers gives a class without one.
+        None => format!("LABEL_{class}"),
+    };
+    let names = classes.clone().map(|class| (class, name(&class))).collect::<Vec<_>>();
+    let settings = Settings {
+        max_length: model.max_length,
+        mask: model.mask,
+        freeze_padding: model.freeze_padding,
+        head: model.head.clone(),
+        unlabelled: classes.filter(|class| labels.label_of(*class).is_none()).collect(),
+        labels: None,
+    };
+    original[SETTINGS] = json!(settings);
+    original["architectures"] = json!(["BertModel"]);
+    original["id2label"] = names.iter().map(|(class, name)| (class.to_string(), json!(name))).collect();
+    original["label2id"] = names.iter().map(|(class, name)| (name.clone(), json!(class))).collect();
+    // The probabilities that it was trained with, which may be other ones.
+    original["hidden_dropout_prob"] = json!(model.bert.hidden_dropout_prob);
+    original["attention_probs_dropout_prob"] = json!(model.bert.attention_probs_dropout_prob);
+    original
+}
+
+/// Reads what [`describe`] wrote.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn read(json: &Value, bert: BertConfig) -> Result<(ClassifierConfig, LabelMap), String> {
+    let settings = json
+        .get(SETTINGS)
+        .ok_or_else(|| format!("it has no \"{SETTINGS}\": it is no training run's, but a bare model's"))?;
+    let Settings { max_length, mask, freeze_padding, head, unlabelled, labels } =
+        Settings::deserialize(settings).map_err(|error| error.to_string())?;
+    let labels = match labels {
+        Some(labels) => labels.parse::<LabelMap>().map_err(|error| error.to_string())?,
+        None => named(json, &unlabelled)?,
+    };
+    let (found, needed) = (head.num_classes(), labels.num_classes());
+    if found < needed {
+        return Err(format!("num_classes is {found}, but the labels {labels} need {needed}"));
+    }
+    Ok((ClassifierConfig { bert, head, max_length, mask, freeze_padding }, labels))
+}
+
+/// The labels by `id2label`.
+fn named(json: &Value, unlabelled: &[u32]) -> Result<LabelMap, String> {
+    let names = json.get("id2label").ok_or("it has no id2label")?;
+    let names = BTreeMap::<u32, String>::deserialize(names).map_err(|error| format!("id2label: {error}"))?;
+    let labelled = names.into_iter().filter(|(class, _)| !unlabelled.contains(class));
+    LabelMap::new(labelled.map(|(class, label)| (label, class))).map_err(|error| format!("id2label: {error}"))
+}

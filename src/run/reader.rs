@@ -1,0 +1,122 @@
+//! A trained model's folder, as evaluation and prediction read it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::layout::{CHECKPOINTS, RUN};
+use super::{Error, Result, description};
+use crate::data::{LabelMap, Tokenizer};
+use crate::model::{BertConfig, ClassifierConfig};
+use crate::storage::{Folder, MANIFEST, Manifest};
+use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer, open_weights};
+
+/// `run.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Pointer {
+    /// The folder of the checkpoint that counts, relative to the run's.
+    pub checkpoint: String,
+}
+
+impl Pointer {
+    /// The pointer of the run in `root`; `None` for a folder that has none.
+    pub fn read(root: &Folder) -> Result<Option<Self>> {
+        let Some(bytes) = root.read(RUN)? else { return Ok(None) };
+        let error = |message: String| Error::Input { path: root.path().join(RUN), message };
+        let pointer: Self = serde_json::from_slice(&bytes).map_err(|cause| error(cause.to_string()))?;
+        let name = pointer.name();
+        match name.is_some_and(|name| !name.is_empty() && !name.contains(['/', '\\']) && name != "..") {
+            true => Ok(Some(pointer)),
+            false => Err(error(format!("`{}` is no checkpoint of this run", pointer.checkpoint))),
+        }
+    }
+
+    /// The checkpoint's name among all.
+    pub fn name(&self) -> Option<&str> {
+        self.checkpoint.strip_prefix(CHECKPOINTS)?.strip_prefix('/')
+    }
+}
+
+/// The folder that holds the files of the model in `root`: the checkpoint that `run.json` names, or, for a folder
+/// without one, itself.
+///
+/// # Errors
+/// A checkpoint that is not whole.
+pub fn model_folder(root: &Path) -> Result<PathBuf> {
+    let root = Folder::new(root);
+    let Some(mut pointer) = Pointer::read(&root)? else { return Ok(root.path().to_owned()) };
+    loop {
+        let folder = root.folder(&pointer.checkpoint);
+        let found = Manifest::read(&folder);
+        if let Ok(Some(_)) = found {
+            return Ok(folder.path().to_owned());
+        }
+        // A run that goes on may just have put a newer one in its place.
+        match Pointer::read(&root)? {
+            Some(newer) if newer.checkpoint != pointer.checkpoint => pointer = newer,
+            _ => {
+                found?;
+                let message = format!("there is no {MANIFEST}: the checkpoint is not whole");
+                return Err(Error::Input { path: folder.path().to_owned(), message });
+            }
+        }
+    }
+}
+
+/// The files of a pretrained model, as [`ModelFiles::resolve`] finds them, or of a run.
+pub fn model_files(model: &str, revision: Option<&str>, weights: bool, hub: &Hub) -> Result<ModelFiles> {
+    let path = Path::new(model);
+    if !path.is_dir() {
+        return Ok(ModelFiles::resolve(model, revision, weights, hub)?);
+    }
+    Ok(ModelFiles::resolve(&model_folder(path)?.to_string_lossy(), revision, weights, hub)?)
+}
+
+/// A trained model.
+pub struct Run {
+    pub model: ClassifierConfig,
+    pub labels: LabelMap,
+    /// The one that the model was trained with.
+    pub tokenizer: Tokenizer,
+    weights: TensorFiles,
+}
+
+impl Run {
+    /// Opens what was committed last.
+    ///
+    /// # Errors
+    /// A folder that is not a run's, or whose files don't fit together.
+    pub fn open(root: &Path) -> Result<Self> {
+        if !root.is_dir() {
+            return Err(Error::NoRun { path: root.to_owned() });
+        }
+        let files = model_files(&root.to_string_lossy(), None, true, &Hub::from_env()?)?;
+        let error = |message: String| Error::Input { path: files.config.clone(), message };
+        let json = read_json(&files.config)?;
+        if json.get(description::SETTINGS).is_none() {
+            return Err(error(description::read(&json, BertConfig::default()).err().unwrap_or_default()));
+        }
+        let (model, labels) = description::read(&json, BertConfig::read(&files.config)?).map_err(error)?;
+        let weights = open_weights(&files, &model)?;
+        InitialValues::Trained(&weights).check(&model.weights())?;
+        let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
+        Ok(Self { model, labels, tokenizer, weights })
+    }
+
+    /// The values of its weights.
+    pub fn values(&self) -> InitialValues<'_> {
+        InitialValues::Trained(&self.weights)
+    }
+
+    /// The files of its weights.
+    pub fn weights(&self) -> &TensorFiles {
+        &self.weights
+    }
+}
+
+pub(super) fn read_json(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).map_err(crate::storage::FileError::new("can't read", path))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Input { path: path.to_owned(), message: error.to_string() })
+}

@@ -1,0 +1,82 @@
+//! The programs that don't train: evaluation, prediction and encoding. Each replica returns the whole batch's results.
+
+use super::StepConfig;
+use super::forward::{Batch, Loss, Texts, normalize};
+use super::reduce::Mirrored;
+use super::signature::{InputId, Interface, Layout, OutputId, Step};
+use crate::hlo::{Graph, Tensor};
+use crate::model::{Bert, BertConfig, Classifier, ENCODER};
+use crate::nn::{Mode, Params, Part, Weight};
+use crate::shape::ElementType;
+
+/// Loss and probabilities of one labelled batch, without training.
+pub fn eval_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
+    let replicas = Mirrored { replicas: config.replicas };
+    let mut interface = Interface::new(graph);
+    let batch = Batch::new(&mut interface, config);
+    let params = Params::new(graph, ElementType::F32);
+    let scores = batch.texts.scores(&Classifier::new(&config.model, graph, &params), &Mode::Inference);
+    let outputs = graph.scope("loss", || {
+        let loss = Loss::new(scores, &batch);
+        let probabilities = loss.probabilities.all_gather(config.replicas);
+        vec![(OutputId::Metrics, loss.metrics(replicas)), (OutputId::Probabilities, probabilities)]
+    });
+    finish("eval_step", interface, &params, outputs)
+}
+
+/// Class probabilities of one batch of texts.
+pub fn predict_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
+    let mut interface = Interface::new(graph);
+    let texts = Texts::new(&mut interface, config.rows, config.model.max_length, config.model.mask);
+    let params = Params::new(graph, ElementType::F32);
+    let scores = texts.scores(&Classifier::new(&config.model, graph, &params), &Mode::Inference);
+    let probabilities = normalize(scores).all_gather(config.replicas);
+    finish("predict_step", interface, &params, vec![(OutputId::Probabilities, probabilities)])
+}
+
+/// What fixes the program of [`encode_step`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncodeConfig {
+    pub bert: BertConfig,
+    pub max_length: usize,
+    /// Whether an attention mask hides the padding.
+    pub mask: bool,
+}
+
+impl EncodeConfig {
+    /// The weights that the encoder declares.
+    pub fn weights(&self) -> Vec<Weight> {
+        let graph = Graph::new();
+        let params = Params::new(&graph, ElementType::F32);
+        Bert::new(&self.bert, &graph, params.root(Part::Encoder).pp(ENCODER));
+        params.declared().into_iter().map(|(weight, _)| weight).collect()
+    }
+}
+
+/// The last hidden states of one batch of texts, `rows` on each replica, by the encoder alone.
+pub fn encode_step<'g>(graph: &'g Graph, config: &EncodeConfig, rows: usize, replicas: usize) -> Step<'g> {
+    let mut interface = Interface::new(graph);
+    let params = Params::new(graph, ElementType::F32);
+    let bert = Bert::new(&config.bert, graph, params.root(Part::Encoder).pp(ENCODER));
+    let texts = Texts::new(&mut interface, rows, config.max_length, config.mask);
+    let states = bert.forward(texts.input_ids, texts.mask, &Mode::Inference);
+    finish("encode_step", interface, &params, vec![(OutputId::HiddenStates, states.all_gather(replicas))])
+}
+
+/// The program of `outputs`, which takes the weights that they depend on.
+fn finish<'g>(
+    name: &str,
+    mut interface: Interface<'g>,
+    params: &Params<'g>,
+    outputs: Vec<(OutputId, Tensor<'g>)>,
+) -> Step<'g> {
+    for (weight, tensor) in params.declared() {
+        if outputs.iter().any(|(_, output)| output.depends_on(tensor)) {
+            interface.adopt(InputId::Leaf(weight.leaf()), tensor, Mirrored::STATE);
+        }
+    }
+    for (id, tensor) in outputs {
+        interface.output(id, tensor, Layout::Mirrored);
+    }
+    interface.finish(name)
+}

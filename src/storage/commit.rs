@@ -1,0 +1,128 @@
+//! Many files that count together: from the moment on that their manifest is there.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::atomic::sync_folder;
+use super::{BoxError, FileError, Folder, Result};
+
+/// The file that is written last, and lists the others.
+pub const MANIFEST: &str = "manifest.json";
+
+/// What a committed folder holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub files: Vec<ManifestEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEntry {
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    /// In hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// The manifest of `folder`; `None` if nothing was committed there.
+    ///
+    /// # Errors
+    /// A manifest that can't be read, or a file that isn't there in the size that it was written in.
+    pub fn read(folder: &Folder) -> Result<Option<Self>> {
+        let Some(bytes) = folder.read(MANIFEST)? else { return Ok(None) };
+        let damaged = |name: &str| FileError::new("can't use", folder.path().join(name));
+        let manifest: Self =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(MANIFEST)(error.into()))?;
+        for ManifestEntry { name, size, .. } in &manifest.files {
+            let found = fs::metadata(folder.path().join(name)).map_err(damaged(name))?.len();
+            if found != *size {
+                let message = format!("it has {found} bytes where {MANIFEST} says {size}");
+                return Err(damaged(name)(io::Error::other(message)));
+            }
+        }
+        Ok(Some(manifest))
+    }
+}
+
+/// A folder that is being filled, and that nobody looks into before it is whole.
+pub struct Commit {
+    folder: Folder,
+    files: Vec<ManifestEntry>,
+}
+
+impl Commit {
+    /// Makes `folder`; what an earlier attempt left there is removed.
+    pub fn begin(folder: Folder) -> Result<Self> {
+        for name in folder.list()? {
+            folder.remove(&name)?;
+        }
+        fs::create_dir_all(folder.path()).map_err(FileError::new("can't make", folder.path()))?;
+        Ok(Self { folder, files: vec![] })
+    }
+
+    /// Adds a file: `write` gives its bytes.
+    ///
+    /// # Errors
+    /// Those of `write`, and of the disk.
+    pub fn write(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> std::result::Result<(), BoxError>,
+    ) -> Result<()> {
+        let path = self.folder.path().join(name);
+        let failed = || FileError::new("can't write", &path);
+        let file = File::create(&path).map_err(failed())?;
+        let mut hashing =
+            Hashing { file: BufWriter::with_capacity(1 << 20, file), hash: Sha256::new(), size: 0 };
+        write(&mut hashing).map_err(|error| failed()(into_io(error)))?;
+        let Hashing { file, hash, size } = hashing;
+        let file = file.into_inner().map_err(|error| failed()(error.into_error()))?;
+        file.sync_all().map_err(failed())?;
+        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        self.files.push(ManifestEntry { name: name.to_owned(), size, sha256 });
+        Ok(())
+    }
+
+    /// Writes the manifest: from here on, the folder is whole and stays as it is.
+    pub fn finish(self) -> Result<Manifest> {
+        let manifest = Manifest { files: self.files };
+        let failed = || FileError::new("can't write", self.folder.path().join(MANIFEST));
+        let text = serde_json::to_vec_pretty(&manifest).map_err(|error| failed()(error.into()))?;
+        // The names of the files before the one that vouches for them.
+        sync_folder(self.folder.path()).map_err(failed())?;
+        self.folder.write(MANIFEST, &text)?;
+        if let Some(parent) = self.folder.path().parent() {
+            sync_folder(parent).map_err(failed())?;
+        }
+        Ok(manifest)
+    }
+}
+
+/// The error as it is, if it is the disk's.
+fn into_io(error: BoxError) -> io::Error {
+    error.downcast::<io::Error>().map_or_else(io::Error::other, |error| *error)
+}
+
+/// Hashes and counts what is written.
+struct Hashing {
+    file: BufWriter<File>,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
