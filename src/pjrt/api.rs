@@ -5,7 +5,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use super::error::{Error, Result};
-use super::plugin::Backend;
+use super::platform::Backend;
 use super::sys::{self, Args, Object};
 
 const ENTRY: &str = "GetPjrtApi";

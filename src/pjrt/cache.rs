@@ -12,7 +12,7 @@ use super::client::{Client, Module};
 use super::error::Result;
 use super::execute::LoadedExecutable;
 use super::options::CompileOptions;
-use super::plugin::Backend;
+use super::platform::Backend;
 use crate::storage::write_atomic;
 
 /// Opens every entry; it changes with the layout of entries and of keys.

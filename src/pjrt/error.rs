@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::plugin::Backend;
+use super::platform::Backend;
 use crate::shape::{ElementType, Shape};
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -9,7 +9,8 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
-use super::plugin::{Backend, Build, Plugin, Wheel};
+use super::platform::{Backend, Build, Wheel};
+use super::plugin::Plugin;
 
 /// Where a plugin lies, and whether it was there before.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::data::LabelMap;
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 
 /// The key of our own settings, beside BERT's.
-pub(super) const SETTINGS: &str = "bert_xla";
+const SETTINGS: &str = "bert_xla";
 
 /// What `config.json` says beyond BERT's own fields.
 #[derive(Debug, Serialize, Deserialize)]

@@ -93,11 +93,8 @@ impl Run {
         }
         let files = model_files(&root.to_string_lossy(), None, true, &Hub::from_env()?)?;
         let error = |message: String| Error::Input { path: files.config.clone(), message };
-        let json = read_json(&files.config)?;
-        if json.get(description::SETTINGS).is_none() {
-            return Err(error(description::read(&json, BertConfig::default()).err().unwrap_or_default()));
-        }
-        let (model, labels) = description::read(&json, BertConfig::read(&files.config)?).map_err(error)?;
+        let bert = BertConfig::read(&files.config)?;
+        let (model, labels) = description::read(&read_json(&files.config)?, bert).map_err(error)?;
         let weights = open_weights(&files, &model)?;
         InitialValues::Trained(&weights).check(&model.weights())?;
         let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;

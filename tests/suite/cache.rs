@@ -157,3 +157,23 @@ fn a_second_training_run_compiles_nothing_and_gives_the_same_weights() {
     assert!(before == written(&kept), "the entries were written again");
     assert!(uncached == cold && cold == warm, "the weights differ");
 }
+
+/// XLA's own flags and the plugin's file decide what a program becomes, too.
+#[test]
+fn other_flags_and_another_plugin_are_other_entries() {
+    let folder = empty_folder("cache_keys");
+    let (cache, plugin) = (folder.join("cache"), folder.join("plugin.so"));
+    fs::copy(crate::common::cpu_plugin(), &plugin).unwrap();
+    let entries_after = |plugin: &Path, flags: &str| {
+        let mut command = train(&folder.join("run"), &["--epochs", "1", "--overwrite"]);
+        command.arg("--plugin").arg(plugin).env("BERT_XLA_CACHE", &cache).env("XLA_FLAGS", flags);
+        let result = command.output().unwrap();
+        assert!(result.status.success(), "{}", text(result.stderr));
+        entries(&cache.join("executables")).len()
+    };
+    let installed = crate::common::cpu_plugin();
+    assert_eq!(entries_after(&installed, ""), 2, "the train and the eval step");
+    assert_eq!(entries_after(&installed, ""), 2);
+    assert_eq!(entries_after(&installed, "--xla_cpu_enable_fast_math=false"), 4);
+    assert_eq!(entries_after(&plugin, ""), 6);
+}

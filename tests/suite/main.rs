@@ -23,6 +23,8 @@ mod pjrt;
 mod plan;
 mod plugins;
 mod replicas;
+mod runs;
+mod session;
 mod slices;
 mod split;
 mod tokens;

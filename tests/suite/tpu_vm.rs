@@ -1,10 +1,12 @@
 //! `scripts/tpu-vm`: the commands that it prints, and what they do on a TPU VM that is two folders of this machine.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
+
+use bert_xla::run::Run;
 
 use crate::common::cli::{asset, json_lines};
 use crate::common::cpu_plugin;
@@ -325,9 +327,16 @@ fn the_program_trains_and_its_run_is_fetched() {
     let (status, log, stderr) = vm.run("logs", &[]);
     assert_eq!(status, 0, "{log}{stderr}");
     assert!(log.contains("Saved in run"), "{log}");
+    // What an earlier fetch has brought of this run.
+    fs::create_dir_all(vm.path("results/run/checkpoints/step-1")).unwrap();
     vm.works("fetch", &["results"]);
     assert_eq!(json_lines(&vm.read("results/run/history.jsonl")).len(), 1);
-    assert!(vm.path("results/run/model.safetensors").is_file());
+    Run::open(&vm.path("results/run")).unwrap();
+    let checkpoints = fs::read_dir(vm.path("results/run/checkpoints")).unwrap();
+    let names = checkpoints.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), ["step-23"]);
+    let inode = |file: &str| fs::metadata(vm.path("results/run").join(file)).unwrap().ino();
+    assert_eq!(inode("model.safetensors"), inode("checkpoints/step-23/model.safetensors"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{Head, Layer};
 use crate::hlo::Tensor;
 use crate::nn::{Dense, Init, Mode, ParamPath, dropout};
 
-/// The sizes of a [`DenseHead`].
+/// The sizes of the recipe's head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DenseHeadConfig {
     /// Widths of the hidden dense layers.

@@ -1,0 +1,143 @@
+//! Run folders as others and as older versions have them, and runs as models to start from.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde_json::{Value as Json, json};
+
+use crate::common::cli::{asset, command, copy_of_run, demo, text, train, with_run, works};
+use crate::common::empty_folder;
+
+fn read_json(path: &Path) -> Json {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn evaluate(run: &Path) -> Json {
+    let output = with_run("evaluate", run, &asset("sample.csv"), &["--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_runs_of_older_versions_open_still() {
+    let expected = evaluate(&demo().join("run"));
+    // Files alone, with labels as a string, and a head that doesn't say which it is.
+    let run = copy_of_run("runs_older");
+    assert_eq!(evaluate(&run), expected);
+    let path = run.join("config.json");
+    let mut config = read_json(&path);
+    for key in ["id2label", "label2id"] {
+        config.as_object_mut().unwrap().remove(key).unwrap();
+    }
+    let settings = config["bert_xla"].as_object_mut().unwrap();
+    assert_eq!(settings.remove("unlabelled"), Some(json!([0])));
+    assert_eq!(settings["head"].as_object_mut().unwrap().remove("type"), Some(json!("dense")));
+    settings.insert("labels".into(), json!("-1=1,0=2,1=3"));
+    fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(evaluate(&run), expected);
+}
+
+#[test]
+fn the_labels_are_in_config_json_as_transformers_has_them() {
+    let config = read_json(&demo().join("run/config.json"));
+    assert_eq!(config["id2label"], json!({"0": "LABEL_0", "1": "-1", "2": "0", "3": "1"}));
+    assert_eq!(config["label2id"], json!({"LABEL_0": 0, "-1": 1, "0": 2, "1": 3}));
+
+    // Labels that a string of pairs could not hold, one of them named as a class without a label is.
+    let folder = empty_folder("runs_labels");
+    let (data, output) = (folder.join("data.csv"), folder.join("run"));
+    let rows = (0..40).map(|row| format!("\"text {row}\",{}\n", ["LABEL_0", "b c"][row % 2]));
+    fs::write(&data, format!("text,label\n{}", rows.collect::<String>())).unwrap();
+    let mut command = command(&["train", "--backend", "cpu", "--random-weights", "--max-length", "8"]);
+    command.arg("--train").arg(&data).arg("--model").arg(asset("tiny")).arg("--output").arg(&output);
+    command.args(["--labels", "LABEL_0=0,b c=2", "--epochs", "1"]);
+    let output_of = command.output().unwrap();
+    assert!(output_of.status.success(), "{}", text(output_of.stderr));
+    let config = read_json(&output.join("config.json"));
+    assert_eq!(config["id2label"], json!({"0": "LABEL_0", "1": "LABEL_1", "2": "b c"}));
+    assert_eq!(config["bert_xla"]["unlabelled"], json!([1]));
+    let labels = folder.join("labels.csv");
+    let data = data.to_str().unwrap();
+    let arguments = ["predict", "--backend", "cpu", "--run", output.to_str().unwrap(), "--data", data];
+    works(&[&arguments[..], &["--output", labels.to_str().unwrap()]].concat());
+    let written = fs::read_to_string(&labels).unwrap();
+    let mut answers = written.lines().skip(1).map(|line| line.split_once(',').unwrap().1);
+    assert!(answers.all(|label| ["LABEL_0", "b c"].contains(&label)), "{written}");
+}
+
+/// The files at the root are for others: a run as a model is what was committed.
+#[test]
+fn a_run_is_a_model_to_start_from() {
+    let folder = empty_folder("runs_model");
+    let run = folder.join("run");
+    assert!(train(&run, &["--epochs", "1"]).output().unwrap().status.success());
+    fs::remove_file(run.join("model.safetensors")).unwrap();
+    let mut again = command(&["train", "--backend", "cpu", "--max-length", "24", "--epochs", "1", "--train"]);
+    again.arg(asset("sample.csv")).arg("--output").arg(folder.join("again")).arg("--model").arg(&run);
+    let ended = again.output().unwrap();
+    assert!(ended.status.success(), "{}", text(ended.stderr));
+    let sentences = folder.join("sentences.txt");
+    fs::write(&sentences, "merci\n").unwrap();
+    let mut encode = command(&["encode", "--backend", "cpu", "--max-length", "8", "--model"]);
+    encode.arg(&run).arg("--input").arg(&sentences).arg("--output").arg(folder.join("states.safetensors"));
+    assert!(encode.output().unwrap().status.success());
+    assert!(folder.join("states.safetensors").is_file());
+}
+
+#[test]
+fn a_checkpoint_without_a_pooler_is_trained_all_the_same() {
+    let run = copy_of_run("runs_no_pooler");
+    let path = run.join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let kept = tensors.iter().filter(|(name, _)| !name.contains("pooler")).map(|(name, view)| {
+        (name.to_owned(), TensorView::new(view.dtype(), view.shape().to_vec(), view.data()).unwrap())
+    });
+    let kept = kept.collect::<Vec<_>>();
+    assert_eq!(kept.len() + 2, tensors.len());
+    let without = run.join("without.safetensors");
+    safetensors::serialize_to_file(kept, None, &without).unwrap();
+    fs::rename(without, &path).unwrap();
+    let output = empty_folder("runs_no_pooler_output").join("run");
+    let mut command =
+        command(&["train", "--backend", "cpu", "--max-length", "24", "--epochs", "1", "--train"]);
+    command.arg(asset("sample.csv")).arg("--output").arg(&output).arg("--model").arg(&run);
+    let ended = command.output().unwrap();
+    assert!(ended.status.success(), "{}", text(ended.stderr));
+    // It is drawn, and kept with the rest.
+    let bytes = fs::read(output.join("model.safetensors")).unwrap();
+    let pooler = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(pooler.tensor("bert.pooler.dense.weight").unwrap().shape(), [64, 64]);
+}
+
+#[test]
+fn a_pipe_is_a_table_too() {
+    let folder = empty_folder("runs_pipe");
+    let (data, run) = (demo().join("sample_test.csv"), demo().join("run"));
+    let labels = folder.join("labels.csv");
+    let mut predict = with_run("predict", &run, Path::new("/dev/stdin"), &[]);
+    predict.arg("--output").arg(&labels);
+    let mut feed = std::process::Command::new("cat");
+    let mut feed = feed.arg(data).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let ended = predict.stdin(feed.stdout.take().unwrap()).output().unwrap();
+    assert!(ended.status.success() && feed.wait().unwrap().success(), "{}", text(ended.stderr));
+    assert_eq!(fs::read(labels).unwrap(), fs::read(demo().join("submission.csv")).unwrap());
+}
+
+/// TPU, then GPU, then CPU; each that is passed over is named with its reason.
+#[test]
+fn backends_are_tried_in_order() {
+    use bert_xla::pjrt::Backend;
+    if Backend::Tpu.probe().is_ok() || Backend::Gpu.probe().is_ok() {
+        return eprintln!("skipped: there is a TPU or a GPU");
+    }
+    let mut evaluate = command(&["evaluate", "--run"]);
+    evaluate.arg(demo().join("run")).arg("--data").arg(asset("sample.csv"));
+    let said = text(evaluate.output().unwrap().stderr);
+    let lines = said.lines().collect::<Vec<_>>();
+    assert!(lines[0].starts_with("tpu: passed over: no TPU on this machine"), "{said}");
+    assert!(lines[1].starts_with("gpu: passed over: no NVIDIA GPU on this machine"), "{said}");
+    assert_eq!(lines[2..], ["Running on cpu (cpu)", "Number of replicas: 1"]);
+}
