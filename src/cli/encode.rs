@@ -1,7 +1,7 @@
 //! `bert-xla encode`: sentences to hidden states.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, Write};
+use std::io::{BufRead, BufReader, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::model::BertConfig;
 use crate::run::{self, model_files};
 use crate::shape::{ElementType, Shape};
 use crate::step::EncodeConfig;
-use crate::storage::FileError;
+use crate::storage::{FileError, open_for_passes};
 use crate::weights::{Hub, TensorFiles, open_tokenizer, save_safetensors};
 
 /// Write the encoder's last hidden states for sentences, one a line of the input.
@@ -88,16 +88,8 @@ struct Sentences {
 impl Sentences {
     /// Checks a whole file. One that can be read just once, such as a pipe, is copied into a temporary file.
     fn open(path: &Path) -> Result<Self> {
-        let open = || {
-            let mut file = File::open(path)?;
-            if file.metadata()?.is_file() {
-                return Ok(file);
-            }
-            let mut copy = tempfile::tempfile()?;
-            io::copy(&mut file, &mut copy)?;
-            Ok(copy)
-        };
-        let file = open().map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+        let read = |source| DataError::Read { path: path.to_owned(), source };
+        let file = open_for_passes(path).map_err(read)?;
         let mut sentences = Self { path: path.to_owned(), file, count: 0, hash: Sha256::new() };
         let (mut count, mut hash) = (0, Sha256::new());
         for sentence in sentences.iter()? {

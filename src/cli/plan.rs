@@ -265,7 +265,7 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
         ("  in time", |step| {
             step.estimated_seconds.map_or("-".to_owned(), |seconds| format!("{:.2} ms", seconds * 1e3))
         }),
-        ("all-reduced", |step| {
+        ("between devices", |step| {
             let bytes = step.analysis.collectives.iter().map(|collective| collective.bytes).sum::<u64>();
             if bytes == 0 { "-".to_owned() } else { size(bytes) }
         }),

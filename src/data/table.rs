@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::records::{Records, Summary, read_error};
 use super::rows::Limits;
 use super::{ColumnRef, DataError, LabelMap};
+use crate::storage::open_for_passes;
 
 /// What a table is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,16 +95,7 @@ pub struct TableFile {
 impl TableFile {
     /// Opens a file. One that can be read just once, such as a pipe, is copied into a temporary file, to its end.
     pub fn open(path: &Path, options: &TableOptions, purpose: Purpose) -> Result<Self, DataError> {
-        let open = || {
-            let mut file = File::open(path)?;
-            if file.metadata()?.is_file() {
-                return Ok(file);
-            }
-            let mut copy = tempfile::tempfile()?;
-            io::copy(&mut file, &mut copy)?;
-            Ok(copy)
-        };
-        let file = Arc::new(open().map_err(read_error(path))?);
+        let file = Arc::new(open_for_passes(path).map_err(read_error(path))?);
         Ok(Self { path: path.to_owned(), file, options: options.clone(), purpose })
     }
 

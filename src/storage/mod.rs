@@ -118,6 +118,18 @@ impl Folder {
     }
 }
 
+/// Opens a file that is to be gone through more than once. One that can be read just once, such as a pipe, is copied into a
+/// temporary file, to its end.
+pub fn open_for_passes(path: &Path) -> io::Result<fs::File> {
+    let mut file = fs::File::open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    let mut copy = tempfile::tempfile()?;
+    io::copy(&mut file, &mut copy)?;
+    Ok(copy)
+}
+
 /// No such file, or no such folder on the way to it.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
