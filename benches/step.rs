@@ -110,7 +110,7 @@ fn bench_training(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, size: Si
         bencher.iter_custom(|steps| {
             let tokens = tokens(size, steps as usize);
             let classes = (0..tokens.len()).map(|row| row as u32 % 4).collect::<Vec<_>>();
-            let data = Dataset::new(&tokens, &classes, (0..tokens.len()).collect(), false);
+            let data = Dataset::new(&tokens, &classes, (0..tokens.len()).collect());
             let started = Instant::now();
             trainer.train_epoch(&data, 1, |_, _| ()).expect("the step runs");
             started.elapsed()
@@ -139,7 +139,7 @@ fn xla_alone(criterion: &mut Criterion) {
         };
         let mut state = State::start(step.signature(), zeros).expect("fits");
         let (tokens, classes) = (tokens(Size::Tiny, 1), [0; BATCH_SIZE]);
-        let data = Dataset::new(&tokens, &classes, (0..BATCH_SIZE).collect(), false);
+        let data = Dataset::new(&tokens, &classes, (0..BATCH_SIZE).collect());
         let batch = data.batches(BATCH_SIZE, Order::Sequential).next().expect("a batch");
         let mut inputs = upload_batch(&replicas, step.signature(), &batch).expect("fits");
         let rate = replicas.upload(&[1e-5f32], &[], Layout::Mirrored).expect("fits");

@@ -1,12 +1,12 @@
 //! Fine-tunes BERT text classifiers on Cloud TPU, GPU or CPU: the whole training step is one XLA program, run through
 //! a PJRT plugin.
 //!
-//! The modules, lowest floor first; each knows those above it in this list alone:
+//! The modules; each uses only those that are listed before it (and `proto`, XLA's messages, which comes first):
 //!
 //! | module | what |
 //! |---|---|
 //! | [`shape`] | element types and array shapes |
-//! | [`storage`] | files: whole or not at all, and many that count together |
+//! | [`storage`] | files that are written whole or not at all, and commits of many |
 //! | [`hlo`] | operations on typed tensors, their gradients, a serialized HLO module |
 //! | [`pjrt`] | a module and buffers in, results out, on TPU, GPU or CPU |
 //! | [`data`] | a table of texts and labels to token ids, split and batched; probabilities to answers |
@@ -15,15 +15,16 @@
 //! | [`step`] | the model as one program per step, with names for what it takes and returns |
 //! | [`exec`] | a backend, replicas on its devices, the hosts of a slice kept in step |
 //! | [`report`] | measurements to curves, tables and progress |
-//! | [`run`] | the folder that training leaves, committed as a whole and read back |
-//! | [`infer`] | a trained model, asked |
-//! | [`train`] | the loop around a step, and the job around the loop |
+//! | [`run`] | the run folder that training leaves: its layout, its commits, its reader |
+//! | [`infer`] | a trained model that answers texts |
+//! | [`train`] | the loop over a compiled step, and the whole job from table to commits |
 //! | [`plan`] | a chip's figures and a compiled program: memory, time and cost of a step, with no device |
 //! | [`cli`] | arguments to one command; it alone knows what flags there are |
 //!
-//! A batch goes from [`data::Dataset`] by `infer::upload_batch` onto [`exec::Replicas`], into an [`exec::Executable`]
-//! whose [`step::Signature`] binds it by name, and comes back as metrics; the state stays on the devices in an
-//! [`exec::State`].
+//! A batch's way: [`data::Table`] holds the rows of the CSV file, [`data::Tokenizer`] makes [`data::Tokens`] of them (in
+//! [`train::Session`]), [`data::Dataset`] batches those; [`infer::upload_batch`] puts a batch on the devices of
+//! [`exec::Replicas`], and an [`exec::Executable`], whose [`step::Signature`] binds it by name, queues the step. Metrics
+//! come back from an [`exec::Pending`]; the state stays on the devices, in an [`exec::State`].
 //!
 //! A program and its gradient, compiled and run on the CPU:
 //!

@@ -4,7 +4,8 @@ use clap::Args;
 
 use super::options::count;
 use super::{Error, Result};
-use crate::model::{BertConfig, ClassifierConfig, DenseHeadConfig, HeadConfig, Size};
+use crate::model::head::DenseHeadConfig;
+use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 
 /// The recipe's tokens per text.
 pub const MAX_LENGTH: usize = 140;

@@ -13,7 +13,6 @@ pub struct Dataset<'a> {
     /// Of every row of `tokens`; empty where there are no labels.
     classes: &'a [u32],
     rows: Vec<usize>,
-    mask: bool,
 }
 
 /// The order of the rows.
@@ -28,11 +27,11 @@ pub enum Order {
 
 impl<'a> Dataset<'a> {
     /// `rows` are row numbers of `tokens`; `classes` has one class per row of `tokens`, or is empty, and then
-    /// labels are 0. `mask` says whether batches carry an attention mask.
+    /// labels are 0.
     ///
     /// # Panics
     /// If a row is out of range, or the number of classes is not the number of rows.
-    pub fn new(tokens: &'a Tokens, classes: &'a [u32], rows: Vec<usize>, mask: bool) -> Self {
+    pub fn new(tokens: &'a Tokens, classes: &'a [u32], rows: Vec<usize>) -> Self {
         assert!(
             classes.is_empty() || classes.len() == tokens.len(),
             "{} classes for {} rows",
@@ -40,7 +39,7 @@ impl<'a> Dataset<'a> {
             tokens.len()
         );
         assert!(rows.iter().all(|&row| row < tokens.len()), "a row is not below {}", tokens.len());
-        Self { tokens, classes, rows, mask }
+        Self { tokens, classes, rows }
     }
 
     /// Number of rows.
@@ -70,10 +69,9 @@ impl<'a> Dataset<'a> {
 
     fn batch(&self, rows: &[usize], batch_size: usize) -> Batch {
         let max_length = self.tokens.max_length();
-        let size = batch_size * max_length;
         let mut batch = Batch {
-            input_ids: Vec::with_capacity(size),
-            attention_mask: self.mask.then(|| Vec::with_capacity(size)),
+            input_ids: Vec::with_capacity(batch_size * max_length),
+            lengths: Vec::with_capacity(batch_size),
             labels: Vec::with_capacity(batch_size),
             weights: Vec::with_capacity(batch_size),
             rows: rows.to_vec(),
@@ -81,10 +79,7 @@ impl<'a> Dataset<'a> {
         for i in 0..batch_size {
             let row = *rows.get(i).unwrap_or(&rows[0]);
             batch.input_ids.extend_from_slice(self.tokens.row(row));
-            if let Some(mask) = &mut batch.attention_mask {
-                let length = self.tokens.length(row);
-                mask.extend((0..max_length).map(|at| i32::from(at < length)));
-            }
+            batch.lengths.push(self.tokens.length(row));
             batch.labels.push(self.classes.get(row).map_or(0, |&class| class as i32));
             batch.weights.push(if i < rows.len() { 1.0 } else { 0.0 });
         }
@@ -97,14 +92,26 @@ impl<'a> Dataset<'a> {
 pub struct Batch {
     /// `[batch, max_length]`
     pub input_ids: Vec<i32>,
-    /// `[batch, max_length]`: 1 for a token, 0 for padding.
-    pub attention_mask: Option<Vec<i32>>,
+    /// `[batch]`: tokens of each row before its padding.
+    pub lengths: Vec<usize>,
     /// `[batch]`
     pub labels: Vec<i32>,
     /// `[batch]`: 1, or 0 for a row that only fills the batch (a repeat of its first row).
     pub weights: Vec<f32>,
     /// The row numbers of the batch's real rows: fewer than `batch` in a padded one.
     pub rows: Vec<usize>,
+}
+
+impl Batch {
+    /// `[batch, max_length]`: 1 for a token, 0 for padding.
+    pub fn attention_mask(&self) -> Vec<i32> {
+        let max_length = self.input_ids.len() / self.lengths.len().max(1);
+        let row = |length: &usize| {
+            let length = *length;
+            (0..max_length).map(move |at| i32::from(at < length))
+        };
+        self.lengths.iter().flat_map(row).collect()
+    }
 }
 
 /// Iterates over the batches of one pass.

@@ -16,14 +16,14 @@ use crate::hlo::Program;
 const HASH: usize = 8;
 
 /// Something that every process must have alike.
-pub struct Part {
+pub struct Fingerprint {
     /// As messages name it, such as "the data".
     pub name: &'static str,
     /// Of all that it consists of.
     pub hash: Sha256,
 }
 
-impl Part {
+impl Fingerprint {
     /// A step's program for one row on one replica (those for other batches follow from it), and the version that runs it.
     pub fn program(program: &Program<'_>) -> Self {
         let hash = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
@@ -59,7 +59,7 @@ const MOST: usize = WORDS / HASH;
 ///
 /// # Panics
 /// If there are more than four.
-pub(super) fn words(parts: &[Part]) -> Vec<u32> {
+pub(super) fn words(parts: &[Fingerprint]) -> Vec<u32> {
     assert!(parts.len() <= MOST, "{} parts, at most {MOST} can be compared", parts.len());
     let bytes = parts.iter().flat_map(|part| part.hash.clone().finalize()).collect::<Vec<u8>>();
     let (words, _) = bytes.as_chunks();
@@ -67,7 +67,7 @@ pub(super) fn words(parts: &[Part]) -> Vec<u32> {
 }
 
 /// Compares what the processes have gathered with what process 0 has.
-pub(super) fn compare(gathered: &[(i32, Vec<u32>)], parts: &[Part]) -> Result<()> {
+pub(super) fn compare(gathered: &[(i32, Vec<u32>)], parts: &[Fingerprint]) -> Result<()> {
     let [(_, expected), others @ ..] = gathered else { return Ok(()) };
     let differences = others.iter().filter_map(|(process, found)| {
         let pairs = parts.iter().zip(found.chunks(HASH)).zip(expected.chunks(HASH));

@@ -13,7 +13,7 @@ mod watch;
 
 use std::time::Duration;
 
-pub use agreement::Part;
+pub use agreement::Fingerprint;
 pub use backend::DeviceOptions;
 pub use executable::{Executable, Inputs, Outputs, Pending};
 pub use lowering::Lowered;

@@ -1,6 +1,6 @@
 //! The replicas of a job: one connection, on whose devices programs are compiled, arrays are put and steps are run.
 
-use super::agreement::Part;
+use super::agreement::Fingerprint;
 use super::backend::{DeviceOptions, connect};
 use super::barrier::Barrier;
 use super::lowering::Lowered;
@@ -178,7 +178,7 @@ impl Replicas {
     /// In every process, if one of them holds something else than process 0 does, or has none.
     pub fn agree<E: From<Error>>(
         &self,
-        parts: impl FnOnce() -> std::result::Result<Vec<Part>, E>,
+        parts: impl FnOnce() -> std::result::Result<Vec<Fingerprint>, E>,
     ) -> std::result::Result<(), E> {
         let Some(barrier) = &self.barrier else { return Ok(()) };
         const PHASE: &str = "comparing the hosts";

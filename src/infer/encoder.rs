@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use sha2::Sha256;
 
-use super::programs::{EncodeProgram, upload_weights};
+use super::programs::EncodeProgram;
+use super::upload::upload_weights;
 use super::{Error, Result};
 use crate::data::{Dataset, Tokens};
-use crate::exec::{self, Part, Replicas, State};
+use crate::exec::{self, Fingerprint, Replicas, State};
 use crate::hlo::Graph;
 use crate::step::{EncodeConfig, encode_step};
 use crate::weights::{InitialValues, TensorFiles};
@@ -15,7 +16,6 @@ use crate::weights::{InitialValues, TensorFiles};
 /// Texts in, hidden states out.
 pub struct Encoder {
     replicas: Arc<Replicas>,
-    mask: bool,
     program: EncodeProgram,
     weights: State,
 }
@@ -44,10 +44,10 @@ impl Encoder {
     ) -> Result<Self> {
         replicas.agree(|| {
             Ok::<_, Error>(vec![
-                Part::program(&encode_step(&Graph::new(), config, 1, 1).program),
-                Part::options(replicas.count(), &batch_size),
-                Part::data(data),
-                Part::weights(tensors.files()),
+                Fingerprint::program(&encode_step(&Graph::new(), config, 1, 1).program),
+                Fingerprint::options(replicas.count(), &batch_size),
+                Fingerprint::data(data),
+                Fingerprint::weights(tensors.files()),
             ])
         })?;
         let rows = replicas.rows(batch_size)?;
@@ -58,7 +58,7 @@ impl Encoder {
             Ok::<_, Error>((program, weights))
         };
         let (program, weights) = replicas.meet("loading the weights", load())?;
-        Ok(Self { replicas, mask: config.mask, program, weights })
+        Ok(Self { replicas, program, weights })
     }
 
     /// The last hidden states of tokenized texts, a batch at a time: `each` is given `[rows, max_length, hidden]`,
@@ -68,7 +68,7 @@ impl Encoder {
         tokens: &Tokens,
         each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let data = Dataset::new(tokens, &[], (0..tokens.len()).collect(), self.mask);
+        let data = Dataset::new(tokens, &[], (0..tokens.len()).collect());
         self.program.encode(&self.replicas, &self.weights, &data, each)
     }
 }

@@ -3,10 +3,12 @@
 mod encoder;
 mod predictor;
 mod programs;
+mod upload;
 
 pub use encoder::Encoder;
 pub use predictor::Predictor;
-pub use programs::{EncodeProgram, EvalProgram, Evaluation, PredictProgram, upload_batch, upload_weights};
+pub use programs::{EncodeProgram, EvalProgram, Evaluation, PredictProgram};
+pub use upload::{upload_batch, upload_weights};
 
 use crate::data::DataError;
 use crate::exec;

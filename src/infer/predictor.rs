@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::programs::{EvalProgram, Evaluation, PredictProgram, upload_weights};
+use super::programs::{EvalProgram, Evaluation, PredictProgram};
+use super::upload::upload_weights;
 use super::{Error, Result};
 use crate::data::{Dataset, LabelMap, Tokenizer};
-use crate::exec::{self, Part, Replicas, State};
+use crate::exec::{self, Fingerprint, Replicas, State};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::run::Run;
@@ -39,10 +40,10 @@ impl Predictor {
         let step = predict_step(&graph, &one_row);
         replicas.agree(|| {
             Ok::<_, Error>(vec![
-                Part::program(&step.program),
-                Part::options(replicas.count(), &batch_size),
-                Part::data(Sha256::new_with_prefix(data).chain_update(run.tokenizer.to_json()?)),
-                Part::weights(run.weights().files()),
+                Fingerprint::program(&step.program),
+                Fingerprint::options(replicas.count(), &batch_size),
+                Fingerprint::data(Sha256::new_with_prefix(data).chain_update(run.tokenizer.to_json()?)),
+                Fingerprint::weights(run.weights().files()),
             ])
         })?;
         let config = StepConfig { rows: replicas.rows(batch_size)?, replicas: replicas.count(), ..one_row };
@@ -82,7 +83,7 @@ impl Predictor {
             PredictProgram::compile(&self.replicas, &self.config)
         })?;
         let tokens = self.tokenizer.encode(texts)?;
-        let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect(), self.config.model.mask);
+        let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect());
         let mut probabilities = Vec::with_capacity(texts.len() * self.config.model.head.num_classes());
         program.predict(&self.replicas, &self.weights, &data, |rows| {
             probabilities.extend(rows);
@@ -96,7 +97,7 @@ impl Predictor {
         let program =
             compiled(&self.eval, &self.replicas, || EvalProgram::compile(&self.replicas, &self.config))?;
         let tokens = self.tokenizer.encode(texts)?;
-        let data = Dataset::new(&tokens, classes, (0..tokens.len()).collect(), self.config.model.mask);
+        let data = Dataset::new(&tokens, classes, (0..tokens.len()).collect());
         Ok(program.evaluate(&self.replicas, &self.weights, &data)?)
     }
 }

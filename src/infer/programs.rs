@@ -1,14 +1,12 @@
 //! Running a compiled evaluation, prediction or encoding over a data set.
 
-use crate::data::{Batch, Dataset, Order};
-use crate::exec::{Error, Executable, Inputs, Outputs, Pending, Replicas, Result, State};
+use super::upload::upload_batch;
+use crate::data::{Dataset, Order};
+use crate::exec::{Error, Executable, Outputs, Pending, Replicas, Result, State};
 use crate::hlo::Graph;
-use crate::nn::Weight;
 use crate::step::{
-    EncodeConfig, InputId, Layout, OutputId, Signature, Step, StepConfig, encode_step, eval_step,
-    predict_step,
+    EncodeConfig, OutputId, Signature, Step, StepConfig, encode_step, eval_step, predict_step,
 };
-use crate::weights::InitialValues;
 
 /// What a model says of a labelled data set.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,40 +140,4 @@ impl Runner {
         }
         ahead.map_or(Ok(()), |(rows, last)| each(rows, last.wait()?))
     }
-}
-
-/// Puts on the replicas what a step takes of a batch.
-pub fn upload_batch(replicas: &Replicas, signature: &Signature, batch: &Batch) -> Result<Inputs> {
-    let rows = batch.labels.len();
-    let tokens = [rows, batch.input_ids.len() / rows];
-    let mask = batch.attention_mask.as_deref();
-    let mut inputs = Inputs::new();
-    for port in &signature.inputs {
-        let placed = match (&port.id, mask) {
-            (InputId::InputIds, _) => replicas.upload(&batch.input_ids, &tokens, Layout::Sharded)?,
-            (InputId::AttentionMask, Some(mask)) => replicas.upload(mask, &tokens, Layout::Sharded)?,
-            (InputId::Labels, _) => replicas.upload(&batch.labels, &[rows], Layout::Sharded)?,
-            (InputId::ExampleWeights, _) => replicas.upload(&batch.weights, &[rows], Layout::Sharded)?,
-            _ => continue,
-        };
-        inputs.push((port.id.clone(), placed));
-    }
-    Ok(inputs)
-}
-
-/// Puts weights on the replicas: the state that `signature` takes, if it is weights alone.
-///
-/// # Panics
-/// If the step takes another leaf, or a weight that the model doesn't have.
-pub fn upload_weights(
-    replicas: &Replicas,
-    signature: &Signature,
-    weights: &[Weight],
-    values: &InitialValues<'_>,
-) -> std::result::Result<State, super::Error> {
-    State::start(signature, |leaf| {
-        let weight = weights.iter().find(|weight| weight.leaf() == *leaf);
-        let weight = weight.unwrap_or_else(|| panic!("the model has no weight {leaf}"));
-        Ok(replicas.upload(&values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
-    })
 }

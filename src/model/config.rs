@@ -134,13 +134,6 @@ impl BertConfig {
         if self.layer_norm_eps.is_nan() || self.layer_norm_eps <= 0.0 {
             return Err(format!("layer_norm_eps is {}, not above 0", self.layer_norm_eps));
         }
-        let rates = [
-            ("hidden_dropout_prob", self.hidden_dropout_prob),
-            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
-        ];
-        if let Some((name, rate)) = rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
-            return Err(format!("{name} is {rate}, not from 0 to below 1"));
-        }
         if self.pad_token_id as usize >= self.vocab_size {
             return Err(format!(
                 "pad_token_id {} is not below vocab_size {}",

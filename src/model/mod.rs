@@ -3,12 +3,13 @@
 mod bert;
 mod classifier;
 mod config;
-mod head;
+pub mod head;
 mod size;
 mod summary;
 
 pub use bert::Bert;
 pub use classifier::{Classifier, ClassifierConfig, ENCODER};
 pub use config::{Activation, BertConfig, ConfigError, PositionEmbedding};
-pub use head::{DenseHeadConfig, Head, HeadConfig, Layer};
+pub use head::HeadConfig;
 pub use size::Size;
+pub use summary::Layer;

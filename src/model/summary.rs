@@ -2,8 +2,30 @@
 
 use std::fmt::Write;
 
-use super::{ClassifierConfig, ENCODER, Layer};
+use super::{ClassifierConfig, ENCODER};
 use crate::nn::{Part, Weight};
+
+/// A row of the model's summary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    pub name: String,
+    /// The shape of what comes out.
+    pub output: String,
+    /// Where its weights are in the tree of names; `None` for a layer without any.
+    pub weights: Option<String>,
+}
+
+impl Layer {
+    /// A layer without weights.
+    pub fn new(name: impl Into<String>, output: impl Into<String>) -> Self {
+        Self { name: name.into(), output: output.into(), weights: None }
+    }
+
+    /// A layer with weights under the name `weights`.
+    pub fn weighted(name: impl Into<String>, output: impl Into<String>, weights: impl Into<String>) -> Self {
+        Self { weights: Some(weights.into()), ..Self::new(name, output) }
+    }
+}
 
 impl ClassifierConfig {
     /// The table of layers, output shapes and parameter counts, and the total.

@@ -10,7 +10,7 @@ const GIB: u64 = 1 << 30;
 /// powers of two, whichever unit they write.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Chip {
-    /// As in topology names (`v3` of `v3:2x2x1`) and in `--gpu`.
+    /// As in topology names (`v3` of `v3:2x2x1`), or as people call a GPU.
     pub name: &'static str,
     /// The vendor's name.
     pub product: &'static str,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::trainer::{EpochMetrics, TrainOptions, Trainer};
 use super::{Error, Result};
 use crate::data::{Dataset, LabelMap, Order, Split, Table, Tokenizer, Tokens};
-use crate::exec::{Part, Replicas};
+use crate::exec::{Fingerprint, Replicas};
 use crate::hlo::Graph;
 use crate::infer::{Evaluation, Predictor};
 use crate::model::ClassifierConfig;
@@ -59,7 +59,7 @@ impl Job {
     /// The rows to train on, and those held out.
     fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 2] {
         [&self.split.train, &self.split.test]
-            .map(|rows| Dataset::new(tokens, &self.table.classes, rows.clone(), self.model.mask))
+            .map(|rows| Dataset::new(tokens, &self.table.classes, rows.clone()))
     }
 
     /// Makes sure that all processes of a slice train the same.
@@ -67,10 +67,10 @@ impl Job {
         let config = StepConfig { model: self.model.clone(), rows: 1, replicas: 1 };
         replicas.agree(|| {
             Ok::<_, Error>(vec![
-                Part::program(&train_step(&Graph::new(), &config).program),
-                Part::options(replicas.count(), &self.recipe),
-                Part::data(hash(&self.datasets(tokens))),
-                Part::weights(self.pretrained.iter().flat_map(TensorFiles::files)),
+                Fingerprint::program(&train_step(&Graph::new(), &config).program),
+                Fingerprint::options(replicas.count(), &self.recipe),
+                Fingerprint::data(hash(&self.datasets(tokens))),
+                Fingerprint::weights(self.pretrained.iter().flat_map(TensorFiles::files)),
             ])
         })
     }
@@ -84,7 +84,7 @@ fn hash(datasets: &[Dataset<'_>]) -> Sha256 {
         hash.update((data.len() as u64).to_le_bytes());
         for batch in data.batches(ROWS, Order::Sequential) {
             hash.update(bytemuck::cast_slice(&batch.input_ids));
-            hash.update(bytemuck::cast_slice(batch.attention_mask.as_deref().unwrap_or_default()));
+            hash.update(bytemuck::cast_slice(&batch.lengths));
             hash.update(bytemuck::cast_slice(&batch.labels));
         }
     }

@@ -345,7 +345,7 @@ fn tokens(rows: usize) -> Tokens {
 #[test]
 fn batches_are_padded() {
     let (tokens, classes) = (tokens(7), [0, 1, 2, 3, 0, 1, 2]);
-    let dataset = Dataset::new(&tokens, &classes, vec![6, 1, 3, 5, 2], true);
+    let dataset = Dataset::new(&tokens, &classes, vec![6, 1, 3, 5, 2]);
     let batches: Vec<_> = dataset.batches(4, Order::Sequential).collect();
     assert_eq!(batches.len(), dataset.batches(4, Order::Sequential).len());
     assert_eq!(batches[0].rows, [6, 1, 3, 5]);
@@ -353,19 +353,19 @@ fn batches_are_padded() {
     assert_eq!(batches[0].labels, [2, 1, 3, 1]);
     assert_eq!(batches[1].rows, [2]);
     assert_eq!(batches[1].input_ids, [2, 102, 0].repeat(4));
-    assert_eq!(batches[1].attention_mask.as_deref(), Some([1, 1, 0].repeat(4).as_slice()));
+    assert_eq!(batches[1].attention_mask(), [1, 1, 0].repeat(4));
     assert_eq!(batches[1].weights, [1.0, 0.0, 0.0, 0.0]);
 
-    let unlabelled = Dataset::new(&tokens, &[], vec![0], false);
+    let unlabelled = Dataset::new(&tokens, &[], vec![0]);
     let batch = unlabelled.batches(2, Order::Sequential).next().unwrap();
-    assert_eq!((batch.labels, batch.attention_mask), (vec![0, 0], None));
+    assert_eq!((&batch.labels, batch.attention_mask()), (&vec![0, 0], [1, 1, 0].repeat(2)));
 }
 
 /// `numpy.random.RandomState([7, 1, epoch]).permutation(10)`
 #[test]
 fn shuffled_orders_are_numpys() {
     let tokens = tokens(10);
-    let dataset = Dataset::new(&tokens, &[], (0..10).collect(), false);
+    let dataset = Dataset::new(&tokens, &[], (0..10).collect());
     let order = |seed, epoch| -> Vec<usize> {
         dataset.batches(3, Order::Shuffled { seed, epoch }).flat_map(|batch| batch.rows).collect()
     };

@@ -7,7 +7,8 @@ use bert_xla::data::{Dataset, Tokens};
 use bert_xla::exec::Error as ExecError;
 use bert_xla::hlo::{Graph, Program, Tensor};
 use bert_xla::infer::{EncodeProgram, EvalProgram, upload_weights};
-use bert_xla::model::{Bert, BertConfig, Classifier, ClassifierConfig, DenseHeadConfig, HeadConfig};
+use bert_xla::model::head::DenseHeadConfig;
+use bert_xla::model::{Bert, BertConfig, Classifier, ClassifierConfig, HeadConfig};
 use bert_xla::nn::{Mode, Params, Part, Randomness, Weight};
 use bert_xla::pjrt::{Argument, Buffer, Element};
 use bert_xla::shape::{ElementType, Shape};
@@ -169,7 +170,7 @@ fn with_tiny(golden: &Golden, test: impl FnOnce(&TensorFiles, &Dataset<'_>)) {
     let input_ids = Array2::from_shape_vec((6, max_length), golden.i32s("input_ids")).unwrap();
     let tokens = Tokens { input_ids, lengths: vec![max_length as u32; 6] };
     let classes = golden.i32s("labels").into_iter().map(|label| label as u32).collect::<Vec<_>>();
-    test(&checkpoint, &Dataset::new(&tokens, &classes, (0..6).collect(), false));
+    test(&checkpoint, &Dataset::new(&tokens, &classes, (0..6).collect()));
 }
 
 #[test]
@@ -240,7 +241,7 @@ fn a_real_checkpoints_hidden_states_equal_transformers() {
         let values = InitialValues::Trained(&checkpoint);
         let weights = upload_weights(&replicas, program.signature(), &config.weights(), &values).unwrap();
         let mut states = vec![];
-        let data = Dataset::new(&tokens, &[], vec![0, 1], mask);
+        let data = Dataset::new(&tokens, &[], vec![0, 1]);
         let each = |rows| {
             states.extend::<Vec<f32>>(rows);
             Ok::<_, ExecError>(())

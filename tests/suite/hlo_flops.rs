@@ -3,6 +3,7 @@
 //! `4 b s h i`; with `i = 4 h`, `24 b s h^2 + 4 b s^2 h`.
 
 use bert_xla::hlo::Graph;
+use bert_xla::model::head::DenseHeadConfig;
 use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
 use bert_xla::step::{StepConfig, eval_step, train_step};
 
@@ -14,7 +15,7 @@ fn config(size: Size, batch_size: usize) -> StepConfig {
 }
 
 fn closed_form(config: &StepConfig) -> u64 {
-    let (bert, HeadConfig::Dense(head)) = (&config.model.bert, &config.model.head);
+    let (bert, head) = (&config.model.bert, DenseHeadConfig::default());
     let (b, s) = (config.rows, config.model.max_length);
     let (h, i) = (bert.hidden_size, bert.intermediate_size);
     let layer = 8 * b * s * h * h + 4 * b * s * s * h + 4 * b * s * h * i;

@@ -50,7 +50,7 @@ struct Answers {
 
 fn answers(replicas: usize) -> Answers {
     let (tokens, classes) = sample();
-    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
     let (replicas, model) = (connect(replicas), model(0.1));
     let rows = replicas.rows(8).unwrap();
     let upload = |signature: &Signature| {
@@ -145,7 +145,7 @@ fn replicas_stay_alike_under_dropout() {
 fn loss_alone_and_doubled(rate: f64) -> (f64, f64) {
     let (tokens, classes) = sample();
     let loss = |replicas: usize| {
-        let data = Dataset::new(&tokens, &classes, vec![0; replicas], false);
+        let data = Dataset::new(&tokens, &classes, vec![0; replicas]);
         let mut trainer = trainer(connect(replicas), &model(rate), options(replicas, 7));
         trainer.train_epoch(&data, 1, |_, _| ()).unwrap().loss
     };
@@ -164,7 +164,7 @@ fn each_replica_has_its_own_dropout_masks() {
 #[test]
 fn the_last_batch_counts_each_example_once() {
     let (tokens, classes) = sample();
-    let data = Dataset::new(&tokens, &classes, (0..7).collect(), false);
+    let data = Dataset::new(&tokens, &classes, (0..7).collect());
     let one_by_one = trainer(connect(1), &model(0.0), options(1, 7)).evaluate(&data).unwrap();
     // At a rate of 0 the weights stay, so that training measures what evaluation does.
     let still = TrainOptions { learning_rate: 0.0, ..options(4, 7) };

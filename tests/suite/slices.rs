@@ -96,7 +96,7 @@ fn the_shares_of_all_processes_are_the_batch() {
             let placement = placement(count, processes, process, None).unwrap();
             // Each process reads the table anew.
             let (tokens, classes) = (tokens.clone(), classes.clone());
-            let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+            let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
             let share = |batch: &bert_xla::data::Batch| {
                 let rows = placement.local().map(|replica| {
                     let ids = placement.part(&batch.input_ids, replica);

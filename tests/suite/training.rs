@@ -26,7 +26,7 @@ fn a_seed_gives_one_run_bit_for_bit() {
 /// Trains for an epoch and saves the run in `folder`.
 fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let (tokens, classes) = sample();
-    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
     let mut trainer = trainer(connect(1), &model(0.1), options(8, 7));
     trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
@@ -84,7 +84,7 @@ fn a_saved_run_is_read_back_bit_for_bit() {
 #[test]
 fn a_loss_that_is_not_finite_ends_the_run() {
     let (tokens, classes) = sample();
-    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
     let options = TrainOptions { learning_rate: 1e30, ..options(8, 7) };
     let mut trainer = trainer(connect(1), &model(0.0), options);
     // The first step's loss is of the first weights; the second's is not finite.
@@ -99,7 +99,7 @@ fn a_loss_that_is_not_finite_ends_the_run() {
 #[test]
 fn a_step_updates_its_state_in_place() {
     let (tokens, classes) = sample();
-    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
     let mut trainer = trainer(connect(1), &model(0.1), options(8, 7));
     let pooler = |name: &str| name.starts_with("bert.pooler.");
     let trained = trainer.weights().into_iter().filter(|weight| !pooler(&weight.name));

@@ -7,14 +7,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use dense::DenseHeadConfig;
 
+use super::summary::Layer;
 use crate::hlo::Tensor;
 use crate::nn::{Mode, ParamPath};
 use dense::DenseHead;
 
 /// The layers after the encoder.
 pub trait Head<'g> {
-    /// Hidden states `[batch, seq, hidden]`, and the attention mask `s32[batch, seq]` if the model takes one, to
-    /// positive, unnormalized class scores `[batch, classes]`.
+    /// Hidden states `[batch, seq, hidden]`, and the attention mask `s32[batch, seq]` if the model takes one (0 for
+    /// padding; the first token of a text is never padding), to positive, unnormalized class scores `[batch, classes]`.
     fn forward(&self, states: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g>;
 }
 
@@ -59,27 +60,5 @@ impl HeadConfig {
         match self {
             Self::Dense(head) => head.describe(states),
         }
-    }
-}
-
-/// A row of the model's summary.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layer {
-    pub name: String,
-    /// The shape of what comes out.
-    pub output: String,
-    /// Where its weights are in the tree of names; `None` for a layer without any.
-    pub weights: Option<String>,
-}
-
-impl Layer {
-    /// A layer without weights.
-    pub fn new(name: impl Into<String>, output: impl Into<String>) -> Self {
-        Self { name: name.into(), output: output.into(), weights: None }
-    }
-
-    /// A layer with weights under the name `weights`.
-    pub fn weighted(name: impl Into<String>, output: impl Into<String>, weights: impl Into<String>) -> Self {
-        Self { weights: Some(weights.into()), ..Self::new(name, output) }
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bert_xla::data::{Dataset, Purpose, Table, TableOptions, Tokenizer, TokenizerFiles, Tokens};
 use bert_xla::exec::{DeviceOptions, Replicas};
 use bert_xla::infer::Evaluation;
-use bert_xla::model::{BertConfig, ClassifierConfig, DenseHeadConfig, HeadConfig};
+use bert_xla::model::head::DenseHeadConfig;
+use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
 use bert_xla::nn::Weight;
 use bert_xla::pjrt::Backend;
 use bert_xla::train::{TrainOptions, Trainer};
@@ -75,7 +76,7 @@ pub struct Run {
 /// Trains with dropout of `rate`.
 pub fn run(replicas: Arc<Replicas>, rate: f64, seed: u32) -> Run {
     let (tokens, classes) = sample();
-    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect(), false);
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
     let mut trainer = trainer(replicas.clone(), &model(rate), options(8, seed));
     let epoch = |epoch| {
         let metrics = trainer.train_epoch(&data, epoch, |_, _| ()).unwrap();

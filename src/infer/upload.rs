@@ -1,0 +1,42 @@
+//! What steps take, put on the replicas under its name: batches, and weights.
+
+use crate::data::Batch;
+use crate::exec::{Inputs, Replicas, Result, State};
+use crate::nn::Weight;
+use crate::step::{InputId, Layout, Signature};
+use crate::weights::InitialValues;
+
+/// Puts on the replicas what a step takes of a batch.
+pub fn upload_batch(replicas: &Replicas, signature: &Signature, batch: &Batch) -> Result<Inputs> {
+    let rows = batch.labels.len();
+    let tokens = [rows, batch.input_ids.len() / rows];
+    let mut inputs = Inputs::new();
+    for port in &signature.inputs {
+        let placed = match &port.id {
+            InputId::InputIds => replicas.upload(&batch.input_ids, &tokens, Layout::Sharded)?,
+            InputId::AttentionMask => replicas.upload(&batch.attention_mask(), &tokens, Layout::Sharded)?,
+            InputId::Labels => replicas.upload(&batch.labels, &[rows], Layout::Sharded)?,
+            InputId::ExampleWeights => replicas.upload(&batch.weights, &[rows], Layout::Sharded)?,
+            InputId::Leaf(_) | InputId::LearningRate | InputId::Seed => continue,
+        };
+        inputs.push((port.id.clone(), placed));
+    }
+    Ok(inputs)
+}
+
+/// Puts weights on the replicas: the state that `signature` takes, if it is weights alone.
+///
+/// # Panics
+/// If the step takes another leaf, or a weight that the model doesn't have.
+pub fn upload_weights(
+    replicas: &Replicas,
+    signature: &Signature,
+    weights: &[Weight],
+    values: &InitialValues<'_>,
+) -> std::result::Result<State, super::Error> {
+    State::start(signature, |leaf| {
+        let weight = weights.iter().find(|weight| weight.leaf() == *leaf);
+        let weight = weight.unwrap_or_else(|| panic!("the model has no weight {leaf}"));
+        Ok(replicas.upload(&values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
+    })
+}
