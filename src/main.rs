@@ -2,6 +2,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bert_xla::cli::{self, Cli, Console};
+use bert_xla::pjrt::leave;
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -10,7 +11,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             console.error(&error);
-            ExitCode::from(if error.is_input_error() { 2 } else { 1 })
+            leave(if error.is_input_error() { 2 } else { 1 })
         }
     }
 }

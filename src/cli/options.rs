@@ -11,7 +11,7 @@ use super::{Console, Result};
 use crate::data::{ColumnRef, DataError, LabelMap, TableOptions, parse_quote, parse_separator};
 use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
-use crate::pjrt::{Backend, ExecutableCache};
+use crate::pjrt::{Backend, ExecutableCache, leave};
 
 /// How the table is laid out.
 #[derive(Args, Clone, Debug)]
@@ -131,12 +131,7 @@ impl DeviceArgs {
 fn give_up(console: Arc<Console>) -> impl Fn(exec::Error) + Send + Sync {
     move |error| {
         console.error(&super::Error::from(error));
-        // Plugins have work of their own to do at the end, which may wait for what never comes.
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_secs(10));
-            std::process::abort();
-        });
-        std::process::exit(1);
+        leave(1);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Result;
 use super::lowering::Lowered;
 use super::placement::Placement;
-use super::runtime::{Argument, Compiled, Runtime};
+use super::runtime::{Argument, Compiled, Launch, Runtime};
 use crate::hlo::{Graph, Program};
 use crate::shape::{ElementType, Shape};
 
@@ -30,6 +30,19 @@ impl Barrier {
     /// What each process passes, with its index, in their order: up to [`WORDS`] words, the others 0. All must call this
     /// together, and wait for each other here.
     pub fn gather(&self, runtime: &Runtime, words: &[u32]) -> Result<Vec<(i32, Vec<u32>)>> {
+        let launch = self.launch(runtime, words)?;
+        launch.completion.wait()?;
+        // A process has one device or more, and the program one output.
+        let gathered = launch.outputs[0][0].to_host::<u32>()?;
+        let mut processes =
+            gathered.chunks(1 + WORDS).map(|row| (row[0] as i32, row[1..].to_vec())).collect::<Vec<_>>();
+        // One of a process's devices speaks for all.
+        processes.dedup_by_key(|(process, _)| *process);
+        Ok(processes)
+    }
+
+    /// Passes words on without waiting for the others.
+    pub fn launch(&self, runtime: &Runtime, words: &[u32]) -> Result<Launch> {
         let mut own = vec![0; 1 + WORDS];
         own[0] = runtime.process_index() as u32;
         own[1..=words.len()].copy_from_slice(words);
@@ -38,14 +51,6 @@ impl Barrier {
             Ok(vec![Argument::Donate(runtime.upload(&own, &[1, own.len()], device)?)])
         };
         let arguments = self.placement.local().map(upload).collect::<Result<_>>()?;
-        let launch = self.compiled.launch(arguments)?;
-        launch.completion.wait()?;
-        // A process has one device or more, and the program one output.
-        let gathered = launch.outputs[0][0].to_host::<u32>()?;
-        let mut processes =
-            gathered.chunks(own.len()).map(|row| (row[0] as i32, row[1..].to_vec())).collect::<Vec<_>>();
-        // One of a process's devices speaks for all.
-        processes.dedup_by_key(|(process, _)| *process);
-        Ok(processes)
+        self.compiled.launch(arguments)
     }
 }

@@ -43,7 +43,7 @@ impl Executable {
         let arguments = self.arguments(replicas, inputs, |_, replica| {
             Ok(Argument::Donate(taken[replica].next().ok_or(Error::StateLost)?))
         })?;
-        let Launch { outputs, completion } = self.compiled.launch(arguments)?;
+        let Launch { outputs, completion } = self.launch(replicas, arguments)?;
         let is_leaf = |port: &Port<OutputId>| matches!(port.id, OutputId::Leaf(_));
         let leaves = self.signature.outputs.iter().take_while(|port| is_leaf(port)).count();
         let (mut lists, mut others) = (vec![], vec![]);
@@ -67,8 +67,13 @@ impl Executable {
         let arguments = self.arguments(replicas, inputs, |leaf, replica| {
             Ok(Argument::Borrow(&state.get(leaf)?.arrays[replica]))
         })?;
-        let Launch { outputs, completion } = self.compiled.launch(arguments)?;
+        let Launch { outputs, completion } = self.launch(replicas, arguments)?;
         self.pending(replicas, 0, outputs, completion)
+    }
+
+    /// Some runtimes run a program while it is launched, and meet the other processes there.
+    fn launch(&self, replicas: &Replicas, arguments: Vec<Vec<Argument<'_>>>) -> Result<Launch> {
+        replicas.waiting(A_STEP, || self.compiled.launch(arguments))
     }
 
     /// `[local replica][argument]` in the program's order: leaves from `leaf`, all else from `inputs`.
@@ -102,16 +107,38 @@ impl Executable {
     ) -> Result<Pending> {
         let ports = &self.signature.outputs[skipped..];
         let first = outputs.swap_remove(0);
-        let read = |(port, array): (&Port<OutputId>, Array)| Ok((port.id.clone(), array.read()?));
-        let reads = ports.iter().zip(first).map(read).collect::<Result<_>>()?;
-        Ok(Pending { work: Some((completion, reads)), watch: replicas.watch() })
+        // From the first read on, what has been started is to end before its memory goes.
+        let mut pending = Pending { work: Some(Work { completion, reads: vec![] }), watch: replicas.watch() };
+        for (port, array) in ports.iter().zip(first) {
+            let read = replicas.waiting(A_STEP, || array.read())?;
+            if let Some(work) = &mut pending.work {
+                work.reads.push((port.id.clone(), read));
+            }
+        }
+        Ok(pending)
     }
 }
 
-/// A step that the devices work on. Dropping it waits for its end.
+/// What goes on while a step runs, for messages.
+const A_STEP: &str = "a step";
+
+/// A step that the devices work on. Dropping it waits for its end, unless that depends on other processes that don't come.
 pub struct Pending {
-    work: Option<(Completion, Vec<(OutputId, Readback)>)>,
+    work: Option<Work>,
+    /// `None` for a process that drives all replicas.
     watch: Option<Watch>,
+}
+
+/// A run, and copies of what it returns.
+struct Work {
+    completion: Completion,
+    reads: Vec<(OutputId, Readback)>,
+}
+
+impl Work {
+    fn is_over(&self) -> bool {
+        self.completion.is_over() && self.reads.iter().all(|(_, read)| read.is_over())
+    }
 }
 
 /// What a step has returned beside its state.
@@ -120,17 +147,14 @@ pub struct Outputs(Vec<(OutputId, Vec<f32>)>);
 impl Pending {
     /// Blocks until the step has ended on every local device.
     pub fn wait(mut self) -> Result<Outputs> {
-        let Some((completion, reads)) = self.work.take() else { return Ok(Outputs(vec![])) };
-        self.waiting(|| {
+        let Some(Work { completion, reads }) = self.work.take() else { return Ok(Outputs(vec![])) };
+        let wait = || {
             completion.wait()?;
             let read = |(id, read): (OutputId, Readback)| Ok((id, read.wait()?));
             Ok(Outputs(reads.into_iter().map(read).collect::<Result<_>>()?))
-        })
-    }
-
-    fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        };
         match &self.watch {
-            Some(watch) => watch.during("a step", wait),
+            Some(watch) => watch.during(A_STEP, wait),
             None => wait(),
         }
     }
@@ -138,8 +162,13 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let work = self.work.take();
-        self.waiting(|| drop(work));
+        // Whoever drops a step without asking what it returned has failed. The others may never take part in it, and a
+        // wait for them would hide the failure: then, what the devices may still write to is leaked.
+        if let (Some(work), Some(watch)) = (self.work.take(), &self.watch)
+            && !watch.settles(|| work.is_over())
+        {
+            std::mem::forget(work);
+        }
     }
 }
 

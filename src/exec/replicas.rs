@@ -37,14 +37,19 @@ impl Replicas {
     ///
     /// # Errors
     /// A backend that was named and isn't usable, no usable backend at all, or a number of replicas that the devices
-    /// don't allow (see [`Placement::new`]).
+    /// don't allow (see [`Placement::new`]); the last in all processes of a slice, if one of them was told of it.
     pub fn connect(options: &DeviceOptions) -> Result<Self> {
         let watch = Watch::new(options.slice_timeout, options.on_timeout.clone());
         let (runtime, passed_over) = connect(options, &watch)?;
         let (devices, process) = (runtime.devices(), runtime.process_index());
-        let placement = Placement::new(&devices, process, options.replicas)?;
+        let placement = Placement::new(&devices, process, options.replicas).map_err(Error::from);
         let is_shared = devices.iter().any(|(_, of)| *of != process);
         let barrier = is_shared.then(|| Barrier::new(&runtime)).transpose()?;
+        let placement = match &barrier {
+            // What one is told of replicas may fail for it alone.
+            Some(barrier) => meet(barrier, &runtime, &watch, "placing the replicas", placement),
+            None => placement,
+        }?;
         Ok(Self { placement, barrier, watch, passed_over, runtime })
     }
 
@@ -162,12 +167,9 @@ impl Replicas {
         phase: &'static str,
         result: std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        let Some(barrier) = &self.barrier else { return result };
-        let words = self.waiting(phase, || barrier.gather(&self.runtime, &[u32::from(result.is_err())]));
-        let value = result?;
-        match words?.into_iter().find(|(_, words)| words[0] != 0) {
-            Some((process, _)) => Err(Error::OtherProcess { process, phase }.into()),
-            None => Ok(value),
+        match &self.barrier {
+            Some(barrier) => meet(barrier, &self.runtime, &self.watch, phase, result),
+            None => result,
         }
     }
 
@@ -186,5 +188,33 @@ impl Replicas {
         let words = super::agreement::words(&parts);
         let gathered = self.waiting(PHASE, || barrier.gather(&self.runtime, &words))?;
         Ok(super::agreement::compare(&gathered, &parts)?)
+    }
+}
+
+/// See [`Replicas::meet`].
+fn meet<T, E: From<Error>>(
+    barrier: &Barrier,
+    runtime: &Runtime,
+    watch: &Watch,
+    phase: &'static str,
+    result: std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    let value = match result {
+        Ok(value) => value,
+        Err(own) => {
+            // The others are to be told. If they don't come, why this one has failed is still to be said.
+            let told = watch.during(phase, || barrier.launch(runtime, &[1]));
+            if let Ok(told) = told
+                && !watch.settles(|| told.completion.is_over())
+            {
+                std::mem::forget(told);
+            }
+            return Err(own);
+        }
+    };
+    let words = watch.during(phase, || barrier.gather(runtime, &[0]))?;
+    match words.into_iter().find(|(_, words)| words[0] != 0) {
+        Some((process, _)) => Err(Error::OtherProcess { process, phase }.into()),
+        None => Ok(value),
     }
 }

@@ -151,6 +151,13 @@ impl Completion {
         let Self::Pjrt(completion) = self;
         Ok(completion.wait()?)
     }
+
+    /// Whether neither [`wait`](Self::wait) nor dropping it would block.
+    pub fn is_over(&self) -> bool {
+        let Self::Pjrt(completion) = self;
+        // One that can't be asked can't be waited for either.
+        completion.is_ready().unwrap_or(true)
+    }
 }
 
 impl Readback {
@@ -158,5 +165,11 @@ impl Readback {
     pub fn wait(self) -> Result<Vec<f32>> {
         let Self::Pjrt(read) = self;
         Ok(read.wait()?)
+    }
+
+    /// As [`Completion::is_over`].
+    pub fn is_over(&self) -> bool {
+        let Self::Pjrt(read) = self;
+        read.is_ready().unwrap_or(true)
     }
 }

@@ -36,26 +36,51 @@ impl Watch {
 
     /// Runs `wait`, and acts if it takes longer than the limit; `phase` is what goes on, for the message.
     pub fn during<T>(&self, phase: &'static str, wait: impl FnOnce() -> T) -> T {
-        let id = {
-            let mut waits = self.0.waits();
-            waits.started += 1;
-            let id = waits.started;
-            waits.open.push((id, phase, Instant::now()));
-            if !waits.watched {
-                waits.watched = true;
-                let shared = Arc::downgrade(&self.0);
-                std::thread::spawn(move || {
-                    // It ends with the last handle of what it watches for.
-                    while let Some(shared) = shared.upgrade() {
-                        shared.watch_once();
-                    }
-                });
+        let _open = self.open(phase);
+        wait()
+    }
+
+    fn open(&self, phase: &'static str) -> Open<'_> {
+        let mut waits = self.0.waits();
+        waits.started += 1;
+        let id = waits.started;
+        waits.open.push((id, phase, Instant::now()));
+        if !waits.watched {
+            waits.watched = true;
+            let shared = Arc::downgrade(&self.0);
+            std::thread::spawn(move || {
+                // It ends with the last handle of what it watches for.
+                while let Some(shared) = shared.upgrade() {
+                    shared.watch_once();
+                }
+            });
+        }
+        Open { shared: &self.0, id }
+    }
+
+    /// Waits until `is_over`, for as long as a wait may take, and gives whether it is. For a process that has an error of
+    /// its own to tell, which a timeout would hide.
+    pub fn settles(&self, is_over: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + self.0.limit;
+        while !is_over() {
+            if Instant::now() >= deadline {
+                return false;
             }
-            id
-        };
-        let result = wait();
-        self.0.waits().open.retain(|(open, ..)| *open != id);
-        result
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+}
+
+/// A wait that is under way. It ends where this is dropped, by a panic too.
+struct Open<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.shared.waits().open.retain(|(open, ..)| *open != self.id);
     }
 }
 
@@ -68,13 +93,85 @@ impl Shared {
     fn watch_once(&self) {
         const MOMENT: Duration = Duration::from_millis(200);
         let oldest = self.waits().open.first().copied();
-        match oldest {
+        let left = match oldest {
             Some((_, phase, since)) if since.elapsed() >= self.limit => {
                 (self.on_timeout)(Error::Timeout { phase, waited: since.elapsed() });
-                std::thread::sleep(MOMENT);
+                MOMENT
             }
-            Some((.., since)) => std::thread::sleep((self.limit.saturating_sub(since.elapsed())).min(MOMENT)),
-            None => std::thread::sleep(MOMENT),
+            Some((.., since)) => self.limit.saturating_sub(since.elapsed()),
+            None => MOMENT,
+        };
+        self.sleep(left.min(MOMENT));
+    }
+
+    /// Sleeps. A sleep that took much longer was that of the whole process, or of the machine, as when it is moved to
+    /// another: the others had no chance to come, and that time doesn't count.
+    fn sleep(&self, time: Duration) {
+        const MUCH: Duration = Duration::from_secs(1);
+        let started = Instant::now();
+        std::thread::sleep(time);
+        let now = Instant::now();
+        let lost = (now - started).saturating_sub(time);
+        if lost > MUCH {
+            self.waits().open.iter_mut().for_each(|(.., since)| *since = (*since + lost).min(now));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    /// A watch with a limit in milliseconds, and what it says.
+    fn watch(limit: u64) -> (Watch, Receiver<Error>) {
+        let (sender, timeouts) = channel();
+        let on_timeout = move |error| sender.send(error).unwrap();
+        (Watch::new(Duration::from_millis(limit), Arc::new(on_timeout)), timeouts)
+    }
+
+    fn sleep(milliseconds: u64) {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+    }
+
+    #[test]
+    fn waits_that_end_in_time_are_never_told() {
+        let (watch, timeouts) = watch(2000);
+        // Longer than the limit in all; on a busy machine, a short one may be long.
+        for _ in 0..250 {
+            watch.during("one of many", || sleep(10));
+        }
+        let panics = || watch.during::<()>("one that panics", || panic!("as it is to"));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        sleep(2500);
+        assert!(timeouts.try_recv().is_err());
+        assert!(watch.settles(|| true) && timeouts.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_wait_that_takes_too_long_is_told_while_it_goes_on() {
+        let (watch, timeouts) = watch(300);
+        std::thread::scope(|scope| {
+            // The oldest wait counts, whatever the others do.
+            scope.spawn(|| (0..100).for_each(|_| watch.during("another thread's", || sleep(5))));
+            let error = watch.during("the longest", || timeouts.recv_timeout(Duration::from_secs(60)));
+            match error.unwrap() {
+                Error::Timeout { phase: "the longest", waited } => {
+                    assert!(waited >= Duration::from_millis(300), "{waited:?}");
+                }
+                other => panic!("{other}"),
+            }
+        });
+    }
+
+    #[test]
+    fn what_never_settles_is_given_up_without_a_word() {
+        let (watch, timeouts) = watch(300);
+        let started = Instant::now();
+        assert!(!watch.settles(|| false));
+        assert!(started.elapsed() >= Duration::from_millis(300));
+        assert!(timeouts.try_recv().is_err());
     }
 }

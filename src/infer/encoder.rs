@@ -51,13 +51,10 @@ impl Encoder {
             ])
         })?;
         let rows = replicas.rows(batch_size)?;
-        let load = || {
-            let program = EncodeProgram::compile(&replicas, config, rows)?;
-            let values = InitialValues::Trained(tensors);
-            let weights = upload_weights(&replicas, program.signature(), &config.weights(), &values)?;
-            Ok::<_, Error>((program, weights))
-        };
-        let (program, weights) = replicas.meet("loading the weights", load())?;
+        let program = replicas.meet("compiling", EncodeProgram::compile(&replicas, config, rows))?;
+        let values = InitialValues::Trained(tensors);
+        let weights = upload_weights(&replicas, program.signature(), &config.weights(), &values);
+        let weights = replicas.meet("loading the weights", weights)?;
         Ok(Self { replicas, program, weights })
     }
 

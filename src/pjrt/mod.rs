@@ -14,6 +14,7 @@ mod event;
 mod executable;
 mod execute;
 pub mod install;
+mod leave;
 mod options;
 mod platform;
 mod plugin;
@@ -28,6 +29,7 @@ pub use client::{Client, Device, DeviceMemory, Module, ModuleFormat, cpu_device_
 pub use error::{Error, Result};
 pub use executable::{Executable, MemoryStats};
 pub use execute::{Argument, Completion, Execution, LoadedExecutable};
+pub use leave::leave;
 pub use options::{CompileOptions, FlagValue};
 pub use platform::Backend;
 pub use plugin::Plugin;

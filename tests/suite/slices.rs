@@ -280,18 +280,19 @@ fn hosts_with_other_numbers_of_replicas_are_refused() {
 
 /// Whatever the other was about to do with it never runs; the slice frees what it held, and ends with the last host.
 #[test]
-fn a_host_that_is_killed_leaves_the_others_waiting() {
+fn a_host_that_is_killed_leaves_the_others_waiting_for_a_time() {
     let Some(mut slice) = Slice::start(2) else { return };
     let output = empty_folder("slice_killed").join("run");
-    let host =
-        |process| slice.spawn(process, train(&output, &["--batch-size", "40", "--epochs", "100000"]), 4);
+    let flags = ["--batch-size", "40", "--epochs", "100000", "--slice-timeout", "6"];
+    let host = |process| slice.spawn(process, train(&output, &flags), 4);
     let (mut chief, other) = (host(0), host(1));
     chief.wait_for("Epoch 2/");
     other.signal("KILL");
     assert_eq!(other.wait().code, None);
     assert!(slice.is_serving() && chief.is_running());
-    chief.signal("KILL");
-    assert_eq!(chief.wait().code, None);
+    let end = chief.wait();
+    // It may have been in a step, or where they meet after it has saved.
+    assert!(end.code == Some(1) && end.error().starts_with("error: process 0: waited "), "{end:?}");
     slice.wait();
 }
 

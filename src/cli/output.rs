@@ -1,0 +1,48 @@
+//! A file that the chief of a slice writes while all processes take the steps that fill it.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::Result;
+use crate::exec::Replicas;
+
+/// Tells the processes of one another's failures where none waits for another in a step: before the steps, and after
+/// them.
+pub struct Output {
+    replicas: Arc<Replicas>,
+    stage: Cell<Stage>,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    Before,
+    During,
+    After,
+}
+
+impl Output {
+    pub fn new(replicas: Arc<Replicas>) -> Self {
+        Self { replicas, stage: Cell::new(Stage::Before) }
+    }
+
+    /// Takes all steps, once every process is ready for them.
+    pub fn steps<T>(&self, steps: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.stage.set(Stage::During);
+        self.replicas.meet(PREPARING, Ok::<_, super::Error>(()))?;
+        let done = steps()?;
+        self.stage.set(Stage::After);
+        Ok(done)
+    }
+
+    /// Gives what has become of the file, `result`, once it has become of it in every process.
+    pub fn end<T>(self, result: Result<T>) -> Result<T> {
+        match self.stage.get() {
+            Stage::Before => self.replicas.meet(PREPARING, result),
+            // The others are in a step.
+            Stage::During => result,
+            Stage::After => self.replicas.meet("saving", result),
+        }
+    }
+}
+
+const PREPARING: &str = "preparing the output";
