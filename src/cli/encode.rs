@@ -9,6 +9,7 @@ use clap::Args;
 use sha2::{Digest, Sha256};
 
 use super::options::{DeviceArgs, count};
+use super::output::Output;
 use super::{Console, Error, Result};
 use crate::data::{DataError, Tokenizer, Tokens};
 use crate::infer::Encoder;
@@ -66,13 +67,14 @@ pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
     let hash = sentences.hash.clone().chain_update(tokenizer.to_json()?);
 
     let replicas = Arc::new(args.device.connect(console)?);
-    let is_chief = replicas.is_chief();
+    let (is_chief, output) = (replicas.is_chief(), Output::new(replicas.clone()));
     let encoder = Encoder::open(&config, &tensors, replicas, args.batch_size, hash)?;
     let job = Encoding { sentences: &sentences, tokenizer: &tokenizer, encoder: &encoder, args };
-    match is_chief {
-        true => job.save(config.bert.hidden_size)?,
-        false => job.states(&mut std::io::sink())?,
-    }
+    let encoded = match is_chief {
+        true => job.save(config.bert.hidden_size, &output),
+        false => output.steps(|| job.states(&mut std::io::sink())).flatten(),
+    };
+    output.end(encoded)?;
     Ok(console.print(&format!("{}: {} sentences\n", args.output.display(), sentences.count))?)
 }
 
@@ -95,8 +97,7 @@ impl Sentences {
         for sentence in sentences.iter()? {
             let sentence = sentence?;
             count += 1;
-            hash.update((sentence.len() as u64).to_le_bytes());
-            hash.update(sentence);
+            add(&mut hash, &sentence);
         }
         if count == 0 {
             return Err(sentences.error("no sentence; expected one a line"));
@@ -134,6 +135,11 @@ impl Sentences {
     }
 }
 
+fn add(hash: &mut Sha256, sentence: &str) {
+    hash.update((sentence.len() as u64).to_le_bytes());
+    hash.update(sentence);
+}
+
 /// Sentences on their way through an encoder.
 struct Encoding<'a> {
     sentences: &'a Sentences,
@@ -144,21 +150,40 @@ struct Encoding<'a> {
 
 impl Encoding<'_> {
     /// Tokens, a part of the sentences at a time.
+    ///
+    /// # Errors
+    /// Those of `each`; sentences that are not those of the first pass.
     fn each_part(&self, mut each: impl FnMut(Tokens) -> Result<()>) -> Result<()> {
         let rows = ROWS.next_multiple_of(self.args.batch_size);
         let mut sentences = self.sentences.iter()?;
+        let mut hash = Sha256::new();
         loop {
             let part = sentences.by_ref().take(rows).collect::<Result<Vec<_>>>()?;
             if part.is_empty() {
-                return Ok(());
+                break;
             }
+            part.iter().for_each(|sentence| add(&mut hash, sentence));
             each(self.tokenizer.encode(&part)?)?;
+        }
+        match hash.finalize() == self.sentences.hash.clone().finalize() {
+            true => Ok(()),
+            false => Err(self.sentences.error("it was changed while it was read; nothing was written")),
         }
     }
 
-    /// Writes the hidden states.
-    fn states(&self, writer: &mut dyn Write) -> Result<()> {
-        self.each_part(|tokens| self.encoder.encode(&tokens, |states| self.write(writer, &states)))
+    /// Writes the hidden states, and gives whether all was written. That it wasn't is told at the end: on a slice, the
+    /// others are on their way through the sentences, too.
+    fn states(&self, writer: &mut dyn Write) -> Result<Result<()>> {
+        let mut written = Ok(());
+        self.each_part(|tokens| {
+            self.encoder.encode(&tokens, |states| {
+                if written.is_ok() {
+                    written = self.write(writer, &states);
+                }
+                Ok::<_, Error>(())
+            })
+        })?;
+        Ok(written)
     }
 
     fn write<T: bytemuck::NoUninit>(&self, writer: &mut dyn Write, values: &[T]) -> Result<()> {
@@ -167,13 +192,15 @@ impl Encoding<'_> {
     }
 
     /// Writes the file: first the tokens, which for that are made a second time, then the states.
-    fn save(&self, hidden: usize) -> Result<()> {
+    fn save(&self, hidden: usize, output: &Output) -> Result<()> {
         let (rows, length) = (self.sentences.count, self.args.max_length);
         let tensors = [
             ("input_ids".to_owned(), Shape::new(ElementType::S32, [rows, length])),
             ("attention_mask".to_owned(), Shape::new(ElementType::S32, [rows, length])),
             ("last_hidden_state".to_owned(), Shape::new(ElementType::F32, [rows, length, hidden])),
         ];
+        // Not all that goes wrong is the file's fault.
+        let mut failed = None;
         let saved = save_safetensors(&self.args.output, &tensors, &[("format", "pt")], |i, writer| {
             let written = match i {
                 0 => self.each_part(|tokens| {
@@ -185,10 +212,16 @@ impl Encoding<'_> {
                     let mask = mask.map(|(row, at)| i32::from(at < tokens.length(row)));
                     self.write(writer, &mask.collect::<Vec<i32>>())
                 }),
-                _ => self.states(writer),
+                _ => output.steps(|| self.states(writer)).flatten(),
             };
-            Ok(written?)
+            written.map_err(|error| {
+                failed = Some(error);
+                "the encoding has failed".into()
+            })
         });
-        Ok(saved?)
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(saved?),
+        }
     }
 }

@@ -63,7 +63,8 @@ impl Error {
             }
             Self::Exec(exec::Error::Timeout { .. }) => "--slice-timeout says how long to wait",
             Self::Run(run::Error::NoRun { .. }) => "give the --output of a training run",
-            Self::Run(run::Error::HoldsRun { .. }) => "choose another --output, or pass --overwrite",
+            Self::Run(run::Error::Holds { .. }) => "choose another --output, or pass --overwrite",
+            Self::Run(run::Error::InUse { .. }) => "choose another --output",
             Self::Train(train::Error::Diverged { .. }) => "try a lower --learning-rate",
             Self::Plan(plan::Error::TooLarge { .. }) => {
                 "choose a smaller --batch-size or --max-length, or more devices"

@@ -8,6 +8,7 @@ mod evaluate;
 mod graph;
 mod model;
 mod options;
+mod output;
 mod plan;
 mod plugins;
 mod predict;

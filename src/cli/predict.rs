@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::options::TrainedArgs;
+use super::output::Output;
 use super::{Console, Error, Result};
 use crate::data::{Purpose, Summary, TableFile};
 use crate::infer::Predictor;
@@ -40,17 +41,19 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let checked = table.check()?;
 
     let replicas = Arc::new(trained.device.connect(console)?);
-    let is_chief = replicas.is_chief();
+    let (is_chief, output) = (replicas.is_chief(), Output::new(replicas.clone()));
     let predictor = Predictor::open(&run, replicas, trained.batch_size, checked.digest)?;
     let mut counts = HashMap::<u32, usize>::new();
     let mut label = |submission: Option<&mut Submission<'_>>| {
-        let written = label_rows(&table, &predictor, submission, &mut counts)?;
-        if written.digest == checked.digest { Ok(()) } else { Err(changed(&trained.data)) }
+        let (read, written) = output.steps(|| label_rows(&table, &predictor, submission, &mut counts))?;
+        written?;
+        if read.digest == checked.digest { Ok(()) } else { Err(changed(&trained.data)) }
     };
-    match is_chief {
-        true => write_submission(&args.output, |submission| label(Some(submission)))?,
-        false => label(None)?,
-    }
+    let labelled = match is_chief {
+        true => write_submission(&args.output, |submission| label(Some(submission))),
+        false => label(None),
+    };
+    output.end(labelled)?;
     let mut summary = format!("{}: {} rows\n", args.output.display(), checked.rows);
     for (label, class) in run.labels.iter() {
         summary.push_str(&format!("{label:>8}: {}\n", counts.get(&class).copied().unwrap_or_default()));
@@ -58,28 +61,31 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     Ok(console.print(&summary)?)
 }
 
-/// Labels the rows of `table` one part after another, writes them if there is a `submission`, and counts the answers.
+/// Labels the rows of `table` one part after another, writes them if there is a `submission`, and counts the answers; gives
+/// what was read, and whether all was written. That it wasn't is told at the end: on a slice, the others are on their way
+/// through the table, too.
 fn label_rows(
     table: &TableFile,
     predictor: &Predictor,
     mut submission: Option<&mut Submission<'_>>,
     counts: &mut HashMap<u32, usize>,
-) -> Result<Summary> {
+) -> Result<(Summary, std::result::Result<(), FileError>)> {
     let (labels, num_classes) = (predictor.labels(), predictor.model().head.num_classes());
     let rows = ROWS.next_multiple_of(predictor.batch_size());
     let mut records = table.records()?;
+    let mut written = Ok(());
     loop {
         let part = records.by_ref().take(rows).collect::<std::result::Result<Vec<_>, _>>()?;
         if part.is_empty() {
-            return Ok(records.summary());
+            return Ok((records.summary(), written));
         }
         let (ids, texts): (Vec<_>, Vec<_>) = part.into_iter().map(|record| (record.id, record.text)).unzip();
         let probabilities = predictor.probabilities(&texts)?;
         let answers = labels.answers(&probabilities, num_classes).collect::<Vec<_>>();
         answers.iter().for_each(|class| *counts.entry(*class).or_default() += 1);
-        if let Some(submission) = &mut submission {
+        if let (Some(submission), Ok(())) = (&mut submission, &written) {
             let names = answers.iter().map(|class| labels.name_of(*class)).collect::<Vec<_>>();
-            submission.add(&ids, &names).map_err(FileError::new("can't write", "the labels"))?;
+            written = submission.add(&ids, &names).map_err(FileError::new("can't write", "the labels"));
         }
     }
 }

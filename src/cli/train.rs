@@ -12,7 +12,7 @@ use super::{Console, Error, Result};
 use crate::data::{LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
-use crate::run::model_files;
+use crate::run::{model_files, read_json};
 use crate::storage::FileError;
 use crate::train::{Job, Observer, Recipe, Session};
 use crate::weights::{Hub, TensorFiles, open_tokenizer, open_weights};
@@ -125,11 +125,13 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     }
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
     let files = model_files(name, revision.as_deref(), !random_weights, &Hub::from_env()?)?;
+    // All of the model before the table, which may take long: a run may go on beside this one, and replace its files.
+    let original = read_json(&files.config)?;
     let model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
     let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
+    let pretrained = (!random_weights).then(|| open_weights(&files, &model)).transpose()?;
     let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
     let split = train_test_split(table.texts.len(), *dev_size, *split_seed)?;
-    let pretrained = (!random_weights).then(|| open_weights(&files, &model)).transpose()?;
     let recipe = Recipe {
         batch_size: *batch_size,
         epochs: *epochs,
@@ -137,7 +139,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
         seed: *seed,
         labels: labels.clone(),
     };
-    let job = Job { files, model, pretrained, tokenizer, table, split, recipe };
+    let job = Job { original, model, pretrained, tokenizer, table, split, recipe };
     job.initial_values().check(&job.model.weights())?;
     Ok(job)
 }

@@ -32,8 +32,7 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     let classes = 0..model.head.num_classes() as u32;
     let name = |class: &u32| match labels.label_of(*class) {
         Some(label) => label.to_owned(),
-        // The name that transformers gives a class without one.
-        None => format!("LABEL_{class}"),
+        None => unlabelled_name(*class, labels),
     };
     let names = classes.clone().map(|class| (class, name(&class))).collect::<Vec<_>>();
     let settings = Settings {
@@ -52,6 +51,15 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     original["hidden_dropout_prob"] = json!(model.bert.hidden_dropout_prob);
     original["attention_probs_dropout_prob"] = json!(model.bert.attention_probs_dropout_prob);
     original
+}
+
+/// The name that transformers gives a class without one, made longer if a label has it.
+fn unlabelled_name(class: u32, labels: &LabelMap) -> String {
+    let mut name = format!("LABEL_{class}");
+    while labels.class_of(&name).is_some() {
+        name.push('_');
+    }
+    name
 }
 
 /// Reads what [`describe`] wrote.

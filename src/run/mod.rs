@@ -9,7 +9,7 @@ mod writer;
 use std::path::PathBuf;
 
 pub use predictions::{DevPredictions, Submission, write_submission};
-pub use reader::{Run, model_files, model_folder};
+pub use reader::{Run, model_files, model_folder, read_json};
 pub use writer::{Description, Snapshot, Tensors, Writer};
 
 use crate::data::DataError;
@@ -25,8 +25,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error("{}: there is no such folder", path.display())]
     NoRun { path: PathBuf },
-    #[error("{} already holds a run", path.display())]
-    HoldsRun { path: PathBuf },
+    #[error("{} already holds {}", path.display(), held(name))]
+    Holds {
+        path: PathBuf,
+        /// A file that a run would replace.
+        name: &'static str,
+    },
+    #[error("{}: another process is writing a run there", path.display())]
+    InUse { path: PathBuf },
     /// A file that doesn't hold what it should.
     #[error("{}: {message}", path.display())]
     Input { path: PathBuf, message: String },
@@ -48,7 +54,7 @@ impl Error {
     /// True where the folder or its files are at fault, false where reading or writing failed.
     pub fn is_input_error(&self) -> bool {
         match self {
-            Self::NoRun { .. } | Self::HoldsRun { .. } | Self::Input { .. } => true,
+            Self::NoRun { .. } | Self::Holds { .. } | Self::InUse { .. } | Self::Input { .. } => true,
             Self::File(_) => false,
             Self::Config(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
@@ -56,5 +62,12 @@ impl Error {
             Self::Weights(error) => error.is_input_error(),
             Self::Report(error) => error.is_input_error(),
         }
+    }
+}
+
+fn held(name: &str) -> String {
+    match name {
+        layout::RUN | layout::WEIGHTS => "a run".to_owned(),
+        other => format!("{other}, which a run would replace"),
     }
 }

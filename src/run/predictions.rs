@@ -39,7 +39,11 @@ impl DevPredictions<'_> {
         ];
         for class in 0..num_classes {
             let values = probabilities.iter().skip(class).step_by(num_classes).copied().collect::<Vec<_>>();
-            let name = format!("p_{}", labels.name_of(class as u32).replace(' ', "_"));
+            let mut name = format!("p_{}", labels.name_of(class as u32).replace(' ', "_"));
+            // Labels that differ in a space alone.
+            while columns.iter().any(|column| column.name() == name.as_str()) {
+                name.push('_');
+            }
             columns.push(Column::new(name.into(), values));
         }
         write_csv(writer, true, columns)

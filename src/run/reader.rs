@@ -17,6 +17,9 @@ use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer
 pub(super) struct Pointer {
     /// The folder of the checkpoint that counts, relative to the run's.
     pub checkpoint: String,
+    /// What the checkpoint holds, so that the run's own folder can stand in for it.
+    #[serde(flatten)]
+    pub manifest: Manifest,
 }
 
 impl Pointer {
@@ -24,7 +27,12 @@ impl Pointer {
     pub fn read(root: &Folder) -> Result<Option<Self>> {
         let Some(bytes) = root.read(RUN)? else { return Ok(None) };
         let error = |message: String| Error::Input { path: root.path().join(RUN), message };
-        let pointer: Self = serde_json::from_slice(&bytes).map_err(|cause| error(cause.to_string()))?;
+        let json: Value = serde_json::from_slice(&bytes).map_err(|cause| error(cause.to_string()))?;
+        // Somebody else's file of that name.
+        if json.get("checkpoint").is_none() {
+            return Ok(None);
+        }
+        let pointer = Self::deserialize(json).map_err(|cause| error(cause.to_string()))?;
         let name = pointer.name();
         match name.is_some_and(|name| !name.is_empty() && !name.contains(['/', '\\']) && name != "..") {
             true => Ok(Some(pointer)),
@@ -36,30 +44,37 @@ impl Pointer {
     pub fn name(&self) -> Option<&str> {
         self.checkpoint.strip_prefix(CHECKPOINTS)?.strip_prefix('/')
     }
+
+    /// The folder whose files are those of the checkpoint: its own, or, for a run that was copied without its
+    /// checkpoints, the run's.
+    fn folder(&self, root: &Folder) -> Result<Folder> {
+        let own = root.folder(&self.checkpoint);
+        let (folder, manifest) = match own.path().exists() {
+            true => (own.clone(), Manifest::read(&own)?),
+            false => (root.clone(), Some(self.manifest.clone())),
+        };
+        let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
+        let not_whole = || error(MANIFEST, "there is none: the checkpoint is not whole".to_owned());
+        let manifest = manifest.ok_or_else(not_whole)?;
+        manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
+        Ok(folder)
+    }
 }
 
 /// The folder that holds the files of the model in `root`: the checkpoint that `run.json` names, or, for a folder
 /// without one, itself.
 ///
 /// # Errors
-/// A checkpoint that is not whole.
+/// A checkpoint that is not whole, or a file of it that is not as it was committed.
 pub fn model_folder(root: &Path) -> Result<PathBuf> {
     let root = Folder::new(root);
     let Some(mut pointer) = Pointer::read(&root)? else { return Ok(root.path().to_owned()) };
     loop {
-        let folder = root.folder(&pointer.checkpoint);
-        let found = Manifest::read(&folder);
-        if let Ok(Some(_)) = found {
-            return Ok(folder.path().to_owned());
-        }
-        // A run that goes on may just have put a newer one in its place.
-        match Pointer::read(&root)? {
-            Some(newer) if newer.checkpoint != pointer.checkpoint => pointer = newer,
-            _ => {
-                found?;
-                let message = format!("there is no {MANIFEST}: the checkpoint is not whole");
-                return Err(Error::Input { path: folder.path().to_owned(), message });
-            }
+        match (pointer.folder(&root), Pointer::read(&root)?) {
+            (Ok(folder), _) => return Ok(folder.path().to_owned()),
+            // A run that goes on may have put newer ones in its place.
+            (Err(_), Some(newer)) if newer.checkpoint != pointer.checkpoint => pointer = newer,
+            (Err(error), _) => return Err(error),
         }
     }
 }
@@ -112,7 +127,8 @@ impl Run {
     }
 }
 
-pub(super) fn read_json(path: &Path) -> Result<Value> {
+/// Reads a JSON file.
+pub fn read_json(path: &Path) -> Result<Value> {
     let bytes = std::fs::read(path).map_err(crate::storage::FileError::new("can't read", path))?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Error::Input { path: path.to_owned(), message: error.to_string() })

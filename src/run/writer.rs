@@ -1,8 +1,10 @@
 //! What training leaves behind, committed as a whole.
 
+use std::fs::{File, TryLockError};
+use std::io;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::description::describe;
 use super::layout::{
@@ -10,14 +12,14 @@ use super::layout::{
     WEIGHTS, checkpoint,
 };
 use super::predictions::DevPredictions;
-use super::reader::{Pointer, read_json};
+use super::reader::Pointer;
 use super::{Error, Result};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::ClassifierConfig;
 use crate::report::{History, accuracy_chart, loss_chart};
 use crate::shape::Shape;
-use crate::storage::{BoxError, Commit, FileError, Folder, PART};
-use crate::weights::{ModelFiles, write_safetensors};
+use crate::storage::{BoxError, Commit, FileError, Folder, MANIFEST, Manifest, PART};
+use crate::weights::write_safetensors;
 
 /// What a run says of its model: the same at each commit.
 pub struct Description {
@@ -26,14 +28,14 @@ pub struct Description {
 }
 
 impl Description {
-    /// Of a model that is trained from `original`.
+    /// Of a model that is trained from one whose `config.json` holds `original`.
     pub fn new(
-        original: &ModelFiles,
+        original: &Value,
         tokenizer: &Tokenizer,
         model: &ClassifierConfig,
         labels: &LabelMap,
     ) -> Result<Self> {
-        let config = describe(read_json(&original.config)?, model, labels);
+        let config = describe(original.clone(), model, labels);
         Ok(Self { config: format!("{config:#}\n"), tokenizer: tokenizer.to_json()? })
     }
 }
@@ -58,54 +60,74 @@ pub struct Snapshot<'a> {
 /// The one that writes to a run folder.
 pub struct Writer {
     root: Folder,
+    /// Checkpoints that it has committed.
+    committed: Vec<String>,
+    /// Held as long as it lives; `None` where the file system has no locks.
+    _lock: Option<File>,
 }
 
 impl Writer {
-    /// Makes the folder, and removes what a run that was cut short left there. A run that it holds stays until the first
-    /// commit.
+    /// Makes the folder, and finds out whether a run can be written there. A run that it holds stays until the first
+    /// commit; nothing else of what it holds is touched.
     ///
     /// # Errors
-    /// A folder that holds a run, unless it may be replaced.
+    /// A folder that holds a run, or a file that one would replace, unless it may be replaced; one that another process
+    /// is writing a run to, or that can't be written to.
     pub fn create(root: &Path, replace: bool) -> Result<Self> {
-        let writer = Self { root: Folder::new(root) };
-        let pointer = Pointer::read(&writer.root);
-        let holds_run = !matches!(pointer, Ok(None)) || root.join(WEIGHTS).exists();
-        if holds_run && !replace {
-            return Err(Error::HoldsRun { path: root.to_owned() });
+        let writer = Self { root: Folder::new(root), committed: vec![], _lock: None };
+        let mut ours = [RUN, WEIGHTS].into_iter().chain(FILES);
+        if let Some(name) = ours.find(|name| !replace && root.join(name).exists()) {
+            return Err(Error::Holds { path: root.to_owned(), name });
         }
-        std::fs::create_dir_all(root).map_err(FileError::new("can't make", root))?;
-        // A pointer that can't be read may still be somebody's to mend.
-        if let Ok(pointer) = pointer {
-            writer.remove_strays(pointer.as_ref().and_then(Pointer::name))?;
+        writer.root.make()?;
+        let lock = File::open(root).map_err(FileError::new("can't open", root))?;
+        let lock = match lock.try_lock() {
+            Ok(()) => Some(lock),
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: root.to_owned() }),
+            Err(TryLockError::Error(_)) => None,
+        };
+        writer.root.folder(CHECKPOINTS).make()?;
+        if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
+            let is_folder = io::ErrorKind::IsADirectory.into();
+            return Err(FileError::new("can't write", root.join(name))(is_folder).into());
         }
-        Ok(writer)
+        Ok(Self { _lock: lock, ..writer })
     }
 
-    /// Commits a snapshot: until the last moment, readers see the one before, and from then on, this one.
+    /// Commits a snapshot: until the last moment, readers see the one before, and from then on, this one. The one before
+    /// stays for those who are reading it, until the next commit.
     pub fn commit(&mut self, snapshot: Snapshot<'_>) -> Result<()> {
-        let current = Pointer::read(&self.root).ok().flatten();
-        let name = free_name(snapshot.step, current.as_ref().and_then(Pointer::name));
-        let folder = self.root.folder(CHECKPOINTS).folder(&name);
-        write(Commit::begin(folder.clone())?, snapshot)?;
-        let pointer = json!(Pointer { checkpoint: format!("{CHECKPOINTS}/{name}") });
-        self.root.write(RUN, format!("{pointer:#}\n").as_bytes())?;
+        let before = Pointer::read(&self.root).ok().flatten();
+        let checkpoints = self.root.folder(CHECKPOINTS);
+        let name = free_name(&checkpoints, snapshot.step);
+        let folder = checkpoints.folder(&name);
+        let manifest = write(Commit::begin(folder.clone())?, snapshot)?;
+        self.committed.push(name.clone());
+        let pointer = Pointer { checkpoint: format!("{CHECKPOINTS}/{name}"), manifest };
+        self.root.write(RUN, format!("{:#}\n", json!(pointer)).as_bytes())?;
         // From here on it counts. What follows is for other readers, and room on the disk.
         for file in FILES {
-            self.root.link(&folder, file)?;
-        }
-        self.remove_strays(Some(&name))
-    }
-
-    /// Removes checkpoints other than `current`, and files that were not finished.
-    fn remove_strays(&self, current: Option<&str>) -> Result<()> {
-        for name in self.root.list()? {
-            if name.starts_with('.') && name.ends_with(PART) {
-                self.root.remove(&name)?;
+            // A file that is changed in place would change here and there: only the large one is worth it.
+            match file {
+                WEIGHTS => self.root.link(&folder, file)?,
+                _ => self.root.copy(&folder, file)?,
             }
         }
+        let before = before.as_ref().and_then(Pointer::name);
+        self.remove_strays(|checkpoint| checkpoint == name || Some(checkpoint) == before)
+    }
+
+    /// Removes our checkpoints but those to be kept, and what is left of files of ours that were not finished. Whatever
+    /// else lies there is somebody's.
+    fn remove_strays(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
+        for name in self.root.list()?.into_iter().filter(|name| is_part(name)) {
+            self.root.remove(&name)?;
+        }
         let checkpoints = self.root.folder(CHECKPOINTS);
-        for name in checkpoints.list()? {
-            if Some(name.as_str()) != current {
+        // A link leads to where other runs may have theirs.
+        let is_own_folder = !checkpoints.path().is_symlink();
+        for name in checkpoints.list()?.into_iter().filter(|name| !keep(name)) {
+            if self.committed.contains(&name) || (is_own_folder && is_checkpoint(&checkpoints, &name)?) {
                 checkpoints.remove(&name)?;
             }
         }
@@ -113,14 +135,34 @@ impl Writer {
     }
 }
 
-/// A name for the checkpoint of `step` that isn't the current one's: a run that replaces another may come to the same
-/// step.
-fn free_name(step: u64, current: Option<&str>) -> String {
+/// A name for the checkpoint of `step` that nothing has: a run that replaces another may come to the same step.
+fn free_name(checkpoints: &Folder, step: u64) -> String {
     let name = checkpoint(step);
-    if Some(name.as_str()) == current { name + "-again" } else { name }
+    let is_free = |name: &String| checkpoints.path().join(name).symlink_metadata().is_err();
+    let others = (2..).map(|n| format!("{name}-{n}"));
+    // The numbers don't end before a free one.
+    [name.clone()].into_iter().chain(others).find(is_free).unwrap_or(name)
 }
 
-fn write(mut commit: Commit, snapshot: Snapshot<'_>) -> Result<()> {
+/// Whether a folder is a checkpoint, finished or not: by its name, and by holding nothing else.
+fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_name = name.strip_prefix("step-").is_some_and(|rest| rest.split('-').all(number));
+    let path = checkpoints.path().join(name);
+    if !is_name || path.is_symlink() || !path.is_dir() {
+        return Ok(false);
+    }
+    let is_ours = |file: &String| file == MANIFEST || FILES.contains(&file.as_str()) || is_part(file);
+    Ok(checkpoints.folder(name).list()?.iter().all(is_ours))
+}
+
+/// Whether a name is that of a file of a run that was not finished.
+fn is_part(name: &str) -> bool {
+    let of = FILES.into_iter().chain([RUN, MANIFEST]);
+    name.ends_with(PART) && of.into_iter().any(|file| name.starts_with(&format!(".{file}.")))
+}
+
+fn write(mut commit: Commit, snapshot: Snapshot<'_>) -> Result<Manifest> {
     let Snapshot { step: _, description, history, predictions, weights } = snapshot;
     let mut add = |name: &str, bytes: &[u8]| commit.write(name, |writer| Ok(writer.write_all(bytes)?));
     add(CONFIG, description.config.as_bytes())?;
@@ -136,6 +178,5 @@ fn write(mut commit: Commit, snapshot: Snapshot<'_>) -> Result<()> {
             Ok(writer.write_all(&(weights.bytes)(i)?)?)
         })
     })?;
-    commit.finish()?;
-    Ok(())
+    Ok(commit.finish()?)
 }

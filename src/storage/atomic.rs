@@ -1,41 +1,123 @@
 //! Files that appear whole or not at all.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How the name of a file ends that is still being written: what is left of one is of no use.
+/// How the name of a file ends that is still being written, which starts with a `.` and the name that it is to have:
+/// what is left of one is of no use.
 pub const PART: &str = ".part";
 
 /// Writes a file by a temporary one in the same folder, which is synced to disk and renamed at the end: a reader, or
-/// a run that is cut short, never meets half a file. The folder is made if it isn't there.
+/// a run that is cut short, never meets half a file. The folder is made if it isn't there. What is no file, such as a
+/// pipe or `/dev/stdout`, is written to as it is.
 pub fn write_atomic<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
 ) -> Result<(), E> {
+    if is_special(path) {
+        let file = File::options().write(true).open(path)?;
+        let mut writer = BufWriter::new(&file);
+        write(&mut writer)?;
+        return Ok(writer.flush()?);
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    std::fs::create_dir_all(folder)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".").suffix(PART);
-    // Otherwise temporary files are for their owner alone; the umask still applies.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temporary = builder.tempfile_in(folder)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
+    fs::create_dir_all(folder)?;
+    let temporary = Temporary::new(folder, path.file_name().unwrap_or_default())?;
+    let mut writer = BufWriter::with_capacity(1 << 20, temporary.file());
     write(&mut writer)?;
     writer.flush()?;
     drop(writer);
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    sync_folder(folder)
+    temporary.file().sync_all()?;
+    temporary.persist(path)?;
+    Ok(sync_folder(folder)?)
 }
 
-/// Makes the names in a folder, too, outlive a power cut.
-pub(super) fn sync_folder<E: From<io::Error>>(folder: &Path) -> Result<(), E> {
+/// Whether a path is a device, a pipe or the like, or stands for one of this process's open files.
+fn is_special(path: &Path) -> bool {
+    let leads_to_proc = fs::read_link(path).is_ok_and(|target| target.starts_with("/proc"));
+    leads_to_proc || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// A file that has no name yet.
+enum Temporary {
+    /// Not in any folder: nothing is left of it if the process ends.
+    #[cfg(target_os = "linux")]
+    Unnamed {
+        file: File,
+        part: PathBuf,
+    },
+    Named(tempfile::NamedTempFile),
+}
+
+impl Temporary {
+    fn new(folder: &Path, name: &OsStr) -> io::Result<Self> {
+        let prefix = format!(".{}.", name.to_string_lossy());
+        // Otherwise temporary files are for their owner alone; the umask still applies.
+        const MODE: u32 = 0o666;
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{Mode, OFlags, open};
+            static MADE: AtomicU64 = AtomicU64::new(0);
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            // Not every file system can.
+            if let Ok(file) = open(folder, flags, Mode::from_raw_mode(MODE)) {
+                let number = MADE.fetch_add(1, Ordering::Relaxed);
+                let part = folder.join(format!("{prefix}{}-{number}{PART}", std::process::id()));
+                return Ok(Self::Unnamed { file: file.into(), part });
+            }
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(PART);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(MODE));
+        Ok(Self::Named(builder.tempfile_in(folder)?))
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Unnamed { file, .. } => file,
+            Self::Named(file) => file.as_file(),
+        }
+    }
+
+    /// Gives it its name, in place of any file of that name.
+    fn persist(self, path: &Path) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Unnamed { file, part } => {
+                use std::os::fd::AsRawFd;
+
+                use rustix::fs::{AtFlags, CWD, linkat};
+                let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+                // A link can't take another's place, a rename can.
+                linkat(CWD, open, CWD, &part, AtFlags::SYMLINK_FOLLOW)?;
+                fs::rename(&part, path).inspect_err(|_| _ = fs::remove_file(&part))
+            }
+            Self::Named(file) => file.persist(path).map(drop).map_err(|error| error.error),
+        }
+    }
+}
+
+/// Whether files can be made in `folder`, to be told before long work.
+pub(super) fn probe(folder: &Path) -> io::Result<()> {
+    Temporary::new(folder, OsStr::new("probe")).map(drop)
+}
+
+/// Makes the names in a folder, too, outlive a power cut, where the file system can.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
+    match File::open(folder)?.sync_all() {
+        Err(error) if !matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            return Err(error);
+        }
+        _ => {}
+    }
     Ok(())
 }

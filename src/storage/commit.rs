@@ -31,21 +31,42 @@ impl Manifest {
     /// The manifest of `folder`; `None` if nothing was committed there.
     ///
     /// # Errors
-    /// A manifest that can't be read, or a file that isn't there in the size that it was written in.
+    /// A manifest that can't be read.
     pub fn read(folder: &Folder) -> Result<Option<Self>> {
         let Some(bytes) = folder.read(MANIFEST)? else { return Ok(None) };
-        let damaged = |name: &str| FileError::new("can't use", folder.path().join(name));
-        let manifest: Self =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(MANIFEST)(error.into()))?;
-        for ManifestEntry { name, size, .. } in &manifest.files {
-            let found = fs::metadata(folder.path().join(name)).map_err(damaged(name))?.len();
-            if found != *size {
-                let message = format!("it has {found} bytes where {MANIFEST} says {size}");
-                return Err(damaged(name)(io::Error::other(message)));
-            }
-        }
-        Ok(Some(manifest))
+        let damaged = FileError::new("can't use", folder.path().join(MANIFEST));
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.into()))
     }
+
+    /// Whether `folder` has every file as it was written.
+    ///
+    /// # Errors
+    /// One that is not: its name, and what is wrong with it.
+    pub fn check(&self, folder: &Folder) -> std::result::Result<(), (String, String)> {
+        for file in &self.files {
+            file.check(folder).map_err(|message| (file.name.clone(), message))?;
+        }
+        Ok(())
+    }
+}
+
+impl ManifestEntry {
+    fn check(&self, folder: &Folder) -> std::result::Result<(), String> {
+        let mut file = File::open(folder.path().join(&self.name)).map_err(|error| error.to_string())?;
+        let mut hashing = Hashing { inner: io::sink(), hash: Sha256::new(), size: 0 };
+        io::copy(&mut file, &mut hashing).map_err(|error| error.to_string())?;
+        match (hashing.size, hex(hashing.hash)) {
+            (size, _) if size != self.size => {
+                Err(format!("it has {size} bytes where {} were committed", self.size))
+            }
+            (_, sha256) if sha256 != self.sha256 => Err("it is not as it was committed".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A folder that is being filled, and that nobody looks into before it is whole.
@@ -55,12 +76,9 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// Makes `folder`; what an earlier attempt left there is removed.
+    /// Makes `folder`, which must not be there.
     pub fn begin(folder: Folder) -> Result<Self> {
-        for name in folder.list()? {
-            folder.remove(&name)?;
-        }
-        fs::create_dir_all(folder.path()).map_err(FileError::new("can't make", folder.path()))?;
+        fs::create_dir(folder.path()).map_err(FileError::new("can't make", folder.path()))?;
         Ok(Self { folder, files: vec![] })
     }
 
@@ -76,14 +94,13 @@ impl Commit {
         let path = self.folder.path().join(name);
         let failed = || FileError::new("can't write", &path);
         let file = File::create(&path).map_err(failed())?;
-        let mut hashing =
-            Hashing { file: BufWriter::with_capacity(1 << 20, file), hash: Sha256::new(), size: 0 };
+        let inner = BufWriter::with_capacity(1 << 20, file);
+        let mut hashing = Hashing { inner, hash: Sha256::new(), size: 0 };
         write(&mut hashing).map_err(|error| failed()(into_io(error)))?;
-        let Hashing { file, hash, size } = hashing;
-        let file = file.into_inner().map_err(|error| failed()(error.into_error()))?;
+        let Hashing { inner, hash, size } = hashing;
+        let file = inner.into_inner().map_err(|error| failed()(error.into_error()))?;
         file.sync_all().map_err(failed())?;
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        self.files.push(ManifestEntry { name: name.to_owned(), size, sha256 });
+        self.files.push(ManifestEntry { name: name.to_owned(), size, sha256: hex(hash) });
         Ok(())
     }
 
@@ -108,21 +125,21 @@ fn into_io(error: BoxError) -> io::Error {
 }
 
 /// Hashes and counts what is written.
-struct Hashing {
-    file: BufWriter<File>,
+struct Hashing<W> {
+    inner: W,
     hash: Sha256,
     size: u64,
 }
 
-impl Write for Hashing {
+impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        let written = self.inner.write(bytes)?;
         self.hash.update(&bytes[..written]);
         self.size += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.inner.flush()
     }
 }

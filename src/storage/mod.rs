@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use atomic::probe;
 pub use atomic::{PART, write_atomic};
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry};
 
@@ -101,20 +102,30 @@ impl Folder {
     /// where there are none.
     pub fn link(&self, from: &Self, name: &str) -> Result<()> {
         let (source, target) = (from.path.join(name), self.path.join(name));
+        let part = format!(".{name}.link{PART}");
+        self.remove(&part)?;
         // A link can't take another's place, a rename can.
-        let temporary = self.path.join(format!(".{name}{PART}"));
-        let linked = || {
-            self.remove(&format!(".{name}{PART}")).map_err(|error| error.source)?;
-            match fs::hard_link(&source, &temporary) {
-                Ok(()) => fs::rename(&temporary, &target),
-                Err(_) => {
-                    write_atomic(&target, |file| io::copy(&mut fs::File::open(&source)?, file).map(drop))
-                }
+        match fs::hard_link(&source, self.path.join(&part)) {
+            Ok(()) => {
+                fs::rename(self.path.join(&part), &target).map_err(FileError::new("can't write", &target))?
             }
-        };
-        linked().map_err(FileError::new("can't write", &target))?;
+            Err(_) => self.copy(from, name)?,
+        }
         // Renaming one name of a file to another of the same file does nothing, and leaves both.
-        self.remove(&format!(".{name}{PART}"))
+        self.remove(&part)
+    }
+
+    /// Copies `name` from `from`, in place of any file of that name.
+    pub fn copy(&self, from: &Self, name: &str) -> Result<()> {
+        let (source, target) = (from.path.join(name), self.path.join(name));
+        let copied = write_atomic(&target, |file| io::copy(&mut fs::File::open(&source)?, file).map(drop));
+        copied.map_err(FileError::new("can't write", target))
+    }
+
+    /// Makes the folder, and finds out whether files can be made in it, to be told before long work.
+    pub fn make(&self) -> Result<()> {
+        fs::create_dir_all(&self.path).map_err(FileError::new("can't make", &self.path))?;
+        probe(&self.path).map_err(FileError::new("can't write to", &self.path))
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::trainer::{EpochMetrics, TrainOptions, Trainer};
@@ -17,13 +18,13 @@ use crate::report::{EpochRecord, History, median};
 use crate::run::{Description, DevPredictions, Snapshot, Tensors, Writer};
 use crate::step::{StepConfig, train_step};
 use crate::storage::FileError;
-use crate::weights::{InitialValues, ModelFiles, TensorFiles};
+use crate::weights::{InitialValues, TensorFiles};
 
 /// Everything that is decided and read before a device is taken: on a slice of several hosts, what fails on one of them
 /// must not leave the others waiting.
 pub struct Job {
-    /// The model that it starts from.
-    pub files: ModelFiles,
+    /// The `config.json` of the model that it starts from.
+    pub original: Value,
     pub model: ClassifierConfig,
     /// `None` for random weights.
     pub pretrained: Option<TensorFiles>,
@@ -141,11 +142,11 @@ impl Session {
         // Before the long compilation, to fail early.
         let prepare = || {
             let tokens = job.tokenizer.encode(&job.table.texts)?;
-            let Job { files, tokenizer, model, recipe, .. } = &job;
+            let Job { original, tokenizer, model, recipe, .. } = &job;
             let output = match replicas.is_chief() {
                 true => Some((
                     Writer::create(output, replace)?,
-                    Description::new(files, tokenizer, model, &recipe.labels)?,
+                    Description::new(original, tokenizer, model, &recipe.labels)?,
                 )),
                 false => None,
             };

@@ -13,9 +13,9 @@ use bert_xla::run::{Description, DevPredictions, Run, Snapshot, Tensors, Writer,
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use crate::common::cli::{asset, text};
-use crate::common::empty_folder;
-use crate::common::training::{MAX_LENGTH, files, model};
+use crate::common::cli::text;
+use crate::common::training::{MAX_LENGTH, files, model, original};
+use crate::common::{empty_folder, killer};
 
 /// Commits a run in which every file tells the step: all weights have it as their value, and so do loss and
 /// probabilities.
@@ -42,7 +42,7 @@ fn commit(root: &Path, step: u64) {
     };
     let snapshot = Snapshot {
         step,
-        description: &Description::new(&files(), &tokenizer, &model, &labels).unwrap(),
+        description: &Description::new(&original(), &tokenizer, &model, &labels).unwrap(),
         history: &history,
         predictions: DevPredictions {
             rows: &[0],
@@ -108,20 +108,24 @@ fn tree(root: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Nothing but the run: one checkpoint, and its files once more beside `run.json`, as the same files.
+/// Nothing but the run: these checkpoints, and the files of the first of them once more beside `run.json`.
 #[track_caller]
-fn check_tree(root: &Path, checkpoint: &str) {
-    let folder = PathBuf::from(layout::CHECKPOINTS).join(checkpoint);
-    let mut expected =
-        BTreeSet::from([layout::RUN.into(), layout::CHECKPOINTS.into(), folder.join("manifest.json")]);
-    for name in layout::FILES {
-        expected.insert(name.into());
-        expected.insert(folder.join(name));
-        let inode = |path: PathBuf| fs::metadata(root.join(path)).unwrap().ino();
-        assert_eq!(inode(name.into()), inode(folder.join(name)), "{name}");
+fn check_tree(root: &Path, checkpoints: &[&str]) {
+    let mut expected = BTreeSet::from([layout::RUN.into(), layout::CHECKPOINTS.into()]);
+    expected.extend(layout::FILES.map(PathBuf::from));
+    for checkpoint in checkpoints {
+        let folder = PathBuf::from(layout::CHECKPOINTS).join(checkpoint);
+        expected.extend(layout::FILES.map(|name| folder.join(name)));
+        expected.extend([folder.join("manifest.json"), folder]);
     }
-    expected.insert(folder);
     assert_eq!(tree(root), expected);
+    let current = root.join(layout::CHECKPOINTS).join(checkpoints[0]);
+    for name in layout::FILES {
+        assert_eq!(fs::read(root.join(name)).unwrap(), fs::read(current.join(name)).unwrap(), "{name}");
+    }
+    // The large file takes its room once.
+    let inode = |folder: &Path| fs::metadata(folder.join(layout::WEIGHTS)).unwrap().ino();
+    assert_eq!(inode(root), inode(&current));
 }
 
 /// What a process that is killed does: see [`kill`].
@@ -130,23 +134,6 @@ fn check_tree(root: &Path, checkpoint: &str) {
 fn commits_in_a_process_of_its_own() {
     let Some(root) = std::env::var_os("COMMIT_TO") else { return };
     commit(Path::new(&root), 2);
-}
-
-/// Builds the library that kills; without a C compiler, says so and gives `None`: the test is skipped.
-fn killer(name: &str) -> Option<PathBuf> {
-    let library = empty_folder(name).join("kill_at.so");
-    let mut compile = Command::new("cc");
-    compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library);
-    match compile.arg(asset("../tests/fixtures/kill_at.c")).arg("-ldl").output() {
-        Ok(compiled) => {
-            assert!(compiled.status.success(), "{}", text(compiled.stderr));
-            Some(library)
-        }
-        Err(error) => {
-            eprintln!("skipped: cc: {error}");
-            None
-        }
-    }
 }
 
 /// Commits step 2 in a process that is killed before the `at`-th thing that it does to a file; false if it came to its
@@ -172,7 +159,7 @@ fn a_kill_anywhere_leaves_one_whole_epoch_and_the_next_run_no_stray_file() {
     let folder = empty_folder("commit_killed");
     let (first, root) = (folder.join("first"), folder.join("run"));
     commit(&first, 1);
-    check_tree(&first, "step-1");
+    check_tree(&first, &["step-1"]);
     let mut seen = vec![];
     loop {
         copy(&first, &root);
@@ -182,13 +169,13 @@ fn a_kill_anywhere_leaves_one_whole_epoch_and_the_next_run_no_stray_file() {
         seen.push(step_of(&root));
         commit(&root, 3);
         assert_eq!(step_of(&root), 3);
-        check_tree(&root, "step-3");
+        check_tree(&root, &["step-3", &format!("step-{}", seen[seen.len() - 1])]);
     }
     // Nothing of 2 before it counts, and nothing of 1 after.
     assert!(seen.is_sorted() && seen.contains(&1) && seen.contains(&2), "{seen:?}");
     assert!(seen.len() >= 20, "{} kills", seen.len());
     assert_eq!(step_of(&root), 2);
-    check_tree(&root, "step-2");
+    check_tree(&root, &["step-2", "step-1"]);
     eprintln!(
         "{} kills, {} of them after the commit",
         seen.len(),
@@ -218,10 +205,103 @@ fn a_first_commit_that_is_cut_short_is_no_run() {
 #[test]
 fn the_same_step_again_replaces_the_run_all_the_same() {
     let root = empty_folder("commit_again").join("run");
-    for expected in ["step-1", "step-1-again", "step-1"] {
+    commit(&root, 1);
+    // A name is free again when the commit after the next has removed it.
+    for checkpoints in [["step-1-2", "step-1"], ["step-1-3", "step-1-2"], ["step-1", "step-1-3"]] {
         commit(&root, 1);
         assert_eq!(step_of(&root), 1);
-        check_tree(&root, expected);
+        check_tree(&root, &checkpoints);
+    }
+}
+
+#[test]
+fn the_commit_before_stays_for_those_who_read_it() {
+    let folder = empty_folder("commit_before");
+    let (root, copy_of_pointer) = (folder.join("run"), folder.join("run.json"));
+    commit(&root, 1);
+    fs::copy(root.join(layout::RUN), &copy_of_pointer).unwrap();
+    commit(&root, 2);
+    // A copy that took the pointer before the commit, and the rest after it.
+    let copied = folder.join("copied");
+    copy(&root, &copied);
+    fs::copy(&copy_of_pointer, copied.join(layout::RUN)).unwrap();
+    assert_eq!((step_of(&copied), step_of(&root)), (1, 2));
+    commit(&root, 3);
+    check_tree(&root, &["step-3", "step-2"]);
+}
+
+/// Whatever is not ours stays, and so does what would be replaced, unless it may be.
+#[test]
+fn other_peoples_files_stay() {
+    let folder = empty_folder("commit_others");
+    let root = folder.join("run");
+    let elsewhere = folder.join("elsewhere");
+    let files = [
+        "checkpoints/epoch=3.ckpt",
+        "checkpoints/best/model.pt",
+        "checkpoints/step-7/model.pt",
+        "checkpoints/step-x/config.json",
+        ".movie.part",
+        ".labels.csv.1-0.part",
+        "notes.txt",
+    ];
+    for name in files {
+        fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+        fs::write(root.join(name), name).unwrap();
+    }
+    // Ours, not finished.
+    fs::create_dir_all(root.join("checkpoints/step-8")).unwrap();
+    fs::write(root.join("checkpoints/step-8").join(layout::CONFIG), "{").unwrap();
+    fs::write(root.join(".config.json.12-0.part"), "{").unwrap();
+    for step in 1..=3 {
+        commit(&root, step);
+    }
+    for name in files {
+        assert_eq!(fs::read_to_string(root.join(name)).unwrap(), name);
+    }
+    assert!(!root.join("checkpoints/step-8").exists() && !root.join(".config.json.12-0.part").exists());
+    assert!(!root.join("checkpoints/step-1").exists());
+
+    // A folder of checkpoints that others share.
+    let shared = folder.join("shared");
+    commit(&elsewhere, 5);
+    fs::create_dir_all(&shared).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join(layout::CHECKPOINTS), shared.join(layout::CHECKPOINTS))
+        .unwrap();
+    for step in 5..=8 {
+        commit(&shared, step);
+    }
+    assert_eq!((step_of(&shared), step_of(&elsewhere)), (8, 5));
+
+    for name in [layout::CONFIG, layout::HISTORY, layout::RUN] {
+        let root = empty_folder("commit_holds");
+        fs::write(root.join(name), "{}").unwrap();
+        let error = Writer::create(&root, false).err().unwrap();
+        assert!(error.is_input_error() && error.to_string().contains("already holds"), "{error}");
+        assert_eq!(tree(&root), BTreeSet::from([name.into()]));
+    }
+}
+
+#[test]
+fn one_process_writes_to_a_folder_at_a_time() {
+    let root = empty_folder("commit_lock").join("run");
+    let first = Writer::create(&root, false).unwrap();
+    let error = Writer::create(&root, true).err().unwrap();
+    assert!(error.is_input_error(), "{error}");
+    assert!(error.to_string().ends_with("run: another process is writing a run there"), "{error}");
+    drop(first);
+    Writer::create(&root, false).unwrap();
+}
+
+#[test]
+fn a_folder_that_cant_take_a_run_is_told_before_it_is_trained() {
+    let folder = empty_folder("commit_unwritable");
+    fs::create_dir_all(folder.join("a/history.jsonl")).unwrap();
+    fs::create_dir_all(folder.join("b")).unwrap();
+    fs::write(folder.join("b/checkpoints"), "a file").unwrap();
+    for (name, part) in [("a", "history.jsonl"), ("b", "checkpoints")] {
+        let error = Writer::create(&folder.join(name), true).err().unwrap();
+        assert!(error.to_string().contains(part), "{error}");
     }
 }
 
@@ -229,31 +309,68 @@ fn the_same_step_again_replaces_the_run_all_the_same() {
 fn readers_go_by_the_pointer_alone() {
     let root = empty_folder("commit_pointer").join("run");
     commit(&root, 1);
-    // What others may do to the files that are there for them.
-    fs::remove_file(root.join(layout::WEIGHTS)).unwrap();
-    fs::write(root.join("new"), "text").unwrap();
-    fs::rename(root.join("new"), root.join(layout::CONFIG)).unwrap();
-    assert_eq!(step_of(&root), 1);
     // A newer checkpoint that was never committed.
     fs::create_dir_all(root.join("checkpoints/step-9")).unwrap();
     fs::write(root.join("checkpoints/step-9").join(layout::WEIGHTS), "half").unwrap();
     assert_eq!(step_of(&root), 1);
-    let pointer = |checkpoint: &str| {
-        fs::write(root.join(layout::RUN), format!("{{\"checkpoint\": \"{checkpoint}\"}}")).unwrap();
+    // What others may do to the files that are there for them: changed in place, replaced, removed.
+    fs::write(root.join(layout::CONFIG), "text").unwrap();
+    fs::write(root.join("new"), "text").unwrap();
+    fs::rename(root.join("new"), root.join(layout::TOKENIZER)).unwrap();
+    fs::remove_file(root.join(layout::WEIGHTS)).unwrap();
+    assert_eq!(step_of(&root), 1);
+
+    let whole = fs::read(root.join(layout::RUN)).unwrap();
+    let refused = |pointer: &Json| {
+        fs::write(root.join(layout::RUN), pointer.to_string()).unwrap();
         Run::open(&root).err().map(|error| (error.is_input_error(), error.to_string())).unwrap()
     };
-    let (is_input_error, message) = pointer("checkpoints/step-9");
-    assert!(is_input_error && message.contains("step-9: there is no manifest.json"), "{message}");
+    let mut pointer: Json = serde_json::from_slice(&whole).unwrap();
+    pointer["checkpoint"] = "checkpoints/step-9".into();
+    let (is_input_error, message) = refused(&pointer);
+    assert!(is_input_error && message.contains("step-9/manifest.json: there is none"), "{message}");
     for elsewhere in ["checkpoints/../..", "checkpoints/", "/etc", "checkpoints/.."] {
-        let (is_input_error, message) = pointer(elsewhere);
+        pointer["checkpoint"] = elsewhere.into();
+        let (is_input_error, message) = refused(&pointer);
         assert!(is_input_error && message.contains("is no checkpoint of this run"), "{message}");
     }
-    // A file that isn't as it was written.
-    pointer("checkpoints/step-1-gone");
-    fs::write(root.join(layout::RUN), "{\"checkpoint\": \"checkpoints/step-1\"}").unwrap();
-    let weights = root.join("checkpoints/step-1").join(layout::WEIGHTS);
-    let bytes = fs::read(&weights).unwrap();
-    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-    let error = Run::open(&root).err().unwrap().to_string();
-    assert!(error.contains("model.safetensors") && error.contains("manifest.json says"), "{error}");
+    let (is_input_error, message) = refused(&Json::from("text"));
+    // Somebody else's file of that name says nothing of a run: the folder is a model's, and here a broken one.
+    assert!(is_input_error && message.contains("model.safetensors"), "{message}");
+    fs::write(root.join(layout::RUN), "{").unwrap();
+    assert!(Run::open(&root).err().unwrap().is_input_error());
+}
+
+#[test]
+fn what_is_not_as_it_was_committed_is_refused_by_name() {
+    let folder = empty_folder("commit_damaged");
+    let (first, root) = (folder.join("first"), folder.join("run"));
+    commit(&first, 1);
+    let error = |root: &Path| {
+        let error = Run::open(root).err().unwrap();
+        assert!(error.is_input_error(), "{error}");
+        error.to_string()
+    };
+    // By its other name, in place.
+    let change = |root: &Path, name: &str, edit: fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(root.join(name)).unwrap();
+        edit(&mut bytes);
+        fs::write(root.join(name), bytes).unwrap();
+    };
+    copy(&first, &root);
+    change(&root, layout::WEIGHTS, |bytes| *bytes.last_mut().unwrap() ^= 1);
+    let message = error(&root);
+    assert!(message.ends_with("step-1/model.safetensors: it is not as it was committed"), "{message}");
+    change(&root, layout::WEIGHTS, |bytes| bytes.truncate(100));
+    let message = error(&root);
+    assert!(message.contains("step-1/model.safetensors: it has 100 bytes where"), "{message}");
+
+    // Without its checkpoints, a run is read from the files beside run.json, if they are those.
+    copy(&first, &root);
+    fs::remove_dir_all(root.join(layout::CHECKPOINTS)).unwrap();
+    assert_eq!(model_folder(&root).unwrap(), root);
+    Run::open(&root).unwrap();
+    change(&root, layout::CONFIG, |bytes| bytes.push(b' '));
+    let message = error(&root);
+    assert!(message.contains("run/config.json: it has "), "{message}");
 }

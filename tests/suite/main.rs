@@ -26,6 +26,7 @@ mod replicas;
 mod runs;
 mod session;
 mod slices;
+mod slices_faults;
 mod split;
 mod tokens;
 mod tpu_vm;

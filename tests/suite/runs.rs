@@ -141,3 +141,69 @@ fn backends_are_tried_in_order() {
     assert!(lines[1].starts_with("gpu: passed over: no NVIDIA GPU on this machine"), "{said}");
     assert_eq!(lines[2..], ["Running on cpu (cpu)", "Number of replicas: 1"]);
 }
+
+#[test]
+fn labels_that_look_alike_have_columns_of_their_own() {
+    let folder = empty_folder("runs_columns");
+    let (data, output) = (folder.join("data.csv"), folder.join("run"));
+    let labels = ["a b", "a_b", "LABEL_0"];
+    let rows = (0..40).map(|row| format!("\"text {row}\",{}\n", labels[row % 3]));
+    fs::write(&data, format!("text,label\n{}", rows.collect::<String>())).unwrap();
+    let mut command = command(&["train", "--backend", "cpu", "--random-weights", "--max-length", "8"]);
+    command.arg("--train").arg(&data).arg("--model").arg(asset("tiny")).arg("--output").arg(&output);
+    let ended = command.args(["--labels", "a b=1,a_b=2,LABEL_0=3", "--epochs", "1"]).output().unwrap();
+    assert!(ended.status.success(), "{}", text(ended.stderr));
+    let predictions = fs::read_to_string(output.join("dev_predictions.csv")).unwrap();
+    let header = predictions.lines().next().unwrap();
+    assert_eq!(header, "row,id,label,predicted,p_class_0,p_a_b,p_a_b_,p_LABEL_0");
+    // No two classes of one name, for transformers.
+    let config = read_json(&output.join("config.json"));
+    assert_eq!(config["id2label"], json!({"0": "LABEL_0_", "1": "a b", "2": "a_b", "3": "LABEL_0"}));
+    assert_eq!(config["label2id"]["LABEL_0"], 3);
+}
+
+#[test]
+fn predict_writes_to_a_pipe_and_leaves_nothing_when_it_is_interrupted() {
+    let run = demo().join("run");
+    let predict = with_run("predict", &run, &asset("sample_test.csv"), &["--output", "/dev/stdout"]);
+    let mut predict = predict;
+    let said = text(predict.output().unwrap().stdout);
+    assert!(said.starts_with("ID,label\n1,") && said.contains("/dev/stdout: 40 rows"), "{said}");
+
+    let folder = empty_folder("runs_interrupted");
+    let (data, output) = (folder.join("data.csv"), folder.join("output"));
+    let rows = (0..200_000).map(|row| format!("{row},text of row {row}\n")).collect::<String>();
+    fs::write(&data, format!("ID,text\n{rows}")).unwrap();
+    fs::create_dir(&output).unwrap();
+    let mut predict = with_run("predict", &run, &data, &[]);
+    let mut child = predict.arg("--output").arg(output.join("labels.csv")).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(fs::read_dir(&output).unwrap().count(), 0);
+}
+
+#[test]
+fn sentences_that_change_while_they_are_encoded_are_refused() {
+    use std::io::{BufRead, BufReader};
+    let folder = empty_folder("runs_changing");
+    let (input, output) = (folder.join("sentences.txt"), folder.join("states.safetensors"));
+    fs::write(&input, "one sentence\n".repeat(300)).unwrap();
+    let mut encode = command(&["encode", "--backend", "cpu", "--max-length", "8", "--no-cache", "--model"]);
+    encode.arg(demo().join("run")).arg("--input").arg(&input).arg("--output").arg(&output);
+    let mut child = encode.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    // The first pass is over, and the program is yet to be compiled.
+    assert!(said.by_ref().any(|line| line.unwrap().starts_with("Number of replicas")));
+    fs::write(&input, "two sentences\n".repeat(300)).unwrap();
+    let last = said.last().unwrap().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+    assert!(last.ends_with("sentences.txt: it was changed while it was read; nothing was written"), "{last}");
+    assert!(!output.exists());
+}

@@ -17,7 +17,7 @@ use bert_xla::train::{Job, Observer, Recipe, Session};
 
 use crate::common::cli::asset;
 use crate::common::empty_folder;
-use crate::common::training::{MAX_LENGTH, connect, files, model};
+use crate::common::training::{MAX_LENGTH, connect, files, model, original};
 
 const TEXTS: usize = 60;
 
@@ -27,7 +27,7 @@ fn job() -> Job {
     table.classes.truncate(TEXTS);
     table.ids.truncate(TEXTS);
     Job {
-        files: files(),
+        original: original(),
         model: model(0.1),
         pretrained: None,
         tokenizer: Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap(),

@@ -11,7 +11,9 @@ use bert_xla::weights::{TensorFiles, key};
 
 use crate::common::cli::{asset, command};
 use crate::common::empty_folder;
-use crate::common::training::{MAX_LENGTH, ROWS, connect, files, model, options, run, sample, trainer};
+use crate::common::training::{
+    MAX_LENGTH, ROWS, connect, files, model, options, original, run, sample, trainer,
+};
 
 #[test]
 fn a_seed_gives_one_run_bit_for_bit() {
@@ -30,7 +32,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let mut trainer = trainer(connect(1), &model(0.1), options(8, 7));
     trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
-    let description = Description::new(&files(), &tokenizer, &model(0.1), labels).unwrap();
+    let description = Description::new(&original(), &tokenizer, &model(0.1), labels).unwrap();
     let evaluation = trainer.evaluate(&data).unwrap();
     let weights = trainer.weights();
     let mut bytes = |i: usize| Ok(bytemuck::cast_slice(&trainer.values(weights[i]).unwrap()).to_vec());

@@ -24,6 +24,11 @@ pub fn files() -> ModelFiles {
     ModelFiles { config: asset("tiny/config.json"), tokenizer, weights: vec![] }
 }
 
+/// The tiny model's `config.json`.
+pub fn original() -> serde_json::Value {
+    bert_xla::run::read_json(&files().config).unwrap()
+}
+
 /// The tiny model, with dropout of `rate` everywhere.
 pub fn model(rate: f64) -> ClassifierConfig {
     let bert = BertConfig::read(&files().config).unwrap();
