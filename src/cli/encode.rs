@@ -9,7 +9,7 @@ use clap::Args;
 use sha2::{Digest, Sha256};
 
 use super::options::{DeviceArgs, count};
-use super::output::Output;
+use super::output::{Output, check_is_other};
 use super::{Console, Error, Result};
 use crate::data::{DataError, Tokenizer, Tokens};
 use crate::infer::Encoder;
@@ -57,6 +57,7 @@ pub struct EncodeArgs {
 const ROWS: usize = 1024;
 
 pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
+    check_is_other(&args.input, &args.output)?;
     let files = model_files(&args.model, args.revision.as_deref(), true, &Hub::from_env()?)?;
     let bert = BertConfig::read(&files.config)?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, args.max_length)?;

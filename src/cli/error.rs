@@ -71,7 +71,7 @@ impl Error {
             }
             Self::Weights(WeightsError::MaxLength { .. }) => "lower --max-length",
             Self::Data(DataError::BadRows { .. }) => {
-                "correct them, or pass --skip-bad-rows to leave them out"
+                "correct them, or pass --skip-bad-rows to leave them out; --labels of train says which labels there are"
             }
             Self::Data(DataError::HeaderIsData { .. }) => "pass --no-header",
             Self::Data(DataError::NoColumn { width: 1, .. }) => "is --separator right?",

@@ -1,9 +1,10 @@
 //! A file that the chief of a slice writes while all processes take the steps that fill it.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::Result;
+use super::{Error, Result};
 use crate::exec::Replicas;
 
 /// Tells the processes of one another's failures where none waits for another in a step: before the steps, and after
@@ -18,6 +19,16 @@ enum Stage {
     Before,
     During,
     After,
+}
+
+/// Refuses to write over what is read.
+pub fn check_is_other(input: &Path, output: &Path) -> Result<()> {
+    match (input.canonicalize(), output.canonicalize()) {
+        (Ok(read), Ok(written)) if read == written && read.is_file() => {
+            Err(Error::Usage(format!("--output {}: it is the input; name another file", output.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Output {

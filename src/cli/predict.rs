@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::options::TrainedArgs;
-use super::output::Output;
+use super::output::{Output, check_is_other};
 use super::{Console, Error, Result};
 use crate::data::{Purpose, Summary, TableFile};
 use crate::infer::Predictor;
@@ -34,6 +34,7 @@ const ROWS: usize = 4096;
 
 pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let trained = &args.trained;
+    check_is_other(&trained.data, &args.output)?;
     let run = Run::open(&trained.run)?;
     let options = trained.table.options(&run.labels);
     let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;

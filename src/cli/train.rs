@@ -11,6 +11,7 @@ use super::options::{DeviceArgs, TableArgs, count};
 use super::{Console, Error, Result};
 use crate::data::{LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
+use crate::nn::Part;
 use crate::report::{EpochProgress, EpochRecord};
 use crate::run::{model_files, read_json};
 use crate::storage::FileError;
@@ -166,6 +167,13 @@ fn describe(args: &TrainArgs, job: &Job) -> String {
         job.split.train.len(),
         job.split.test.len()
     );
+    let has_head = |tensors: &TensorFiles| {
+        let weights = job.model.weights();
+        weights.iter().any(|weight| weight.part == Part::Head && tensors.shape(&weight.name).is_some())
+    };
+    if job.pretrained.as_ref().is_some_and(has_head) {
+        text.push_str("\nThe encoder is taken over; the head starts anew");
+    }
     let ignored = job.pretrained.iter().flat_map(TensorFiles::ignored);
     let heads = ignored.filter(|name| name.starts_with("cls.")).collect::<Vec<_>>();
     if let [first, ..] = heads.as_slice() {

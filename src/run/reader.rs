@@ -9,7 +9,7 @@ use super::layout::{CHECKPOINTS, RUN};
 use super::{Error, Result, description};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
-use crate::storage::{Folder, MANIFEST, Manifest};
+use crate::storage::{FileError, Folder, MANIFEST, Manifest};
 use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer, open_weights};
 
 /// `run.json`.
@@ -27,12 +27,16 @@ impl Pointer {
     pub fn read(root: &Folder) -> Result<Option<Self>> {
         let Some(bytes) = root.read(RUN)? else { return Ok(None) };
         let error = |message: String| Error::Input { path: root.path().join(RUN), message };
-        let json: Value = serde_json::from_slice(&bytes).map_err(|cause| error(cause.to_string()))?;
+        let broken = |cause| error(format!("it should name the run's checkpoint, but is no JSON: {cause}"));
+        let json: Value = serde_json::from_slice(&bytes).map_err(broken)?;
         // Somebody else's file of that name.
         if json.get("checkpoint").is_none() {
             return Ok(None);
         }
-        let pointer = Self::deserialize(json).map_err(|cause| error(cause.to_string()))?;
+        let unlike = |cause: serde_json::Error| {
+            error(format!("not a run's, whose checkpoint it should name: {cause}"))
+        };
+        let pointer = Self::deserialize(json).map_err(unlike)?;
         let name = pointer.name();
         match name.is_some_and(|name| !name.is_empty() && !name.contains(['/', '\\']) && name != "..") {
             true => Ok(Some(pointer)),
@@ -49,8 +53,9 @@ impl Pointer {
     /// checkpoints, the run's.
     fn folder(&self, root: &Folder) -> Result<Folder> {
         let own = root.folder(&self.checkpoint);
+        let damaged = |error: FileError| Error::Input { path: error.path, message: error.source.to_string() };
         let (folder, manifest) = match own.path().exists() {
-            true => (own.clone(), Manifest::read(&own)?),
+            true => (own.clone(), Manifest::read(&own).map_err(damaged)?),
             false => (root.clone(), Some(self.manifest.clone())),
         };
         let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
@@ -129,7 +134,7 @@ impl Run {
 
 /// Reads a JSON file.
 pub fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(crate::storage::FileError::new("can't read", path))?;
+    let bytes = std::fs::read(path).map_err(FileError::new("can't read", path))?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Error::Input { path: path.to_owned(), message: error.to_string() })
 }

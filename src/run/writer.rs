@@ -79,6 +79,10 @@ impl Writer {
         if let Some(name) = ours.find(|name| !replace && root.join(name).exists()) {
             return Err(Error::Holds { path: root.to_owned(), name });
         }
+        if root.is_file() {
+            let message = "it is a file, where a folder for the run is expected".to_owned();
+            return Err(Error::Input { path: root.to_owned(), message });
+        }
         writer.root.make()?;
         let lock = File::open(root).map_err(FileError::new("can't open", root))?;
         let lock = match lock.try_lock() {

@@ -12,7 +12,7 @@ pub const PART: &str = ".part";
 
 /// Writes a file by a temporary one in the same folder, which is synced to disk and renamed at the end: a reader, or
 /// a run that is cut short, never meets half a file. The folder is made if it isn't there. What is no file, such as a
-/// pipe or `/dev/stdout`, is written to as it is.
+/// pipe or `/dev/stdout`, is written to as it is; a link stays one, and its target is written.
 pub fn write_atomic<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
@@ -23,6 +23,8 @@ pub fn write_atomic<E: From<io::Error>>(
         write(&mut writer)?;
         return Ok(writer.flush()?);
     }
+    let target = fs::canonicalize(path).ok().filter(|_| path.is_symlink());
+    let path = target.as_deref().unwrap_or(path);
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

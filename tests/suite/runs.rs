@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value as Json, json};
 
-use crate::common::cli::{asset, command, copy_of_run, demo, text, train, with_run, works};
+use crate::common::cli::{asset, command, copy_of_run, demo, fails, text, train, with_run, works};
 use crate::common::empty_folder;
 
 fn read_json(path: &Path) -> Json {
@@ -187,6 +187,37 @@ fn predict_writes_to_a_pipe_and_leaves_nothing_when_it_is_interrupted() {
     );
     assert!(!child.wait().unwrap().success());
     assert_eq!(fs::read_dir(&output).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_read_is_not_written_over_and_a_link_stays_one() {
+    let folder = empty_folder("runs_outputs");
+    let (data, run) = (folder.join("data.csv"), demo().join("run"));
+    fs::copy(asset("sample_test.csv"), &data).unwrap();
+    let before = fs::read(&data).unwrap();
+    let output = |path: &Path| with_run("predict", &run, &data, &["--output", path.to_str().unwrap()]);
+    let message = fails(&mut output(&data), 2);
+    assert!(message.ends_with("data.csv: it is the input; name another file"), "{message}");
+    assert_eq!(fs::read(&data).unwrap(), before);
+    let (link, target) = (folder.join("link.csv"), folder.join("target.csv"));
+    fs::write(&target, "old").unwrap();
+    std::os::unix::fs::symlink("target.csv", &link).unwrap();
+    assert!(output(&link).output().unwrap().status.success());
+    assert!(link.is_symlink());
+    assert_eq!(fs::read(target).unwrap(), fs::read(demo().join("submission.csv")).unwrap());
+
+    let mut file = train(&data, &["--epochs", "1"]);
+    let message = fails(&mut file, 2);
+    assert!(message.ends_with("data.csv: it is a file, where a folder for the run is expected"), "{message}");
+}
+
+#[test]
+fn a_head_that_is_not_taken_over_is_told() {
+    let output = empty_folder("runs_head").join("run");
+    let mut command = command(&["train", "--max-length", "24", "--dry-run", "--train"]);
+    command.arg(asset("sample.csv")).arg("--output").arg(output).arg("--model").arg(demo().join("run"));
+    let said = text(command.output().unwrap().stderr);
+    assert!(said.contains("The encoder is taken over; the head starts anew"), "{said}");
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn a_host_that_fails_alone_stops_the_others() {
     let run = copy_of_run("slice_alone_run");
     for (output, (code, part)) in [
         (folder.join("file/run"), (1, "can't make ")),
-        (folder.join("unwritable"), (1, "history.jsonl")),
+        (folder.join("unwritable"), (2, "already holds history.jsonl, which a run would replace")),
         (run, (2, "already holds a run; choose another --output")),
     ] {
         let host = || train(&output, &["--epochs", "2", "--batch-size", "80"]);
