@@ -16,7 +16,7 @@ use crate::storage::write_file;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     bert-xla graph --step train --size tiny\n  \
-    bert-xla graph --step train --size mbert --replicas 8 --batch-size 2")]
+    bert-xla graph --step train --size mbert --replicas 8 --rows 2")]
 pub struct GraphArgs {
     /// train, eval or predict
     #[arg(long, value_name = "STEP")]
@@ -25,8 +25,8 @@ pub struct GraphArgs {
     #[arg(long, default_value_t = Size::MBert, value_name = "SIZE")]
     size: Size,
     /// Rows that each replica takes
-    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
-    batch_size: usize,
+    #[arg(long, alias = "batch-size", default_value_t = 16, value_parser = count(), value_name = "N")]
+    rows: usize,
     /// Replicas that run it together
     #[arg(long, default_value_t = 1, value_parser = count(), value_name = "N")]
     replicas: usize,
@@ -40,7 +40,7 @@ pub struct GraphArgs {
 
 pub fn run(args: &GraphArgs, console: &Console) -> Result<()> {
     let model = args.classifier.of_size(args.size)?;
-    let config = StepConfig { model, rows: args.batch_size, replicas: args.replicas };
+    let config = StepConfig { model, rows: args.rows, replicas: args.replicas };
     let graph = Graph::new();
     let program = args.step.build(&graph, &config).program;
     match &args.output {
