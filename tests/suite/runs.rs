@@ -180,7 +180,7 @@ fn predict_writes_to_a_pipe_and_leaves_nothing_when_it_is_interrupted() {
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert!(
         std::process::Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
+            .args(["-TERM", &child.id().to_string()])
             .status()
             .unwrap()
             .success()
