@@ -37,6 +37,9 @@ impl Executable {
     ///
     /// # Errors
     /// A runtime that refuses it: the state is lost then.
+    ///
+    /// # Panics
+    /// If `inputs` lack one that the step takes, or the state is another step's.
     pub fn update(&self, replicas: &Replicas, state: &mut State, inputs: &[&Inputs]) -> Result<Pending> {
         let leaves = self.signature.leaves().map(|(leaf, _)| leaf);
         let mut taken = state.take(leaves, replicas.local_count())?;
@@ -63,6 +66,9 @@ impl Executable {
     ///
     /// # Errors
     /// A runtime that refuses it.
+    ///
+    /// # Panics
+    /// If `inputs` lack one that the step takes, or the state lacks a leaf.
     pub fn query(&self, replicas: &Replicas, state: &State, inputs: &[&Inputs]) -> Result<Pending> {
         let arguments = self.arguments(replicas, inputs, |leaf, replica| {
             Ok(Argument::Borrow(&state.get(leaf)?.arrays[replica]))
