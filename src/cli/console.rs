@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use super::error::{Error, Result};
+use super::padding_note;
+use crate::data::Tokenizer;
 use crate::exec::Replicas;
+use crate::model::BertConfig;
 use crate::storage::FileError;
 
 /// One command's voice. On a slice of several hosts, all processes take the same steps and have the same to say: the
@@ -48,6 +51,13 @@ impl Console {
     pub fn note(&self, text: &str) {
         if self.is_chief() {
             let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// As [`padding_note`], where there is something to note.
+    pub fn note_padding(&self, bert: &BertConfig, tokenizer: &Tokenizer) {
+        if let Some(note) = padding_note(bert.pad_token_id.into(), tokenizer) {
+            self.note(&note);
         }
     }
 

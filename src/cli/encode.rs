@@ -68,6 +68,7 @@ pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
     let hash = sentences.hash.clone().chain_update(tokenizer.to_json()?);
 
     let replicas = Arc::new(args.device.connect(console)?);
+    console.note_padding(&config.bert, &tokenizer);
     let (is_chief, output) = (replicas.is_chief(), Output::new(replicas.clone()));
     let encoder = Encoder::open(&config, &tensors, replicas, args.batch_size, hash)?;
     let job = Encoding { sentences: &sentences, tokenizer: &tokenizer, encoder: &encoder, args };

@@ -73,7 +73,12 @@ impl Error {
             Self::Data(DataError::BadRows { .. }) => {
                 "correct them, or pass --skip-bad-rows to leave them out; --labels of train says which labels there are"
             }
-            Self::Data(DataError::HeaderIsData { .. }) => "pass --no-header",
+            Self::Data(DataError::HeaderIsData { row, .. }) if row.len() == 1 => {
+                "pass --no-header if it is data, --header if not; is --separator right?"
+            }
+            Self::Data(DataError::HeaderIsData { .. }) => {
+                "pass --no-header if it is data; if not, name a column (--text-column NAME), or pass --header"
+            }
             Self::Data(DataError::NoColumn { width: 1, .. }) => "is --separator right?",
             Self::Data(DataError::NoColumn { role, column: None, .. }) => {
                 return Some(format!("pass --{role}-column"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::options::TrainedArgs;
-use super::{Console, Result};
+use super::{Console, Result, plural};
 use crate::data::{Purpose, TableFile};
 use crate::infer::Predictor;
 use crate::report::Classification;
@@ -31,20 +31,17 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let (table, summary) = table.collect()?;
 
     let replicas = Arc::new(trained.device.connect(console)?);
+    console.note_padding(&run.model.bert, &run.tokenizer);
     let predictor = Predictor::open(&run, replicas, trained.batch_size, summary.digest)?;
+    if summary.skipped > 0 {
+        console.note(&format!("{}: {} left out", trained.data.display(), plural(summary.skipped, "bad row")));
+    }
     let evaluation = predictor.evaluate(&table.texts, &table.classes)?;
 
     let (labels, num_classes) = (predictor.labels(), predictor.model().head.num_classes());
     let answers = labels.answers(&evaluation.probabilities, num_classes).collect::<Vec<_>>();
-    let named = |class| Some((class, labels.label_of(class)?));
-    let names = (0..num_classes as u32).filter_map(named).collect::<Vec<_>>();
-    let report = Classification::from_probabilities(
-        &table.classes,
-        &answers,
-        &evaluation.probabilities,
-        num_classes,
-        &names,
-    )?;
+    let name = |class| labels.name_of(class).into_owned();
+    let report = Classification::new(&table.classes, &answers, evaluation.loss, name)?;
     match args.json {
         true => console.print_json(serde_json::to_string_pretty(&report)),
         false => Ok(console.print(&format!("{report}\n"))?),

@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
+use crate::data::Tokenizer;
+
 pub use console::Console;
 pub use error::{Error, Result};
 
@@ -38,7 +40,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Predict(predict::PredictArgs),
     Encode(encode::EncodeArgs),
@@ -70,6 +72,14 @@ fn size(bytes: u64) -> String {
         ..1e7 => format!("{:.1} MiB", kib / 1024.0),
         _ => format!("{:.1} GiB", kib / (1024.0 * 1024.0)),
     }
+}
+
+/// What is said where a tokenizer pads texts with another token than `config.json` has as `pad_token_id`.
+fn padding_note(pad_token_id: u64, tokenizer: &Tokenizer) -> Option<String> {
+    let id = tokenizer.pad_id();
+    (pad_token_id != u64::from(id)).then(|| {
+        format!("Texts are padded with token {id}, as the tokenizer says; config.json says {pad_token_id}")
+    })
 }
 
 fn plural(n: usize, noun: &str) -> String {

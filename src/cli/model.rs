@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::options::count;
 use super::{Error, Result};
+use crate::data::MAX_CLASSES;
 use crate::model::head::DenseHeadConfig;
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 
@@ -21,7 +22,7 @@ pub struct ClassifierArgs {
     #[arg(long)]
     mask: bool,
     /// Width of the output [default: the highest class of the labels, plus one]
-    #[arg(long, value_parser = count(), value_name = "N")]
+    #[arg(long, value_parser = count().range(1..=MAX_CLASSES as u64), value_name = "N")]
     pub num_classes: Option<usize>,
     /// Dropout after each hidden dense layer of the head
     #[arg(long, default_value_t = 0.3, value_name = "RATE")]

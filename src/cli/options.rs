@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use super::{Console, Result};
-use crate::data::{ColumnRef, DataError, LabelMap, TableOptions, parse_quote, parse_separator};
+use crate::data::{ColumnRef, DataError, Header, LabelMap, TableOptions, parse_quote, parse_separator};
 use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
 use crate::pjrt::{Backend, ExecutableCache, leave};
@@ -26,6 +26,9 @@ pub struct TableArgs {
     /// The first row is data, not column names
     #[arg(long)]
     no_header: bool,
+    /// The first row is column names, although it names none that is looked for
+    #[arg(long, conflicts_with = "no_header")]
+    header: bool,
     /// Column of the text, by name or by position from 0
     #[arg(long, value_name = "COLUMN")]
     text_column: Option<ColumnRef>,
@@ -58,7 +61,11 @@ impl TableArgs {
         TableOptions {
             separator: self.separator,
             quote: self.quote.0,
-            header: !self.no_header,
+            header: match self {
+                Self { no_header: true, .. } => Header::Absent,
+                Self { header: true, .. } => Header::Present,
+                _ => Header::Expected,
+            },
             text_column: self.text_column.clone(),
             label_column: self.label_column.clone(),
             id_column: self.id_column.clone(),

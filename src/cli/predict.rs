@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::options::TrainedArgs;
 use super::output::{Output, check_is_other};
-use super::{Console, Error, Result};
+use super::{Console, Error, Result, plural};
 use crate::data::{Purpose, Summary, TableFile};
 use crate::infer::Predictor;
 use crate::run::{Run, Submission, write_submission};
@@ -42,6 +42,7 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let checked = table.check()?;
 
     let replicas = Arc::new(trained.device.connect(console)?);
+    console.note_padding(&run.model.bert, &run.tokenizer);
     let (is_chief, output) = (replicas.is_chief(), Output::new(replicas.clone()));
     let predictor = Predictor::open(&run, replicas, trained.batch_size, checked.digest)?;
     let mut counts = HashMap::<u32, usize>::new();
@@ -55,7 +56,11 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
         false => label(None),
     };
     output.end(labelled)?;
-    let mut summary = format!("{}: {} rows\n", args.output.display(), checked.rows);
+    let skipped = match checked.skipped {
+        0 => String::new(),
+        skipped => format!(", {} left out", plural(skipped, "bad row")),
+    };
+    let mut summary = format!("{}: {}{skipped}\n", args.output.display(), plural(checked.rows, "row"));
     for (label, class) in run.labels.iter() {
         summary.push_str(&format!("{label:>8}: {}\n", counts.get(&class).copied().unwrap_or_default()));
     }

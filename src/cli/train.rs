@@ -1,22 +1,23 @@
 //! `bert-xla train`: from a labelled table and a checkpoint to a run folder.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, count};
-use super::{Console, Error, Result};
+use super::{Console, Error, Result, padding_note, plural};
 use crate::data::{LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
-use crate::nn::Part;
 use crate::report::{EpochProgress, EpochRecord};
 use crate::run::{model_files, read_json};
 use crate::storage::FileError;
 use crate::train::{Job, Observer, Recipe, Session};
-use crate::weights::{Hub, TensorFiles, open_tokenizer, open_weights};
+use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
 
 /// Fine-tune a classifier on a labelled table.
 ///
@@ -125,12 +126,15 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
         return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
     }
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
-    let files = model_files(name, revision.as_deref(), !random_weights, &Hub::from_env()?)?;
+    // A dry run downloads no weights; those that are here are looked at.
+    let weights = !random_weights && (!args.dry_run || Path::new(name).is_dir());
+    let files = model_files(name, revision.as_deref(), weights, &Hub::from_env()?)?;
     // All of the model before the table, which may take long: a run may go on beside this one, and replace its files.
     let original = read_json(&files.config)?;
-    let model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
+    let mut model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
     let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
-    let pretrained = (!random_weights).then(|| open_weights(&files, &model)).transpose()?;
+    model.bert.pad_token_id = tokenizer.pad_id();
+    let pretrained = weights.then(|| open_pretrained(&files, &model)).transpose()?;
     let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
     let split = train_test_split(table.texts.len(), *dev_size, *split_seed)?;
     let recipe = Recipe {
@@ -156,7 +160,7 @@ fn model_config(args: &ClassifierArgs, bert: BertConfig, labels: &LabelMap) -> R
     }
 }
 
-/// What the table holds, and what of the checkpoint is left out.
+/// What the table holds, and what becomes of the checkpoint.
 fn describe(args: &TrainArgs, job: &Job) -> String {
     let mut text = format!(
         "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
@@ -167,19 +171,39 @@ fn describe(args: &TrainArgs, job: &Job) -> String {
         job.split.train.len(),
         job.split.test.len()
     );
-    let has_head = |tensors: &TensorFiles| {
-        let weights = job.model.weights();
-        weights.iter().any(|weight| weight.part == Part::Head && tensors.shape(&weight.name).is_some())
-    };
-    if job.pretrained.as_ref().is_some_and(has_head) {
-        text.push_str("\nThe encoder is taken over; the head starts anew");
-    }
-    let ignored = job.pretrained.iter().flat_map(TensorFiles::ignored);
-    let heads = ignored.filter(|name| name.starts_with("cls.")).collect::<Vec<_>>();
-    if let [first, ..] = heads.as_slice() {
-        text.push_str(&format!("\nIgnored {} tensors of pretraining heads ({first}...)", heads.len()));
-    }
+    let said = job.original.get("pad_token_id").and_then(Value::as_u64);
+    let said = said.unwrap_or(BertConfig::default().pad_token_id.into());
+    let lines = [padding_note(said, &job.tokenizer), Some(describe_weights(args, job))];
+    lines.into_iter().flatten().for_each(|line| text.push_str(&format!("\n{line}")));
     text
+}
+
+/// Which weights are the checkpoint's, which start anew, and what the checkpoint has besides.
+fn describe_weights(args: &TrainArgs, job: &Job) -> String {
+    if job.pretrained.is_none() && !args.model.random_weights {
+        return "Weights: of the checkpoint, which a dry run doesn't download".to_owned();
+    }
+    let values = job.initial_values();
+    let weights = job.model.weights();
+    let (taken, anew): (Vec<_>, Vec<_>) = weights.iter().partition(|weight| values.is_taken(weight));
+    let keys = taken.iter().map(|weight| key(&weight.name)).collect();
+    let left_out = job.pretrained.as_ref().map_or(vec![], |tensors| tensors.unused(&keys));
+    let mut parts = vec![];
+    if !taken.is_empty() {
+        parts.push(format!("{} of the checkpoint's encoder taken over", plural(taken.len(), "tensor")));
+    }
+    parts.push(format!("{} starting anew ({})", anew.len(), stems(anew.iter().map(|weight| &*weight.name))));
+    if !left_out.is_empty() {
+        let stems = stems(left_out.iter().copied());
+        parts.push(format!("{} of the checkpoint left out ({stems})", left_out.len()));
+    }
+    format!("Weights: {}", parts.join(", "))
+}
+
+/// The distinct first parts of names with dots.
+fn stems<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let stems = names.map(|name| name.split('.').next().unwrap_or(name)).collect::<BTreeSet<_>>();
+    stems.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Shows a session on the console.

@@ -26,8 +26,8 @@ pub enum Order {
 }
 
 impl<'a> Dataset<'a> {
-    /// `rows` are row numbers of `tokens`; `classes` has one class per row of `tokens`, or is empty, and then
-    /// labels are 0.
+    /// `rows` are row numbers of `tokens`; `classes` has one class per row of `tokens`, or is empty where there are no
+    /// labels.
     ///
     /// # Panics
     /// If a row is out of range, or the number of classes is not the number of rows.
@@ -80,7 +80,7 @@ impl<'a> Dataset<'a> {
             let row = *rows.get(i).unwrap_or(&rows[0]);
             batch.input_ids.extend_from_slice(self.tokens.row(row));
             batch.lengths.push(self.tokens.length(row));
-            batch.labels.push(self.classes.get(row).map_or(0, |&class| class as i32));
+            batch.labels.extend(self.classes.get(row).map(|&class| class as i32));
             batch.weights.push(if i < rows.len() { 1.0 } else { 0.0 });
         }
         batch
@@ -94,7 +94,7 @@ pub struct Batch {
     pub input_ids: Vec<i32>,
     /// `[batch]`: tokens of each row before its padding.
     pub lengths: Vec<usize>,
-    /// `[batch]`
+    /// `[batch]`; empty where there are no labels.
     pub labels: Vec<i32>,
     /// `[batch]`: 1, or 0 for a row that only fills the batch (a repeat of its first row).
     pub weights: Vec<f32>,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::bad_rows::excerpt;
-use super::{DataError, Purpose, TableOptions};
+use super::{DataError, Header, Purpose, TableOptions};
 
 /// A column, by name or by position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Columns {
     /// `header` is empty for a table without one; `path` is for messages.
     ///
     /// # Errors
-    /// If there is no such column, or the header is a row of data.
+    /// If there is no such column, or an expected header reads as a row of data.
     pub fn find(
         path: &Path,
         header: &[String],
@@ -108,9 +108,14 @@ impl Columns {
             id: find(Role::Id, &options.id_column, id)?,
         };
         // A file without a header would silently lose its first row.
-        match columns.label.and_then(|label| header.get(label)) {
-            Some(label) if options.labels.class_of(label).is_some() => {
-                Err(DataError::HeaderIsData { path: path.to_owned(), label: label.clone() })
+        let given = [&options.text_column, &options.label_column, &options.id_column];
+        let names_one =
+            by_name || given.into_iter().flatten().any(|column| matches!(column, ColumnRef::Name(_)));
+        let label = columns.label.and_then(|label| header.get(label));
+        let is_data = !names_one || label.is_some_and(|label| options.labels.class_of(label).is_some());
+        match options.header {
+            Header::Expected if is_data => {
+                Err(DataError::HeaderIsData { path: path.to_owned(), row: header.to_vec() })
             }
             _ => Ok(columns),
         }
@@ -134,6 +139,11 @@ pub(super) fn missing(role: Role, column: Option<&ColumnRef>, header: &[String],
     match header {
         _ if width == 1 => format!("{missing}; the file has one column"),
         [] => format!("{missing}; the file has {width} columns, counted from 0, and no header"),
-        names => format!("{missing}; the columns are {}", excerpt(names.join(", ").as_bytes())),
+        names => format!("{missing}; the columns are {}", shown(names)),
     }
+}
+
+/// A header as a message shows it.
+pub(super) fn shown(header: &[String]) -> String {
+    excerpt(header.join(", ").as_bytes())
 }

@@ -1,10 +1,14 @@
 //! Which class each label of the file stands for, and which label is the answer.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
 use super::DataError;
+
+/// Far above any real label set, and low enough that a typing error can't ask for a huge output.
+pub const MAX_CLASSES: usize = 10_000;
 
 /// A one-to-one map from labels, as written in the file, to class numbers.
 ///
@@ -18,7 +22,13 @@ use super::DataError;
 /// assert_eq!(labels.num_classes(), 2);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelMap(Vec<(String, u32)>);
+pub struct LabelMap {
+    /// In the order given.
+    pairs: Vec<(String, u32)>,
+    /// Where each label is among them, and each class.
+    by_label: HashMap<String, usize>,
+    by_class: HashMap<u32, usize>,
+}
 
 impl LabelMap {
     /// The map of these labels and classes, in the order given.
@@ -26,7 +36,7 @@ impl LabelMap {
     /// # Errors
     /// What is wrong, if a label or a class is given twice, or if there is none.
     pub fn new(pairs: impl IntoIterator<Item = (String, u32)>) -> Result<Self, String> {
-        let mut map = Self(Vec::new());
+        let mut map = Self { pairs: vec![], by_label: HashMap::new(), by_class: HashMap::new() };
         for (label, class) in pairs {
             let label = label.trim().to_owned();
             if map.class_of(&label).is_some() {
@@ -35,9 +45,11 @@ impl LabelMap {
             if map.label_of(class).is_some() {
                 return Err(format!("class {class} is given twice"));
             }
-            map.0.push((label, class));
+            map.by_label.insert(label.clone(), map.pairs.len());
+            map.by_class.insert(class, map.pairs.len());
+            map.pairs.push((label, class));
         }
-        if map.0.is_empty() { Err("there is no label".to_owned()) } else { Ok(map) }
+        if map.pairs.is_empty() { Err("there is no label".to_owned()) } else { Ok(map) }
     }
 
     /// The answers that `probabilities` `[rows, num_classes]`, row-major, stand for: the most probable class of each row
@@ -63,34 +75,34 @@ impl LabelMap {
 
     /// The class of a label; white space around the label doesn't count.
     pub fn class_of(&self, label: &str) -> Option<u32> {
-        let label = label.trim();
-        self.0.iter().find(|(known, _)| known == label).map(|&(_, class)| class)
+        self.by_label.get(label.trim()).map(|at| self.pairs[*at].1)
     }
 
     /// The label of a class; `None` for a class that no label maps to.
     pub fn label_of(&self, class: u32) -> Option<&str> {
-        self.0.iter().find(|&&(_, known)| known == class).map(|(label, _)| label.as_str())
+        self.by_class.get(&class).map(|at| self.pairs[*at].0.as_str())
     }
 
     /// Each label with its class, in the order given.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.0.iter().map(|(label, class)| (label.as_str(), *class))
+        self.pairs.iter().map(|(label, class)| (label.as_str(), *class))
     }
 
     /// The labels, in the order given.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(label, _)| label.as_str())
+        self.pairs.iter().map(|(label, _)| label.as_str())
     }
 
     /// One more than the highest class: the width of the model's output.
     pub fn num_classes(&self) -> usize {
-        self.0.iter().map(|&(_, class)| class as usize + 1).max().unwrap_or(0)
+        self.pairs.iter().map(|&(_, class)| class as usize + 1).max().unwrap_or(0)
     }
 }
 
 impl Default for LabelMap {
     fn default() -> Self {
-        Self([("-1", 1), ("0", 2), ("1", 3)].map(|(label, class)| (label.to_owned(), class)).to_vec())
+        let pairs = [("-1", 1), ("0", 2), ("1", 3)].map(|(label, class)| (label.to_owned(), class));
+        Self::new(pairs).expect("labels and classes that are given once")
     }
 }
 
@@ -107,9 +119,8 @@ impl FromStr for LabelMap {
         let pair = |pair: &str| {
             let (label, class) =
                 pair.rsplit_once('=').ok_or_else(|| wrong(format!("`{pair}` has no `=`")))?;
-            // Far above any real label set, and low enough that a typing error can't ask for a huge output.
             match class.trim().parse::<u32>() {
-                Ok(class) if class < 10_000 => Ok((label.to_owned(), class)),
+                Ok(class) if (class as usize) < MAX_CLASSES => Ok((label.to_owned(), class)),
                 _ => Err(wrong(format!("class `{class}` is not a number from 0 to 9999"))),
             }
         };
@@ -121,7 +132,7 @@ impl FromStr for LabelMap {
 /// As parsed.
 impl fmt::Display for LabelMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (label, class)) in self.0.iter().enumerate() {
+        for (i, (label, class)) in self.pairs.iter().enumerate() {
             let separator = if i == 0 { "" } else { "," };
             write!(f, "{separator}{label}={class}")?;
         }

@@ -18,10 +18,10 @@ use std::path::PathBuf;
 pub use bad_rows::BadRow;
 pub use batches::{Batch, Batches, Dataset, Order};
 pub use columns::{ColumnRef, Role};
-pub use labels::LabelMap;
+pub use labels::{LabelMap, MAX_CLASSES};
 pub use records::{Record, Records, Summary};
 pub use split::{Split, permutation, train_test_split};
-pub use table::{Purpose, Table, TableFile, TableOptions, parse_quote, parse_separator};
+pub use table::{Header, Purpose, Table, TableFile, TableOptions, parse_quote, parse_separator};
 pub use tokens::{Tokenizer, TokenizerFiles, Tokens};
 
 /// Why a table could not be read, split or tokenized. Each message is one line.
@@ -41,9 +41,9 @@ pub enum DataError {
         /// Number of columns; 1 is a sign of another separator.
         width: usize,
     },
-    /// The first row was to be the header, but its label is one that rows have.
-    #[error("{}: the first row holds the label `{label}`, not column names", path.display())]
-    HeaderIsData { path: PathBuf, label: String },
+    /// The first row was to be the header, but names no column that is used, or has a label as rows have.
+    #[error("{}: the first row, `{}`, reads as data, not as column names", path.display(), columns::shown(row))]
+    HeaderIsData { path: PathBuf, row: Vec<String> },
     /// Rows that can't be used, where they are not to be skipped.
     #[error("{}: {}", path.display(), bad_rows::list(rows, *total))]
     BadRows {

@@ -13,7 +13,7 @@ use super::columns::Columns;
 use super::parse::{Batch, Parser, Values};
 use super::rows::{Limits, Rows, SoundRows, Syntax};
 use super::window::Source;
-use super::{DataError, LabelMap, Purpose, TableOptions};
+use super::{DataError, Header, LabelMap, Purpose, TableOptions};
 
 /// A row of a table that is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Records {
             self.layout = Some(self.lay_out(&rows)?);
         }
         match &self.layout {
-            Some((parser, columns)) if !(first && self.options.header) => {
+            Some((parser, columns)) if !(first && self.options.header != Header::Absent) => {
                 self.batch = parser.parse_rows(rows, columns).map_err(parse_error(&self.path))?;
             }
             _ => {}
@@ -140,8 +140,8 @@ impl Records {
         let width = self.rows.width();
         let parser = Parser::new(width, self.syntax);
         let header = match self.options.header {
-            true => parser.parse_row(first).map_err(parse_error(&self.path))?,
-            false => Vec::new(),
+            Header::Absent => Vec::new(),
+            Header::Expected | Header::Present => parser.parse_row(first).map_err(parse_error(&self.path))?,
         };
         let columns = Columns::find(&self.path, &header, width, &self.options, self.tally.purpose)?;
         Ok((parser.only(&columns), columns))

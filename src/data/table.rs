@@ -22,6 +22,18 @@ pub enum Purpose {
     Predict,
 }
 
+/// Whether the first row of a file names its columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// It is data.
+    Absent,
+    /// It does, and at least one of those that are used by its name. One that doesn't is refused, lest a row of data be
+    /// lost.
+    Expected,
+    /// It does, whatever it says.
+    Present,
+}
+
 /// How a file is laid out.
 ///
 /// Columns that are not given are found by the names `text`, `label` and `id` if the header has any of them.
@@ -38,8 +50,7 @@ pub struct TableOptions {
     pub separator: u8,
     /// The ASCII character that may enclose a field; `None` where quotes are part of the text.
     pub quote: Option<u8>,
-    /// Whether the first row names the columns.
-    pub header: bool,
+    pub header: Header,
     pub text_column: Option<ColumnRef>,
     pub label_column: Option<ColumnRef>,
     pub id_column: Option<ColumnRef>,
@@ -54,7 +65,7 @@ impl Default for TableOptions {
         Self {
             separator: b',',
             quote: Some(b'"'),
-            header: true,
+            header: Header::Expected,
             text_column: None,
             label_column: None,
             id_column: None,

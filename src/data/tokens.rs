@@ -8,7 +8,7 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, PostProcessor, TruncationParams};
+use tokenizers::{AddedToken, PaddingParams, PaddingStrategy, PostProcessor, TruncationParams};
 
 use super::DataError;
 
@@ -27,6 +27,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_length: usize,
     pad_id: u32,
+    /// What `tokenizer.json` says of padding, less its length.
+    padding: Option<PaddingParams>,
 }
 
 /// The token ids of a table.
@@ -52,7 +54,10 @@ impl Tokenizer {
         };
         let error = |message: String| DataError::Tokenizer { path: path.clone(), message };
         let mut inner = inner.map_err(|cause| error(format!("not a usable tokenizer: {cause}")))?;
-        let pad_id = match inner.get_padding() {
+        let padding = inner.get_padding().cloned();
+        let padding =
+            padding.map(|padding| PaddingParams { strategy: PaddingStrategy::BatchLongest, ..padding });
+        let pad_id = match &padding {
             Some(padding) => padding.pad_id,
             None => inner
                 .token_to_id("[PAD]")
@@ -67,20 +72,26 @@ impl Tokenizer {
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
         inner.with_padding(None);
         inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
-        Ok(Self { inner, max_length, pad_id })
+        Ok(Self { inner, max_length, pad_id, padding })
     }
 
-    /// The tokenizer as a `tokenizer.json`, without a length limit.
+    /// The tokenizer as a `tokenizer.json`, without a length limit. It pads with the same token.
     pub fn to_json(&self) -> Result<String, DataError> {
         let error = |cause: tokenizers::Error| DataError::Encode(cause.to_string());
         let mut unlimited = self.inner.clone();
+        unlimited.with_padding(self.padding.clone());
         unlimited.with_truncation(None).map_err(error)?;
         unlimited.to_string(true).map_err(error)
     }
 
     /// Number of token ids, which the model's `vocab_size` must reach.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.inner.get_vocab_size(true).max(self.pad_id as usize + 1)
+    }
+
+    /// The token after a text's end: what `tokenizer.json` pads with, else `[PAD]`.
+    pub fn pad_id(&self) -> u32 {
+        self.pad_id
     }
 
     /// Tokenizes all texts, on all cores.

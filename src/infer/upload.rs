@@ -7,15 +7,21 @@ use crate::step::{InputId, Layout, Signature};
 use crate::weights::InitialValues;
 
 /// Puts on the replicas what a step takes of a batch.
+///
+/// # Panics
+/// If the step takes labels, and the batch has none.
 pub fn upload_batch(replicas: &Replicas, signature: &Signature, batch: &Batch) -> Result<Inputs> {
-    let rows = batch.labels.len();
+    let rows = batch.lengths.len();
     let tokens = [rows, batch.input_ids.len() / rows];
     let mut inputs = Inputs::new();
     for port in &signature.inputs {
         let placed = match &port.id {
             InputId::InputIds => replicas.upload(&batch.input_ids, &tokens, Layout::Sharded)?,
             InputId::AttentionMask => replicas.upload(&batch.attention_mask(), &tokens, Layout::Sharded)?,
-            InputId::Labels => replicas.upload(&batch.labels, &[rows], Layout::Sharded)?,
+            InputId::Labels => {
+                assert_eq!(batch.labels.len(), rows, "the step takes labels, but the rows have none");
+                replicas.upload(&batch.labels, &[rows], Layout::Sharded)?
+            }
             InputId::ExampleWeights => replicas.upload(&batch.weights, &[rows], Layout::Sharded)?,
             InputId::Leaf(_) | InputId::LearningRate | InputId::Seed => continue,
         };

@@ -19,12 +19,8 @@ pub use progress::EpochProgress;
 pub enum ReportError {
     #[error("line {line}: not an epoch record ({source})")]
     Record { line: usize, source: serde_json::Error },
-    #[error(
-        "{what} has {found} values where {expected} were expected ({rows} labels, {num_classes} classes)"
-    )]
-    Length { what: &'static str, expected: usize, found: usize, rows: usize, num_classes: usize },
-    #[error("row {row}: {what} is class {class}; classes are 0 to {}", num_classes - 1)]
-    Class { what: &'static str, row: usize, class: u32, num_classes: usize },
+    #[error("{found} predictions for {expected} labels")]
+    Length { expected: usize, found: usize },
     #[error("nothing to report: there are no labelled rows; give at least one")]
     Empty,
     #[error("cannot draw the chart \"{title}\": {reason}")]
@@ -35,7 +31,7 @@ impl ReportError {
     /// True when the caller's input is at fault (exit code 2), false for a failure of the machine (1).
     pub fn is_input_error(&self) -> bool {
         match self {
-            Self::Record { .. } | Self::Class { .. } | Self::Empty => true,
+            Self::Record { .. } | Self::Empty => true,
             Self::Length { .. } | Self::Plot { .. } => false,
         }
     }

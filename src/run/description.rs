@@ -47,7 +47,8 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     original["architectures"] = json!(["BertModel"]);
     original["id2label"] = names.iter().map(|(class, name)| (class.to_string(), json!(name))).collect();
     original["label2id"] = names.iter().map(|(class, name)| (name.clone(), json!(class))).collect();
-    // The probabilities that it was trained with, which may be other ones.
+    // What it was trained with, which may be others.
+    original["pad_token_id"] = json!(model.bert.pad_token_id);
     original["hidden_dropout_prob"] = json!(model.bert.hidden_dropout_prob);
     original["attention_probs_dropout_prob"] = json!(model.bert.attention_probs_dropout_prob);
     original

@@ -1,5 +1,6 @@
 //! The CSV files of predictions.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -37,11 +38,12 @@ impl DevPredictions<'_> {
             texts("label", &mut rows.iter().map(|row| name(classes[*row]))),
             texts("predicted", &mut answers.by_ref().map(name)),
         ];
+        let mut names = HashSet::new();
         for class in 0..num_classes {
             let values = probabilities.iter().skip(class).step_by(num_classes).copied().collect::<Vec<_>>();
             let mut name = format!("p_{}", labels.name_of(class as u32).replace(' ', "_"));
             // Labels that differ in a space alone.
-            while columns.iter().any(|column| column.name() == name.as_str()) {
+            while !names.insert(name.clone()) {
                 name.push('_');
             }
             columns.push(Column::new(name.into(), values));

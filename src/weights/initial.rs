@@ -44,6 +44,11 @@ impl InitialValues<'_> {
         Ok(())
     }
 
+    /// Whether a weight's values are a checkpoint's, and not as declared.
+    pub fn is_taken(&self, weight: &Weight) -> bool {
+        matches!(self.source(weight), Source::Tensor(..))
+    }
+
     fn source<'w>(&self, weight: &'w Weight) -> Source<'_, 'w> {
         let key = key(&weight.name);
         match *self {

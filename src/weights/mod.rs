@@ -15,7 +15,7 @@ use crate::storage::BoxError;
 pub use hub::{CONFIG, Hub, HubError, ModelFiles, TOKENIZER, WEIGHTS};
 pub use initial::InitialValues;
 pub use names::key;
-pub use pretrained::{open_tokenizer, open_weights};
+pub use pretrained::{open_pretrained, open_tokenizer, open_weights};
 pub use safetensors::{TensorFiles, save_safetensors, write_safetensors};
 
 /// Why weights could not be read or written, or don't fit their model. Each message is one line.

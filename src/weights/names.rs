@@ -8,11 +8,11 @@ pub fn key(name: &str) -> &str {
     name.strip_prefix(ENCODER).and_then(|name| name.strip_prefix('.')).unwrap_or(name)
 }
 
-/// The name under which a file's tensor is kept; `None` for one that no encoder has. The older `gamma` and `beta` of a
-/// `LayerNorm` become `weight` and `bias`.
+/// The name under which a file's tensor is kept; `None` for the numbers of the positions, which are no weight. The older
+/// `gamma` and `beta` of a `LayerNorm` become `weight` and `bias`.
 pub(super) fn normalize(name: &str) -> Option<String> {
     let bare = key(name);
-    if bare.starts_with("cls.") || bare == "embeddings.position_ids" {
+    if bare == "embeddings.position_ids" {
         return None;
     }
     let renamed = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
@@ -22,4 +22,9 @@ pub(super) fn normalize(name: &str) -> Option<String> {
         }
     }
     Some(bare.to_owned())
+}
+
+/// Whether a key is that of an encoder's weight, or of its pooler's, and not of a head of whatever kind.
+pub(super) fn is_encoders(key: &str) -> bool {
+    ["embeddings.", "encoder.", "pooler."].iter().any(|part| key.starts_with(part))
 }

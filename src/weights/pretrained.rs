@@ -1,6 +1,6 @@
 //! The parts of a pretrained model, checked against its configuration.
 
-use super::names::key;
+use super::names::{is_encoders, key};
 use super::{ModelFiles, TensorFiles, WeightsError};
 use crate::data::{DataError, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
@@ -26,21 +26,40 @@ pub fn open_tokenizer<E: From<WeightsError> + From<DataError>>(
     Ok(tokenizer)
 }
 
-/// Opens the weights of `model`, or of its encoder alone.
+/// Opens the weights of `model`, all of them.
 ///
 /// # Errors
 /// A tensor that has no place in the model.
 pub fn open_weights(files: &ModelFiles, model: &ClassifierConfig) -> Result<TensorFiles, WeightsError> {
     let tensors = TensorFiles::open(files)?;
-    let weights = model.weights();
-    let known = weights.iter().map(|weight| key(&weight.name)).collect::<Vec<_>>();
-    if let [first, others @ ..] = tensors.unused(&known).as_slice() {
-        return Err(WeightsError::Unknown {
-            path: files.weights.first().cloned().unwrap_or_default(),
-            name: (*first).to_owned(),
-            shape: tensors.shape(first).unwrap_or_default().to_vec(),
-            others: others.len(),
-        });
-    }
+    check_places(files, &tensors, &unused(&tensors, model))?;
     Ok(tensors)
+}
+
+/// Opens a checkpoint whose encoder `model` is to start with. It may have heads, of pretraining or of another classifier.
+///
+/// # Errors
+/// A tensor of the encoder's that has no place in the model.
+pub fn open_pretrained(files: &ModelFiles, model: &ClassifierConfig) -> Result<TensorFiles, WeightsError> {
+    let tensors = TensorFiles::open(files)?;
+    let strays = unused(&tensors, model).into_iter().filter(|name| is_encoders(name)).collect::<Vec<_>>();
+    check_places(files, &tensors, &strays)?;
+    Ok(tensors)
+}
+
+/// The tensors that are no weight of `model`.
+fn unused(tensors: &TensorFiles, model: &ClassifierConfig) -> Vec<String> {
+    let weights = model.weights();
+    let known = weights.iter().map(|weight| key(&weight.name)).collect();
+    tensors.unused(&known).into_iter().map(str::to_owned).collect()
+}
+
+fn check_places(files: &ModelFiles, tensors: &TensorFiles, strays: &[String]) -> Result<(), WeightsError> {
+    let [first, others @ ..] = strays else { return Ok(()) };
+    Err(WeightsError::Unknown {
+        path: files.weights.first().cloned().unwrap_or_default(),
+        name: first.clone(),
+        shape: tensors.shape(first).unwrap_or_default().to_vec(),
+        others: others.len(),
+    })
 }

@@ -1,7 +1,7 @@
 //! Reads and writes weights in the safetensors format.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,6 @@ use crate::storage::{BoxError, write_atomic};
 pub struct TensorFiles {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
-    ignored: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -50,11 +49,10 @@ impl TensorFiles {
 
     /// As [`TensorFiles::open`], for weight files given by their paths.
     pub fn open_files<P: AsRef<Path>>(paths: &[P]) -> Result<Self, WeightsError> {
-        let mut files = Self { files: Vec::new(), tensors: BTreeMap::new(), ignored: Vec::new() };
+        let mut files = Self { files: Vec::new(), tensors: BTreeMap::new() };
         for path in paths {
             files.add(path.as_ref())?;
         }
-        files.ignored.sort();
         Ok(files)
     }
 
@@ -70,10 +68,7 @@ impl TensorFiles {
             .map_err(|cause| error(format!("not a complete safetensors file: {cause}")))?;
         let file = self.files.len();
         for (name, info) in metadata.tensors() {
-            let Some(known) = normalize(&name) else {
-                self.ignored.push(name);
-                continue;
-            };
+            let Some(known) = normalize(&name) else { continue };
             let entry = Entry { file, info: info.clone() };
             if let Some(first) = self.tensors.insert(known, entry) {
                 let first = self.files.get(first.file).map_or(path, |file| &file.path).to_owned();
@@ -148,14 +143,8 @@ impl TensorFiles {
         self.tensors.get(name).map(|entry| entry.info.shape.as_slice())
     }
 
-    /// The tensors left out because no encoder has them: pretraining heads (`cls.*`) and the buffer of position
-    /// numbers. Names as in the file, sorted.
-    pub fn ignored(&self) -> &[String] {
-        &self.ignored
-    }
-
     /// The names that are not among `used`, sorted.
-    pub fn unused(&self, used: &[&str]) -> Vec<&str> {
+    pub fn unused(&self, used: &HashSet<&str>) -> Vec<&str> {
         self.names().filter(|name| !used.contains(name)).collect()
     }
 

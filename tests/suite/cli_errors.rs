@@ -29,6 +29,38 @@ fn a_missing_file_and_an_unknown_label_are_named() {
 }
 
 #[test]
+fn a_first_row_of_data_is_not_lost_to_a_header() {
+    let folder = empty_folder("cli_headless");
+    let (data, run) = (folder.join("data.csv"), demo().join("run"));
+    let predict = |name: &str, arguments: &[&str]| {
+        let mut command = with_run("predict", &run, &data, arguments);
+        command.arg("--output").arg(folder.join(name));
+        command
+    };
+    fs::write(&data, "1,behi barcha\n2,khayeb\n3,normal\n").unwrap();
+    let message = fails(&mut predict("headless.csv", &[]), 2);
+    for part in
+        ["data.csv: the first row, `1, behi barcha`, reads as data", "--no-header if it is data", "--header"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!folder.join("headless.csv").exists());
+    let rows = |name: &str, arguments: &[&str]| {
+        let output = predict(name, arguments).output().unwrap();
+        assert!(output.status.success());
+        fs::read_to_string(folder.join(name)).unwrap().lines().count() - 1
+    };
+    assert_eq!(rows("three.csv", &["--no-header"]), 3);
+    assert_eq!(rows("two.csv", &["--header"]), 2);
+    fails(&mut predict("both.csv", &["--header", "--no-header"]), 2);
+    fs::write(&data, "Nr,comment\n1,behi barcha\n2,\"a\"b\n").unwrap();
+    assert_eq!(rows("one.csv", &["--text-column", "comment", "--skip-bad-rows"]), 1);
+    let output = predict("one.csv", &["--text-column", "comment", "--skip-bad-rows"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("one.csv: 1 row, 1 bad row left out"), "{said}");
+}
+
+#[test]
 fn values_that_cant_be_worked_with_are_refused() {
     let output = empty_folder("cli_values").join("run");
     let cases: [(&[&str], &[&str]); 11] = [
@@ -122,8 +154,9 @@ fn weights_that_dont_fit_the_model_are_named() {
     };
     edit_weights(&run, |tensors| tensors.retain(|(name, ..)| name != key));
     check(&["there is no tensor `encoder.layer.1.output.dense.bias`; the nearest name is `encoder.layer."]);
-    edit_weights(&run, |tensors| tensors.push(("extra.weight".into(), Dtype::F32, vec![1], vec![0; 4])));
-    check(&["tensor `extra.weight` [1]", "no such weight"]);
+    let stray = "encoder.layer.2.output.dense.bias";
+    edit_weights(&run, |tensors| tensors.push((stray.into(), Dtype::F32, vec![1], vec![0; 4])));
+    check(&["tensor `encoder.layer.2.output.dense.bias` [1]", "no such weight"]);
     edit_weights(&run, |tensors| {
         let tensor = tensors.iter_mut().find(|(name, ..)| name == key).unwrap();
         (tensor.2, tensor.3) = (vec![63], vec![0; 63 * 4]);

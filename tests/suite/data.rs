@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use bert_xla::data::{
-    BadRow, ColumnRef, DataError, Dataset, LabelMap, Order, Purpose, Records, Role, Table, TableFile,
+    BadRow, ColumnRef, DataError, Dataset, Header, LabelMap, Order, Purpose, Records, Role, Table, TableFile,
     TableOptions, Tokens, parse_quote, parse_separator,
 };
 use ndarray::Array2;
@@ -40,7 +40,7 @@ fn bad_rows(bytes: impl AsRef<[u8]>, options: &TableOptions) -> (Vec<BadRow>, us
 }
 
 fn label_text() -> TableOptions {
-    TableOptions { separator: b';', header: false, ..TableOptions::default() }
+    TableOptions { separator: b';', header: Header::Absent, ..TableOptions::default() }
 }
 
 fn skipping(options: TableOptions) -> TableOptions {
@@ -59,7 +59,8 @@ fn the_recipes_file_by_header_names() {
 
 #[test]
 fn columns_by_position() {
-    assert_eq!(train("x,y,z\n7,hello,1\n").ids, ["7"]);
+    let named = TableOptions { header: Header::Present, ..TableOptions::default() };
+    assert_eq!(read("x,y,z\n7,hello,1\n", &named, Purpose::Train).unwrap().ids, ["7"]);
     let options = label_text();
     let table = read("1;a b\n-1;c\n", &options, Purpose::Train).unwrap();
     assert_eq!((table.texts, table.ids), (vec!["a b".into(), "c".into()], vec!["1".into(), "2".into()]));
@@ -101,10 +102,36 @@ fn columns_that_are_given() {
 
 #[test]
 fn a_file_without_a_header_does_not_lose_its_first_row() {
-    let options = TableOptions { header: true, ..label_text() };
-    let error = read("1;a\n-1;b\n", &options, Purpose::Train).unwrap_err();
-    assert!(error.to_string().ends_with("the first row holds the label `1`, not column names"), "{error}");
-    assert!(matches!(error, DataError::HeaderIsData { label, .. } if label == "1"));
+    let with = |header| TableOptions { header, ..TableOptions::default() };
+    let is_data = |csv: &str, options: &TableOptions, purpose, shown: &str| {
+        let error = read(csv, options, purpose).unwrap_err();
+        let message = format!("the first row, `{shown}`, reads as data, not as column names");
+        assert!(error.to_string().ends_with(&message), "{error}");
+        assert!(matches!(error, DataError::HeaderIsData { .. }), "{error:?}");
+    };
+    let headless = "1;a\n-1;b\n";
+    is_data(headless, &TableOptions { header: Header::Expected, ..label_text() }, Purpose::Train, "1, a");
+    // What has no label column, or a damaged label, tells it no less.
+    let expected = with(Header::Expected);
+    is_data("1,a\n2,b\n", &expected, Purpose::Predict, "1, a");
+    is_data("a\nb\n", &expected, Purpose::Predict, "a");
+    is_data("7,a,%1\n8,b,1\n", &expected, Purpose::Evaluate, "7, a, %1");
+    let at_1 = TableOptions { text_column: Some(ColumnRef::Position(1)), ..expected.clone() };
+    is_data("1,a\n2,b\n", &at_1, Purpose::Predict, "1, a");
+    // A header that was damaged doesn't make one of the row after it.
+    is_data("id,\"text\n1,a\n2,b\n", &skipping(expected.clone()), Purpose::Predict, "1, a");
+    // A name is found, but the label is one.
+    let last = TableOptions { label_column: Some(ColumnRef::Position(1)), ..expected.clone() };
+    is_data("text,1\na,0\n", &last, Purpose::Train, "text, 1");
+
+    let texts =
+        |csv: &str, options: &TableOptions| read(csv, options, Purpose::Predict).unwrap().texts.join("");
+    assert_eq!(texts("1,a\n2,b\n", &with(Header::Absent)), "ab");
+    // Names that are unknown: said to be some, or one of them given.
+    assert_eq!(texts("Nr,tweet\n1,a\n2,b\n", &with(Header::Present)), "ab");
+    assert_eq!(texts("1,a\n2,b\n", &with(Header::Present)), "b");
+    let tweet = TableOptions { text_column: Some(ColumnRef::Name("tweet".into())), ..expected };
+    assert_eq!(texts("Nr,tweet\n1,a\n2,b\n", &tweet), "ab");
 }
 
 #[test]
@@ -253,7 +280,7 @@ fn passes_over_a_table_are_alike() {
 fn a_pipe_is_read_once_and_gone_through_twice() {
     let rows = 100_000;
     let csv: String = (0..rows).map(|i| format!("{i},text {i}\n")).collect();
-    let options = TableOptions { header: false, ..TableOptions::default() };
+    let options = TableOptions { header: Header::Absent, ..TableOptions::default() };
     let through_pipe = |read: &dyn Fn(&Path)| {
         std::thread::scope(|scope| {
             let (reader, mut writer) = std::io::pipe().unwrap();
@@ -358,7 +385,7 @@ fn batches_are_padded() {
 
     let unlabelled = Dataset::new(&tokens, &[], vec![0]);
     let batch = unlabelled.batches(2, Order::Sequential).next().unwrap();
-    assert_eq!((&batch.labels, batch.attention_mask()), (&vec![0, 0], [1, 1, 0].repeat(2)));
+    assert_eq!((&batch.labels, batch.attention_mask()), (&vec![], [1, 1, 0].repeat(2)));
 }
 
 /// `numpy.random.RandomState([7, 1, epoch]).permutation(10)`

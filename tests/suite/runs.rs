@@ -212,12 +212,113 @@ fn what_is_read_is_not_written_over_and_a_link_stays_one() {
 }
 
 #[test]
-fn a_head_that_is_not_taken_over_is_told() {
-    let output = empty_folder("runs_head").join("run");
-    let mut command = command(&["train", "--max-length", "24", "--dry-run", "--train"]);
-    command.arg(asset("sample.csv")).arg("--output").arg(output).arg("--model").arg(demo().join("run"));
-    let said = text(command.output().unwrap().stderr);
-    assert!(said.contains("The encoder is taken over; the head starts anew"), "{said}");
+fn what_is_taken_of_a_checkpoint_is_told() {
+    let folder = empty_folder("runs_taken");
+    let dry_run = |model: &Path| {
+        let mut command = command(&["train", "--max-length", "24", "--dry-run", "--train"]);
+        command.arg(asset("sample.csv")).arg("--output").arg(folder.join("run")).arg("--model").arg(model);
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        text(output.stderr)
+    };
+    // 5 tensors of the embeddings, 16 of each layer, 2 of the pooler.
+    let taken = "Weights: 39 tensors of the checkpoint's encoder taken over, 6 starting anew (dense_1, dense_2, dense_3)";
+    let said = dry_run(&demo().join("run"));
+    let left_out = "6 of the checkpoint left out (dense_1, dense_2, dense_3)";
+    assert!(said.contains(&format!("{taken}, {left_out}\n")), "{said}");
+
+    // A classifier of transformers', with what is left of its pretraining, and without a pooler.
+    let checkpoint = folder.join("classifier");
+    fs::create_dir(&checkpoint).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(demo().join("run").join(name), checkpoint.join(name)).unwrap();
+    }
+    let bytes = fs::read(demo().join("run/model.safetensors")).unwrap();
+    let read = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors = read.tensors();
+    tensors.retain(|(name, _)| !name.starts_with("dense_") && !name.contains("pooler"));
+    let value = [0; 4];
+    for name in
+        ["classifier.bias", "classifier.weight", "cls.predictions.bias", "bert.embeddings.position_ids"]
+    {
+        tensors.push((name.to_owned(), TensorView::new(safetensors::Dtype::F32, vec![1], &value).unwrap()));
+    }
+    safetensors::serialize_to_file(tensors, None, &checkpoint.join("model.safetensors")).unwrap();
+    let said = dry_run(&checkpoint);
+    let expected = "Weights: 37 tensors of the checkpoint's encoder taken over, 8 starting anew (bert, dense_1, dense_2, \
+                    dense_3), 3 of the checkpoint left out (classifier, cls)\n";
+    assert!(said.contains(expected), "{said}");
+}
+
+/// A tokenizer without a `[PAD]`: it pads with `<pad>`, of another id than configurations leave out.
+#[test]
+fn a_run_pads_as_it_was_trained() {
+    let folder = empty_folder("runs_padding");
+    let model = folder.join("model");
+    fs::create_dir(&model).unwrap();
+    fs::copy(asset("tiny/config.json"), model.join("config.json")).unwrap();
+    let json = fs::read_to_string(asset("tiny/tokenizer.json")).unwrap();
+    let mut json: Json = serde_json::from_str(&json.replace("[PAD]", "<pad>")).unwrap();
+    json["padding"] = json!({
+        "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 5, "pad_type_id": 0, "pad_token": "<pad>"
+    });
+    fs::write(model.join("tokenizer.json"), json.to_string()).unwrap();
+
+    let run = folder.join("run");
+    let mut train =
+        command(&["train", "--backend", "cpu", "--random-weights", "--max-length", "8", "--epochs", "1"]);
+    train.arg("--train").arg(asset("sample.csv")).arg("--model").arg(&model).arg("--output").arg(&run);
+    let output = train.output().unwrap();
+    let said = text(output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("padded with token 5, as the tokenizer says; config.json says 0"), "{said}");
+
+    let config = read_json(&run.join("config.json"));
+    let tokenizer = read_json(&run.join("tokenizer.json"));
+    assert_eq!((&config["pad_token_id"], &tokenizer["padding"]["pad_id"]), (&json!(5), &json!(5)));
+    assert_eq!(
+        (&tokenizer["padding"]["strategy"], &tokenizer["truncation"]),
+        (&json!("BatchLongest"), &Json::Null)
+    );
+    let (states, sentences) = (folder.join("states.safetensors"), folder.join("sentences.txt"));
+    fs::write(&sentences, "behi\n").unwrap();
+    for (name, file) in [("evaluate", None), ("predict", Some(folder.join("labels.csv")))] {
+        let mut command = with_run(name, &run, &asset("sample.csv"), &[]);
+        let output = command
+            .args(file.iter().flat_map(|file| ["--output".as_ref(), file.as_os_str()]))
+            .output()
+            .unwrap();
+        let said = text(output.stderr);
+        assert!(output.status.success() && !said.contains("padded"), "{said}");
+    }
+    for model in [model, run] {
+        let mut encode = command(&["encode", "--backend", "cpu", "--max-length", "8"]);
+        encode.arg("--model").arg(&model).arg("--input").arg(&sentences).arg("--output").arg(&states);
+        if !model.join("model.safetensors").exists() {
+            fs::copy(demo().join("run/model.safetensors"), model.join("model.safetensors")).unwrap();
+        }
+        assert!(encode.output().unwrap().status.success());
+        let bytes = fs::read(&states).unwrap();
+        let ids = SafeTensors::deserialize(&bytes).unwrap().tensor("input_ids").unwrap().data().to_vec();
+        assert_eq!(i32::from_le_bytes(*ids.last_chunk().unwrap()), 5);
+    }
+}
+
+#[test]
+fn labels_that_would_share_a_column_have_one_each() {
+    let output = empty_folder("runs_columns").join("run");
+    let data = output.with_file_name("data.csv");
+    let rows = (0..60).map(|row| format!("text {row},{}\n", ["class 0", "class_0", "good"][row % 3]));
+    fs::write(&data, format!("text,label\n{}", rows.collect::<String>())).unwrap();
+    let mut train =
+        command(&["train", "--backend", "cpu", "--random-weights", "--max-length", "8", "--epochs", "1"]);
+    train.arg("--train").arg(&data).arg("--model").arg(asset("tiny")).arg("--output").arg(&output);
+    let trained = train.args(["--labels", "class 0=1,class_0=2,good=3"]).output().unwrap();
+    assert!(trained.status.success(), "{}", text(trained.stderr));
+    let table = fs::read_to_string(output.join("dev_predictions.csv")).unwrap();
+    let header = "row,id,label,predicted,p_class_0,p_class_0_,p_class_0__,p_good";
+    assert_eq!(table.lines().next(), Some(header));
 }
 
 #[test]
