@@ -90,6 +90,9 @@ pub struct DeviceArgs {
     /// The PJRT plugin's file, instead of the installed one
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
+    /// Have a GPU give the same bits each time, more slowly; on CPU and TPU, nothing changes
+    #[arg(long)]
+    deterministic: bool,
     /// Compile anew, and keep nothing: compiled programs are otherwise kept in the cache folder
     #[arg(long)]
     no_cache: bool,
@@ -115,14 +118,15 @@ impl DeviceArgs {
     /// Connects, and says on stderr what was taken and why the others were not. From here on, only the chief of a
     /// slice says anything.
     pub fn connect(&self, console: &Arc<Console>) -> Result<Replicas> {
-        let Self { backend, replicas, plugin, no_cache, slice_timeout } = self.clone();
+        let Self { backend, replicas, plugin, deterministic, no_cache, slice_timeout } = self.clone();
         let cache = cache_folder().ok().filter(|_| !no_cache).map(|folder| {
             Arc::new(ExecutableCache::new(folder.join("executables"), ExecutableCache::DEFAULT_LIMIT))
         });
         let slice_timeout = Duration::from_secs(slice_timeout);
         let on_timeout = Arc::new(give_up(console.clone()));
         let backend = backend.0;
-        let options = DeviceOptions { backend, replicas, plugin, cache, slice_timeout, on_timeout };
+        let options =
+            DeviceOptions { backend, replicas, plugin, deterministic, cache, slice_timeout, on_timeout };
         let replicas = Replicas::connect(&options)?;
         console.connected(&replicas);
         for (backend, reason) in &replicas.passed_over {

@@ -38,6 +38,9 @@ pub struct PlanArgs {
     /// One GPU: a100, h100 or h200
     #[arg(long, group = "target", value_name = "NAME")]
     gpu: Option<String>,
+    /// As a job with --deterministic would be compiled for that GPU
+    #[arg(long, requires = "gpu")]
+    deterministic: bool,
     /// The encoder: tiny, minilm, mbert, bert-base or bert-large
     #[arg(long, default_value_t = Size::MBert, value_name = "SIZE")]
     size: Size,
@@ -105,7 +108,7 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
         return Err(Error::Usage(message.into()));
     }
     let model = args.model()?;
-    let compiler = Compiler::new(target)?;
+    let compiler = Compiler::new(target)?.deterministic(args.deterministic);
     let placement = compiler.placement(args.replicas)?;
     let rows = placement.rows_per_replica(args.batch_size).map_err(exec::Error::from)?;
     let config = StepConfig { model, rows, replicas: placement.replicas() };
@@ -233,7 +236,7 @@ impl Job {
 /// A column per step, each for one device.
 fn table(chip: &Chip, steps: &[StepPlan]) -> String {
     type Cell = fn(&StepPlan) -> String;
-    let rows: [(&str, Cell); 15] = [
+    let rows: [(&str, Cell); 16] = [
         ("compiled in", |step| format!("{:.1} s", step.compile_seconds)),
         ("arguments", |step| size(step.memory.arguments)),
         ("  updated in place", |step| size(step.memory.state)),
@@ -246,6 +249,7 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
         }),
         ("  available", |step| size(step.memory.available)),
         ("operations", |step| format!("{:.2} GFLOP", step.flops / 1e9)),
+        ("  in matrix products", |step| format!("{:.2} GFLOP", step.dot_flops / 1e9)),
         ("bytes accessed", |step| {
             step.bytes_accessed.map_or("-".to_owned(), |bytes| format!("{:.2} GB", bytes / 1e9))
         }),

@@ -18,6 +18,8 @@ pub struct DeviceOptions {
     pub replicas: Option<usize>,
     /// The plugin's file; it needs `backend`.
     pub plugin: Option<PathBuf>,
+    /// Whether programs are to give the same bits each time, at the cost of speed: a GPU's alone may not.
+    pub deterministic: bool,
     /// Where compiled programs are kept.
     pub cache: Option<Arc<ExecutableCache>>,
     /// How long a process of a slice waits for the others at one time, the making of the connection included.
@@ -36,6 +38,7 @@ impl Default for DeviceOptions {
             backend: None,
             replicas: None,
             plugin: None,
+            deterministic: false,
             cache: None,
             slice_timeout: Duration::from_secs(600),
             on_timeout: Arc::new(on_timeout),

@@ -2,7 +2,7 @@
 //! ahead of time.
 
 use crate::hlo::Program;
-use crate::pjrt::{CompileOptions, Module, ModuleFormat};
+use crate::pjrt::{Backend, CompileOptions, FlagValue, Module, ModuleFormat};
 use crate::shape::Shape;
 
 /// A program for replicas on certain devices, ready to compile.
@@ -22,6 +22,19 @@ impl Lowered {
             parameters: program.parameter_shapes(),
             options: CompileOptions::on_devices(device_ids),
         }
+    }
+
+    /// Asks for a program that gives the same bits each time. Only XLA's GPU compiler has to be asked: it sums into the
+    /// rows of a table in any order, and chooses among kernels by how long they take.
+    pub fn deterministic(mut self, wanted: bool, backend: Backend) -> Self {
+        if wanted && backend == Backend::Gpu {
+            // The first leaves Triton out, but not the products that are meant for it.
+            let flags = [("xla_gpu_deterministic_ops", true), ("xla_gpu_enable_triton_gemm", false)];
+            for (name, value) in flags {
+                self.options = self.options.flag(name, FlagValue::BoolField(value));
+            }
+        }
+        self
     }
 
     pub fn module(&self) -> Module<'_> {

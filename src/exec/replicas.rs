@@ -21,6 +21,8 @@ pub struct Replicas {
     /// `None` for a process that drives all replicas.
     barrier: Option<Barrier>,
     watch: Watch,
+    /// See [`DeviceOptions::deterministic`].
+    deterministic: bool,
     /// Why each backend that was tried first was passed over.
     pub passed_over: Vec<(Backend, String)>,
     runtime: Runtime,
@@ -50,7 +52,7 @@ impl Replicas {
             Some(barrier) => meet(barrier, &runtime, &watch, "placing the replicas", placement),
             None => placement,
         }?;
-        Ok(Self { placement, barrier, watch, passed_over, runtime })
+        Ok(Self { placement, barrier, watch, deterministic: options.deterministic, passed_over, runtime })
     }
 
     pub fn backend(&self) -> Backend {
@@ -97,7 +99,8 @@ impl Replicas {
 
     /// Compiles `program` for the replicas, or takes it from the cache.
     pub fn compile(&self, program: &Program<'_>) -> Result<Compiled> {
-        self.runtime.compile(&Lowered::new(program, self.placement.device_ids()))
+        let lowered = Lowered::new(program, self.placement.device_ids());
+        self.runtime.compile(&lowered.deterministic(self.deterministic, self.backend()))
     }
 
     /// Puts an array on the local replicas: whole on each, or to each its part of the first dimension. `values` and

@@ -92,6 +92,9 @@ const fn gpu(
 const CACM: &str =
     "Jouppi et al., \"A Domain-Specific Supercomputer for Training Deep Neural Networks\", CACM 2020";
 const ISCA: &str = "Google Cloud documentation, \"TPU v4\"; clock: Jouppi et al., \"TPU v4\", ISCA 2023";
+/// Google Cloud's page says 95 GB, which is less than libtpu hands out of it.
+const V5P: &str =
+    "Google Cloud documentation, \"TPU v5p\"; memory: Austin et al., \"How to Scale Your Model\", 2025";
 const HOPPER: &str = "NVIDIA H100 Tensor Core GPU Architecture (white paper); NVIDIA H100 datasheet";
 
 /// The TPUs, oldest first.
@@ -100,7 +103,7 @@ pub const TPUS: [Chip; 6] = [
     tpu("v3", "TPU v3", 2, [32, 900, 123], 15.48, Some(940), CACM),
     Chip { chip_config_name: "megacore", ..tpu("v4", "TPU v4", 1, [32, 1200, 275], 30.75, Some(1050), ISCA) },
     tpu("v5e", "TPU v5e", 1, [16, 819, 197], 15.75, None, "Google Cloud documentation, \"TPU v5e\""),
-    tpu("v5p", "TPU v5p", 1, [95, 2765, 459], 95.73, None, "Google Cloud documentation, \"TPU v5p\""),
+    tpu("v5p", "TPU v5p", 1, [96, 2765, 459], 95.73, None, V5P),
     tpu(
         "v6e",
         "TPU v6e (Trillium)",
@@ -153,9 +156,9 @@ impl Chip {
         })
     }
 
-    /// The least time that one device can take for `flops` operations and `bytes` of memory traffic.
-    pub fn roofline(&self, flops: f64, bytes: f64) -> Roofline {
-        Roofline { compute_seconds: flops / self.peak_flops, memory_seconds: bytes / self.hbm_bandwidth }
+    /// The least time that one device can take for `dot_flops` operations of matrix products and `bytes` of memory traffic.
+    pub fn roofline(&self, dot_flops: f64, bytes: f64) -> Roofline {
+        Roofline { compute_seconds: dot_flops / self.peak_flops, memory_seconds: bytes / self.hbm_bandwidth }
     }
 }
 
@@ -275,6 +278,13 @@ mod tests {
         assert_eq!(v6e.hbm_bytes, 2 * v5e.hbm_bytes);
         assert_eq!(v6e.hbm_bandwidth, 2.0 * v5e.hbm_bandwidth);
         assert_eq!(format!("{:.1}", v5p.hbm_bandwidth / v4.hbm_bandwidth), "2.3");
+    }
+
+    #[test]
+    fn no_device_gives_more_memory_than_it_has() {
+        for chip in TPUS.iter().chain(&GPUS) {
+            assert!(chip.usable_bytes < chip.hbm_bytes, "{}", chip.name);
+        }
     }
 
     /// A core of v3 is half a chip: 61.5 TFLOP/s, 450 GB/s, 16 GiB.

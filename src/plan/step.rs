@@ -17,13 +17,14 @@ pub struct StepPlan {
     pub step: StepKind,
     pub compile_seconds: f64,
     pub memory: Memory,
-    /// Operations of one run on one device: the compiler's count where it makes one, else those of the matrix
-    /// products.
+    /// Operations of one run on one device: the compiler's count where it makes one, else [`dot_flops`](Self::dot_flops).
     pub flops: f64,
+    /// Those of the matrix products, by our own count: what the published peak is of. The others go beside them.
+    pub dot_flops: f64,
     /// The compiler's count of "bytes accessed", where it makes one: every operand and result of every instruction, also
     /// those that it keeps on the chip.
     pub bytes_accessed: Option<f64>,
-    /// The least time for `flops` and [`Analysis::hbm_bytes`], by the published figures of the chip.
+    /// The least time for `dot_flops` and [`Analysis::hbm_bytes`], by the published figures of the chip.
     pub roofline_seconds: f64,
     pub bound: Bound,
     /// [`Analysis::cycles`] at the chip's clock, where that is published.
@@ -87,13 +88,14 @@ impl StepPlan {
         let optimized = executable.optimized_program()?;
         let analysis = Analysis::new(&optimized, COSTLIEST)?;
         let counted = |property| counted(&executable, property);
-        let flops = counted("flops").unwrap_or(program.dot_flops() as f64);
-        let roofline = chip.roofline(flops, analysis.hbm_bytes as f64);
+        let dot_flops = program.dot_flops() as f64;
+        let roofline = chip.roofline(dot_flops, analysis.hbm_bytes as f64);
         Ok(Self {
             step,
             compile_seconds: compile_time.as_secs_f64(),
             memory: Memory::new(executable.memory_stats()?, chip),
-            flops,
+            flops: counted("flops").unwrap_or(dot_flops),
+            dot_flops,
             bytes_accessed: counted("bytes accessed"),
             roofline_seconds: roofline.seconds(),
             bound: roofline.bound(),

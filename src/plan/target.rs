@@ -45,6 +45,7 @@ pub struct Compiler {
     target: Target,
     plugin: Plugin,
     topology: pjrt::Topology,
+    deterministic: bool,
 }
 
 impl Compiler {
@@ -66,7 +67,12 @@ impl Compiler {
                 plugin.topology("", &[("target_config", config), ("topology", one)])?
             }
         };
-        Ok(Self { target, plugin, topology })
+        Ok(Self { target, plugin, topology, deterministic: false })
+    }
+
+    /// Compiles as a job does that is to give the same bits each time.
+    pub fn deterministic(self, deterministic: bool) -> Self {
+        Self { deterministic, ..self }
     }
 
     pub fn target(&self) -> &Target {
@@ -106,7 +112,9 @@ impl Compiler {
     /// that doesn't fit from a failure.
     pub fn compile(&self, program: &Program<'_>, replicas: usize) -> Result<(Executable, Duration)> {
         let placement = self.placement(Some(replicas))?;
-        let lowered = Lowered::new(program, placement.device_ids());
+        let backend = self.target.backend();
+        let lowered =
+            Lowered::new(program, placement.device_ids()).deterministic(self.deterministic, backend);
         let started = Instant::now();
         Ok((self.topology.compile(&lowered.module(), &lowered.options)?, started.elapsed()))
     }

@@ -76,6 +76,12 @@ fn check_slice(topology: &str, replicas: usize) {
     let summed = collectives.iter().filter(|one| one["opcode"] == "all-reduce");
     let summed = summed.map(|one| one["bytes"].as_f64().unwrap()).sum::<f64>();
     assert_eq!(summed, bytes(&trained_weights()) + 12.0, "{topology}: {collectives:?}");
+    // Element-wise operations are none of the matrix unit's.
+    let (flops, products) = (step["flops"].as_f64().unwrap(), step["dot_flops"].as_f64().unwrap());
+    let by_products = products / plan["chip"]["peak_flops"].as_f64().unwrap();
+    let by_memory = step["hbm_bytes"].as_f64().unwrap() / plan["chip"]["hbm_bandwidth"].as_f64().unwrap();
+    assert!(products < flops, "{topology}: {products} of {flops}");
+    assert_eq!(step["roofline_seconds"].as_f64().unwrap(), by_products.max(by_memory), "{topology}");
     let cycles = step["cycles"].as_f64().unwrap();
     assert!(cycles > 1e4, "{topology}: {cycles} cycles");
     let groups = step["groups"].as_array().unwrap();
@@ -143,6 +149,32 @@ fn the_train_step_compiles_for_a_gpu() {
     assert_eq!((&step["cycles"], &step["estimated_seconds"]), (&Json::Null, &Json::Null));
     assert!(step["roofline_seconds"].as_f64().unwrap() > 0.0);
     assert!(!step["fusions"].as_array().unwrap().is_empty());
+}
+
+/// The gradient of the embedding is a sum into its rows: by atomic additions, in any order, unless that is forbidden. Then
+/// XLA sorts what is to be added by its row first.
+#[test]
+fn a_deterministic_program_for_a_gpu_adds_in_order() {
+    if !is_here(Backend::Gpu) {
+        return;
+    }
+    let hlo = empty_folder("plan_deterministic").join("train.hlo");
+    let plan = [
+        "plan",
+        "--gpu",
+        "h100",
+        "--size",
+        "tiny",
+        "--step",
+        "train",
+        "--optimized-hlo",
+        hlo.to_str().unwrap(),
+    ];
+    let sorts = |arguments: &[&str]| {
+        works(&[&plan, arguments].concat());
+        fs::read_to_string(&hlo).unwrap().lines().filter(|line| line.contains(" sort(")).count()
+    };
+    assert_eq!((sorts(&[]), sorts(&["--deterministic"])), (0, 1));
 }
 
 /// The embedded model is what `--size tiny` means: its folder gives the same program.
