@@ -134,7 +134,7 @@ fn xla_alone(criterion: &mut Criterion) {
             let shape = shapes.next().expect("as many leaves as shapes");
             match leaf {
                 LeafId::Step => replicas.upload(&[0u32], &[], Layout::Mirrored),
-                _ => replicas.upload(&vec![0f32; shape.num_elements()], &shape.dims, Layout::Mirrored),
+                _ => replicas.upload(vec![0f32; shape.num_elements()], &shape.dims, Layout::Mirrored),
             }
         };
         let mut state = State::start(step.signature(), zeros).expect("fits");

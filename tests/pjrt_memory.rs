@@ -23,7 +23,7 @@ fn many_executions_do_not_grow_the_process() {
     let damaged = Module { format: ModuleFormat::Hlo, code: b"not a module", parameters: &[] };
     let step = || {
         let x = client.buffer_from_host(&[1f32; 256], &[256], device).unwrap();
-        let y = client.buffer_from_vec(vec![2f32; 256], &[256], device).unwrap();
+        let y = client.buffer_from_shared(vec![2f32; 256], &[256], device).unwrap();
         let outputs = program.execute(vec![vec![Argument::Borrow(&x), Argument::Donate(y)]]).unwrap();
         assert_eq!(outputs[0][0].to_host::<f32>().unwrap(), [3.0; 256]);
         drop(program.execute_async(vec![vec![Argument::Borrow(&x), Argument::Borrow(&x)]]).unwrap());

@@ -1,7 +1,7 @@
 //! Which class each label of the file stands for, and which label is the answer.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,9 +25,10 @@ pub const MAX_CLASSES: usize = 10_000;
 pub struct LabelMap {
     /// In the order given.
     pairs: Vec<(String, u32)>,
-    /// Where each label is among them, and each class.
-    by_label: HashMap<String, usize>,
-    by_class: HashMap<u32, usize>,
+    /// Where each label is among them, and each class: in an order of their own, as equal maps are to look equal to the hosts
+    /// of a slice.
+    by_label: BTreeMap<String, usize>,
+    by_class: BTreeMap<u32, usize>,
 }
 
 impl LabelMap {
@@ -36,7 +37,7 @@ impl LabelMap {
     /// # Errors
     /// What is wrong, if a label or a class is given twice, or if there is none.
     pub fn new(pairs: impl IntoIterator<Item = (String, u32)>) -> Result<Self, String> {
-        let mut map = Self { pairs: vec![], by_label: HashMap::new(), by_class: HashMap::new() };
+        let mut map = Self { pairs: vec![], by_label: BTreeMap::new(), by_class: BTreeMap::new() };
         for (label, class) in pairs {
             let label = label.trim().to_owned();
             if map.class_of(&label).is_some() {

@@ -1,5 +1,7 @@
 //! Running a compiled step: its arguments bound by name, its results found by name.
 
+use std::collections::HashMap;
+
 use super::replicas::{Placed, Replicas};
 use super::runtime::{Argument, Array, Compiled, Completion, Launch, Readback};
 use super::state::State;
@@ -31,6 +33,26 @@ impl Executable {
     /// Memory that it takes, per replica.
     pub fn memory_stats(&self) -> Result<MemoryStats> {
         self.compiled.memory_stats()
+    }
+
+    /// Runs a step that takes nothing and returns leaves of a state.
+    ///
+    /// # Errors
+    /// A runtime that refuses it, or a failure of the step.
+    ///
+    /// # Panics
+    /// If the step takes something.
+    pub fn make(&self, replicas: &Replicas) -> Result<HashMap<LeafId, Placed>> {
+        let arguments = self.arguments(replicas, &[], |leaf, _| panic!("the step is not given {leaf}"))?;
+        let Launch { outputs, completion } = self.launch(replicas, arguments)?;
+        replicas.waiting(A_STEP, || completion.wait())?;
+        let mut outputs = outputs.into_iter().map(Vec::into_iter).collect::<Vec<_>>();
+        let leaf = |port: &Port<OutputId>| {
+            let arrays = outputs.iter_mut().filter_map(Iterator::next).collect();
+            let OutputId::Leaf(leaf) = &port.id else { return None };
+            Some((leaf.clone(), Placed { arrays, layout: port.layout }))
+        };
+        Ok(self.signature.outputs.iter().filter_map(leaf).collect())
     }
 
     /// Queues a step that replaces `state`, and takes the rest of its inputs from `inputs`.

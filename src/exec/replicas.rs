@@ -1,5 +1,8 @@
 //! The replicas of a job: one connection, on whose devices programs are compiled, arrays are put and steps are run.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use super::agreement::Fingerprint;
 use super::backend::{DeviceOptions, connect};
 use super::barrier::Barrier;
@@ -104,26 +107,36 @@ impl Replicas {
     }
 
     /// Puts an array on the local replicas: whole on each, or to each its part of the first dimension. `values` and
-    /// `dims` are the whole array's, row-major.
+    /// `dims` are the whole array's, row-major. It doesn't wait: the values are held until all have been read.
     ///
     /// # Errors
     /// A failure of the runtime.
     ///
     /// # Panics
     /// If a sharded array can't be split evenly over the replicas.
-    pub fn upload<T: Element>(&self, values: &[T], dims: &[usize], layout: Layout) -> Result<Placed> {
-        let upload = |replica| {
-            let device = self.placement.device_ids()[replica];
-            match layout {
-                Layout::Mirrored => self.runtime.upload(values, dims, device),
-                Layout::Sharded => {
-                    let part = self.placement.part(values, replica).to_vec();
-                    let dims = [&[dims[0] / self.count()], &dims[1..]].concat();
-                    self.runtime.upload_vec(part, &dims, device)
-                }
+    pub fn upload<'v, T: Element>(
+        &self,
+        values: impl Into<Cow<'v, [T]>>,
+        dims: &[usize],
+        layout: Layout,
+    ) -> Result<Placed> {
+        let values = values.into();
+        let start = |values, dims: &[usize], replica: usize| {
+            self.runtime.upload_shared(values, dims, self.placement.device_ids()[replica])
+        };
+        let replicas = self.placement.local();
+        let arrays = match layout {
+            Layout::Mirrored => {
+                let values = Arc::new(values.into_owned());
+                replicas.map(|replica| start(values.clone(), dims, replica)).collect::<Result<_>>()
+            }
+            Layout::Sharded => {
+                let dims = [&[dims[0] / self.count()], &dims[1..]].concat();
+                let part = |replica| Arc::new(self.placement.part(&values, replica).to_vec());
+                replicas.map(|replica| start(part(replica), &dims, replica)).collect()
             }
         };
-        Ok(Placed { arrays: self.placement.local().map(upload).collect::<Result<_>>()?, layout })
+        Ok(Placed { arrays: arrays?, layout })
     }
 
     /// The whole of an array, row-major.

@@ -90,8 +90,13 @@ impl Runtime {
     }
 
     /// As [`upload`](Self::upload), without waiting.
-    pub fn upload_vec<T: Element>(&self, values: Vec<T>, dims: &[usize], device_id: i32) -> Result<Array> {
-        Ok(Array::Pjrt(self.client().buffer_from_vec(values, dims, self.device(device_id))?))
+    pub fn upload_shared<T: Element>(
+        &self,
+        values: Arc<Vec<T>>,
+        dims: &[usize],
+        device_id: i32,
+    ) -> Result<Array> {
+        Ok(Array::Pjrt(self.client().buffer_from_shared(values, dims, self.device(device_id))?))
     }
 
     fn client(&self) -> &pjrt::Client {
@@ -115,6 +120,12 @@ impl Array {
     pub(super) fn to_host<T: Element>(&self) -> Result<Vec<T>> {
         let Self::Pjrt(buffer) = self;
         Ok(buffer.to_host()?)
+    }
+
+    /// Blocks until the values are there.
+    pub(super) fn wait(&self) -> Result<()> {
+        let Self::Pjrt(buffer) = self;
+        Ok(buffer.wait()?)
     }
 
     /// Starts a copy to the host.

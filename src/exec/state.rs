@@ -19,13 +19,18 @@ pub struct State {
 }
 
 impl State {
-    /// The state that `signature` takes: `leaf` puts each leaf on the replicas.
-    pub fn start<E>(
+    /// The state that `signature` takes: `leaf` starts to put each leaf on the replicas, and this waits for all of them.
+    ///
+    /// # Errors
+    /// Those of `leaf`, and of putting them there.
+    pub fn start<E: From<Error>>(
         signature: &Signature,
         mut leaf: impl FnMut(&LeafId) -> std::result::Result<Placed, E>,
     ) -> std::result::Result<Self, E> {
         let leaves = signature.leaves().map(|(id, _)| Ok((id.clone(), leaf(id)?)));
-        Ok(Self::new(leaves.collect::<std::result::Result<_, E>>()?))
+        let leaves = leaves.collect::<std::result::Result<Vec<_>, E>>()?;
+        leaves.iter().flat_map(|(_, placed)| &placed.arrays).try_for_each(Array::wait)?;
+        Ok(Self::new(leaves))
     }
 
     fn new(leaves: Vec<(LeafId, Placed)>) -> Self {

@@ -1,5 +1,7 @@
 //! What steps take, put on the replicas under its name: batches, and weights.
 
+use std::collections::HashMap;
+
 use crate::data::Batch;
 use crate::exec::{Inputs, Replicas, Result, State};
 use crate::nn::Weight;
@@ -17,7 +19,7 @@ pub fn upload_batch(replicas: &Replicas, signature: &Signature, batch: &Batch) -
     for port in &signature.inputs {
         let placed = match &port.id {
             InputId::InputIds => replicas.upload(&batch.input_ids, &tokens, Layout::Sharded)?,
-            InputId::AttentionMask => replicas.upload(&batch.attention_mask(), &tokens, Layout::Sharded)?,
+            InputId::AttentionMask => replicas.upload(batch.attention_mask(), &tokens, Layout::Sharded)?,
             InputId::Labels => {
                 assert_eq!(batch.labels.len(), rows, "the step takes labels, but the rows have none");
                 replicas.upload(&batch.labels, &[rows], Layout::Sharded)?
@@ -40,9 +42,9 @@ pub fn upload_weights(
     weights: &[Weight],
     values: &InitialValues<'_>,
 ) -> std::result::Result<State, super::Error> {
+    let weights = weights.iter().map(|weight| (weight.leaf(), weight)).collect::<HashMap<_, _>>();
     State::start(signature, |leaf| {
-        let weight = weights.iter().find(|weight| weight.leaf() == *leaf);
-        let weight = weight.unwrap_or_else(|| panic!("the model has no weight {leaf}"));
-        Ok(replicas.upload(&values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
+        let weight = weights.get(leaf).unwrap_or_else(|| panic!("the model has no weight {leaf}"));
+        Ok(replicas.upload(values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
     })
 }

@@ -17,7 +17,7 @@ use crate::shape::{ElementType, Shape};
 ///
 /// # Safety
 /// The type must have the size of `TYPE`, no padding, and be valid for every bit pattern.
-pub unsafe trait Element: Copy + Send + 'static {
+pub unsafe trait Element: Copy + Send + Sync + 'static {
     const TYPE: ElementType;
 }
 
@@ -80,13 +80,13 @@ impl Buffer {
         Ok(buffer)
     }
 
-    pub(super) fn upload_owned<T: Element>(
+    pub(super) fn upload_shared<T: Element>(
         client: &Client,
-        data: Vec<T>,
+        data: Arc<Vec<T>>,
         shape: Shape,
         device: Device<'_>,
     ) -> Result<Self> {
-        // SAFETY: the event holds the vector until it was read; moving a vector does not move its elements.
+        // SAFETY: the event holds the vector until it was read, and nobody can change what is shared.
         let (buffer, read) = unsafe { Self::start_upload(client, &data, shape, device) }?;
         read.keep(data)?;
         Ok(buffer)

@@ -216,14 +216,14 @@ impl Client {
         Buffer::upload(self, data, Shape::new(T::TYPE, dims), device)
     }
 
-    /// Copies `data` to a device without waiting: it is freed when it has been read. The buffer may be used at once.
-    pub fn buffer_from_vec<T: Element>(
+    /// Copies `data` to a device without waiting: it is held until it has been read. The buffer may be used at once.
+    pub fn buffer_from_shared<T: Element>(
         &self,
-        data: Vec<T>,
+        data: impl Into<Arc<Vec<T>>>,
         dims: &[usize],
         device: Device<'_>,
     ) -> Result<Buffer> {
-        Buffer::upload_owned(self, data, Shape::new(T::TYPE, dims), device)
+        Buffer::upload_shared(self, data.into(), Shape::new(T::TYPE, dims), device)
     }
 
     /// As [`buffer_from_host`](Self::buffer_from_host), from the bytes of an array of any element type, in the

@@ -74,22 +74,23 @@ impl Writer {
     /// A folder that holds a run, or a file that one would replace, unless it may be replaced; one that another process
     /// is writing a run to, or that can't be written to.
     pub fn create(root: &Path, replace: bool) -> Result<Self> {
-        let writer = Self { root: Folder::new(root), committed: vec![], _lock: None };
-        let mut ours = [RUN, WEIGHTS].into_iter().chain(FILES);
-        if let Some(name) = ours.find(|name| !replace && root.join(name).exists()) {
-            return Err(Error::Holds { path: root.to_owned(), name });
-        }
         if root.is_file() {
             let message = "it is a file, where a folder for the run is expected".to_owned();
             return Err(Error::Input { path: root.to_owned(), message });
         }
+        let writer = Self { root: Folder::new(root), committed: vec![], _lock: None };
         writer.root.make()?;
+        // Before what it holds is looked at: another process may be about to put it there.
         let lock = File::open(root).map_err(FileError::new("can't open", root))?;
         let lock = match lock.try_lock() {
             Ok(()) => Some(lock),
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: root.to_owned() }),
             Err(TryLockError::Error(_)) => None,
         };
+        let mut ours = [RUN, WEIGHTS].into_iter().chain(FILES);
+        if let Some(name) = ours.find(|name| !replace && root.join(name).exists()) {
+            return Err(Error::Holds { path: root.to_owned(), name });
+        }
         writer.root.folder(CHECKPOINTS).make()?;
         if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
             let is_folder = io::ErrorKind::IsADirectory.into();

@@ -8,11 +8,13 @@ mod reduce;
 mod signature;
 mod train;
 mod update;
+mod zeros;
 
 pub use inference::{EncodeConfig, encode_step, eval_step, predict_step};
 pub use kind::StepKind;
 pub use signature::{InputId, Layout, LeafId, Moment, OutputId, Port, Signature, Step};
 pub use train::train_step;
+pub use zeros::zeros_step;
 
 use crate::model::ClassifierConfig;
 

@@ -1,5 +1,6 @@
 //! The training loop: the state on the devices, one execution per step, and the metrics read one step late.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::infer::{EvalProgram, Evaluation, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
 use crate::pjrt::MemoryStats;
-use crate::step::{InputId, Layout, LeafId, OutputId, StepConfig, train_step};
+use crate::step::{InputId, Layout, OutputId, StepConfig, train_step, zeros_step};
 use crate::weights::InitialValues;
 
 /// What a model trains with.
@@ -68,13 +69,15 @@ impl Trainer {
         let compile = || {
             let started = Instant::now();
             let step = Executable::compile(&replicas, train_step(&Graph::new(), &config))?;
-            Ok((step, started.elapsed(), EvalProgram::compile(&replicas, &config)?))
+            let compile_time = started.elapsed();
+            let zeros = Executable::compile(&replicas, zeros_step(&Graph::new(), step.signature()))?;
+            Ok((step, compile_time, zeros, EvalProgram::compile(&replicas, &config)?))
         };
-        let (step, compile_time, eval) = replicas.meet("compiling", compile().map_err(exec_error))?;
+        let (step, compile_time, zeros, eval) = replicas.meet("compiling", compile().map_err(exec_error))?;
         let is_trained = |weight: &Weight| step.signature().takes(&InputId::Leaf(weight.leaf()));
         let (trained, untrained): (Vec<_>, Vec<_>) = weights.into_iter().partition(is_trained);
         let load = || {
-            let state = initial_state(&replicas, &step, &trained, values)?;
+            let state = initial_state(&replicas, &step, &zeros, &trained, values)?;
             let keep = |weight: Weight| Ok((weight.clone(), values.get(&weight)?.into_owned()));
             let untrained = untrained.into_iter().map(keep).collect::<Result<_>>()?;
             let rate = replicas.upload(&[options.learning_rate], &[], Layout::Mirrored)?;
@@ -220,24 +223,21 @@ impl EpochMetrics {
     }
 }
 
-/// Weights by `values`, moments and step count zero.
+/// Weights by `values`, all else from `zeros`.
 fn initial_state(
     replicas: &Replicas,
     step: &Executable,
+    zeros: &Executable,
     weights: &[Weight],
     values: &InitialValues<'_>,
 ) -> Result<State> {
-    let of = |name: &String| weights.iter().find(|weight| weight.name == *name);
-    State::start(step.signature(), |leaf| match leaf {
-        LeafId::Step => Ok(replicas.upload(&[0u32], &[], Layout::Mirrored)?),
-        LeafId::Weight(name) | LeafId::Moment(_, name) => {
-            // The step was built from the model that the weights are of.
-            let weight = of(name).unwrap_or_else(|| panic!("the model has no weight {name}"));
-            let first = match leaf {
-                LeafId::Weight(_) => values.get(weight)?,
-                _ => vec![0f32; weight.shape.num_elements()].into(),
-            };
-            Ok(replicas.upload(&first, &weight.shape.dims, Layout::Mirrored)?)
+    let mut zeros = zeros.make(replicas)?;
+    let weights = weights.iter().map(|weight| (weight.leaf(), weight)).collect::<HashMap<_, _>>();
+    State::start(step.signature(), |leaf| match zeros.remove(leaf) {
+        Some(zeros) => Ok(zeros),
+        None => {
+            let weight = weights[leaf];
+            Ok(replicas.upload(values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
         }
     })
 }

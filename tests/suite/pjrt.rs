@@ -113,7 +113,7 @@ fn every_element_type_survives_the_round_trip() {
             let values = $values;
             let buffer = client.buffer_from_host(&values, &[values.len()], device).unwrap();
             assert_eq!(read_as(&buffer, &values), values);
-            let buffer = client.buffer_from_vec(values.to_vec(), &[1, values.len()], device).unwrap();
+            let buffer = client.buffer_from_shared(values.to_vec(), &[1, values.len()], device).unwrap();
             assert_eq!(read_as(&buffer, &values), values);
         )*};
     }
@@ -141,7 +141,7 @@ fn an_owned_upload_is_complete_when_used() {
     let client = cpu_client(1);
     let device = client.addressable_device(0).unwrap();
     let buffers: Vec<Buffer> = (0..32)
-        .map(|i| client.buffer_from_vec(vec![i as f32; 1 << 18], &[1 << 18], device).unwrap())
+        .map(|i| client.buffer_from_shared(vec![i as f32; 1 << 18], &[1 << 18], device).unwrap())
         .collect();
     for (i, buffer) in buffers.iter().enumerate() {
         assert!(buffer.to_host::<f32>().unwrap().iter().all(|&value| value == i as f32));

@@ -306,22 +306,6 @@ fn a_run_pads_as_it_was_trained() {
 }
 
 #[test]
-fn labels_that_would_share_a_column_have_one_each() {
-    let output = empty_folder("runs_columns").join("run");
-    let data = output.with_file_name("data.csv");
-    let rows = (0..60).map(|row| format!("text {row},{}\n", ["class 0", "class_0", "good"][row % 3]));
-    fs::write(&data, format!("text,label\n{}", rows.collect::<String>())).unwrap();
-    let mut train =
-        command(&["train", "--backend", "cpu", "--random-weights", "--max-length", "8", "--epochs", "1"]);
-    train.arg("--train").arg(&data).arg("--model").arg(asset("tiny")).arg("--output").arg(&output);
-    let trained = train.args(["--labels", "class 0=1,class_0=2,good=3"]).output().unwrap();
-    assert!(trained.status.success(), "{}", text(trained.stderr));
-    let table = fs::read_to_string(output.join("dev_predictions.csv")).unwrap();
-    let header = "row,id,label,predicted,p_class_0,p_class_0_,p_class_0__,p_good";
-    assert_eq!(table.lines().next(), Some(header));
-}
-
-#[test]
 fn sentences_that_change_while_they_are_encoded_are_refused() {
     use std::io::{BufRead, BufReader};
     let folder = empty_folder("runs_changing");

@@ -132,7 +132,7 @@ fn a_launch_that_fails_loses_the_state_and_says_so() {
             LeafId::Step => replicas.upload(&[0u32], &[], Layout::Mirrored),
             _ => {
                 let shape = shape_of(&InputId::Leaf(leaf.clone()));
-                replicas.upload(&vec![0.5f32; shape.num_elements()], &shape.dims, Layout::Mirrored)
+                replicas.upload(vec![0.5f32; shape.num_elements()], &shape.dims, Layout::Mirrored)
             }
         })
         .unwrap()
@@ -144,8 +144,8 @@ fn a_launch_that_fails_loses_the_state_and_says_so() {
             upload(InputId::LearningRate, replicas.upload(&[1e-3f32], &[], Layout::Mirrored)),
             upload(InputId::Seed, replicas.upload(&[0u32], &[], Layout::Mirrored)),
             upload(InputId::InputIds, replicas.upload(&tokens, &[rows, MAX_LENGTH], Layout::Sharded)),
-            upload(InputId::Labels, replicas.upload(&vec![1i32; rows], &[rows], Layout::Sharded)),
-            upload(InputId::ExampleWeights, replicas.upload(&vec![1f32; rows], &[rows], Layout::Sharded)),
+            upload(InputId::Labels, replicas.upload(vec![1i32; rows], &[rows], Layout::Sharded)),
+            upload(InputId::ExampleWeights, replicas.upload(vec![1f32; rows], &[rows], Layout::Sharded)),
         ]
     };
     let mut state = start();

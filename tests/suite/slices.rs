@@ -382,7 +382,7 @@ fn host_with_several_threads() {
                 for round in 0..50u32 {
                     let data = (0..20_000).map(|i| i ^ round << 16 ^ thread << 24).collect::<Vec<u32>>();
                     let device = own[round as usize % own.len()];
-                    let buffer = client.buffer_from_vec(data.clone(), &[data.len()], device).unwrap();
+                    let buffer = client.buffer_from_shared(data.clone(), &[data.len()], device).unwrap();
                     assert!(buffer.to_host::<u32>().unwrap() == data);
                 }
             })

@@ -180,14 +180,16 @@ fn run_all(cases: Vec<Case>) {
     });
 }
 
-/// What the hosts of a training run launch, one after another: where they meet, then the steps, 9 on the 360 rows that it
-/// trains on and 1 on the others, and where they meet to save.
-const MEETINGS: [&str; 6] = [
+/// What the hosts of a training run launch, one after another: the programs before the first step, by the phase in which
+/// the other waits if one is not launched, then the steps, 9 on the 360 rows that it trains on and 1 on the others, and
+/// where they meet to save. All of the first but one are where they meet: that one makes the zeros of the state.
+const BEFORE: [&str; 7] = [
     "placing the replicas",
     "preparing the output",
     "comparing the hosts",
     "comparing the hosts",
     "compiling",
+    "loading the weights",
     "loading the weights",
 ];
 const STEPS: usize = 9;
@@ -200,7 +202,7 @@ fn at_launch(kind: &str, number: usize) -> String {
 
 /// At a step of training, from 1, over all epochs.
 fn at_step(kind: &str, step: usize) -> String {
-    at_launch(kind, MEETINGS.len() + (step - 1) / STEPS * EPOCH + (step - 1) % STEPS + 1)
+    at_launch(kind, BEFORE.len() + (step - 1) / STEPS * EPOCH + (step - 1) % STEPS + 1)
 }
 
 /// The same training run on both hosts, in a folder that is named after it, which only the chief knows.
@@ -234,11 +236,11 @@ fn a_host_that_is_killed_in_any_phase_leaves_the_other_to_its_time_limit() {
         case(0, "kill:Client_BufferFromHostBuffer:15", "loading the weights", &[]),
         case(1, &at_step("kill", 5), "a step", &[]),
         case(0, &at_step("kill", 6), "a step", &[]),
-        case(1, &at_launch("kill", MEETINGS.len() + STEPS + 1), "a step", &[]),
-        case(0, &at_launch("kill", MEETINGS.len() + EPOCH + STEPS + 1), "a step", &[]),
-        case(1, &at_launch("kill", MEETINGS.len() + EPOCH), "saving", &[]),
+        case(1, &at_launch("kill", BEFORE.len() + STEPS + 1), "a step", &[]),
+        case(0, &at_launch("kill", BEFORE.len() + EPOCH + STEPS + 1), "a step", &[]),
+        case(1, &at_launch("kill", BEFORE.len() + EPOCH), "saving", &[]),
     ];
-    for (at, phase) in MEETINGS.iter().enumerate() {
+    for (at, phase) in BEFORE.iter().enumerate() {
         cases.push(case(1 - at % 2, &at_launch("kill", at + 1), phase, &[]));
     }
     run_all(cases);
@@ -285,10 +287,11 @@ fn a_host_that_fails_tells_the_other_where_it_can() {
         case(1, "fail:Client_Compile:3", Told("compiling"), no_cache),
         case(1, "fail:Client_BufferFromHostBuffer:15", Told("loading the weights"), &[]),
         case(1, &at_launch("fail", 5), Waits("compiling"), &[]),
+        case(0, &at_launch("fail", 6), Told("loading the weights"), &[]),
         case(1, &at_step("fail", 5), Waits("a step"), &[]),
         case(0, &at_step("fail", 6), Waits("a step"), &[]),
-        // Each launch so far was read once.
-        case(1, &format!("fail:Buffer_ToHostBuffer:{}", MEETINGS.len() + 5), Waits("a step"), &[]),
+        // Each launch so far was read once, but for the zeros.
+        case(1, &format!("fail:Buffer_ToHostBuffer:{}", BEFORE.len() - 1 + 5), Waits("a step"), &[]),
         Case::new("unwritable", unwritable(), [own, Told("preparing the output")]),
         // Nobody is there to be told, or to end the step that is under way: its own error is what counts.
         Case::new("unwritable", unwritable(), [own, Killed]).fault(1, &at_launch("kill", 2)),
@@ -313,7 +316,7 @@ fn a_host_that_hangs_is_not_waited_for() {
         case([Waits("compiling"), Hangs], &["--no-cache"]).fault(1, "hang:Client_Compile:2"),
         // A launch and a read belong to a step, which is waited for in vain by the one that hangs, too.
         case([waits; 2], &[]).fault(0, &at_step("hang", 5)),
-        case([waits; 2], &[]).fault(1, &format!("hang:Buffer_ToHostBuffer:{}", MEETINGS.len() + 5)),
+        case([waits; 2], &[]).fault(1, &format!("hang:Buffer_ToHostBuffer:{}", BEFORE.len() + 5)),
         // A plugin that doesn't come to its end, of a host that has waited and of one that has failed.
         case([waits, Killed], &[]).fault(0, "hang:exit:1").fault(1, &at_step("kill", 5)),
         Case::new(

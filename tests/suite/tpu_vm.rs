@@ -327,14 +327,21 @@ fn the_program_trains_and_its_run_is_fetched() {
     let (status, log, stderr) = vm.run("logs", &[]);
     assert_eq!(status, 0, "{log}{stderr}");
     assert!(log.contains("Saved in run"), "{log}");
-    // What an earlier fetch has brought of this run.
+    // What an earlier fetch has brought of this run, and what a save that was cut short has left.
     fs::create_dir_all(vm.path("results/run/checkpoints/step-1")).unwrap();
+    let parts =
+        ["results/run/.model.safetensors.1a.part", "results/run/checkpoints/step-23/.history.jsonl.1a.part"];
+    for part in parts {
+        fs::create_dir_all(vm.path(part).parent().unwrap()).unwrap();
+        fs::write(vm.path(part), "half").unwrap();
+    }
     vm.works("fetch", &["results"]);
     assert_eq!(json_lines(&vm.read("results/run/history.jsonl")).len(), 1);
     Run::open(&vm.path("results/run")).unwrap();
     let checkpoints = fs::read_dir(vm.path("results/run/checkpoints")).unwrap();
     let names = checkpoints.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.collect::<Vec<_>>(), ["step-23"]);
+    assert!(parts.iter().all(|part| !vm.path(part).exists()));
     let inode = |file: &str| fs::metadata(vm.path("results/run").join(file)).unwrap().ino();
     assert_eq!(inode("model.safetensors"), inode("checkpoints/step-23/model.safetensors"));
 }
