@@ -125,7 +125,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
         return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
     }
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
-    let files = model_files(name, revision.as_deref(), !random_weights, &Hub::from_env()?)?;
+    let files = model_files(name, revision.as_deref(), !random_weights, &Hub::from_env()?.with_progress())?;
     // All of the model before the table, which may take long: a run may go on beside this one, and replace its files.
     let original = read_json(&files.config)?;
     let model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
