@@ -58,7 +58,7 @@ const ROWS: usize = 1024;
 
 pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
     check_is_other(&args.input, &args.output)?;
-    let files = model_files(&args.model, args.revision.as_deref(), true, &Hub::from_env()?)?;
+    let files = model_files(&args.model, args.revision.as_deref(), true, &Hub::from_env()?.with_progress())?;
     let bert = BertConfig::read(&files.config)?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, args.max_length)?;
     let config = EncodeConfig { bert, max_length: args.max_length, mask: args.mask };

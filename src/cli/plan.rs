@@ -147,7 +147,7 @@ impl PlanArgs {
 
     fn model(&self) -> Result<ClassifierConfig> {
         let Some(model) = &self.model else { return self.classifier.of_size(self.size) };
-        let files = model_files(model, None, false, &Hub::from_env()?)?;
+        let files = model_files(model, None, false, &Hub::from_env()?.with_progress())?;
         let num_classes = HeadConfig::default().num_classes();
         self.classifier.config(BertConfig::read(&files.config)?, MAX_LENGTH, num_classes)
     }

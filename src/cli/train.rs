@@ -128,7 +128,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
     // A dry run downloads no weights; those that are here are looked at.
     let weights = !random_weights && (!args.dry_run || Path::new(name).is_dir());
-    let files = model_files(name, revision.as_deref(), weights, &Hub::from_env()?)?;
+    let files = model_files(name, revision.as_deref(), weights, &Hub::from_env()?.with_progress())?;
     // All of the model before the table, which may take long: a run may go on beside this one, and replace its files.
     let original = read_json(&files.config)?;
     let mut model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;

@@ -1,7 +1,7 @@
 //! Many files that count together: from the moment on that their manifest is there.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -53,9 +53,7 @@ impl Manifest {
 impl ManifestEntry {
     fn check(&self, folder: &Folder) -> std::result::Result<(), String> {
         let mut file = File::open(folder.path().join(&self.name)).map_err(|error| error.to_string())?;
-        let mut hashing = Hashing { inner: io::sink(), hash: Sha256::new(), size: 0 };
-        io::copy(&mut file, &mut hashing).map_err(|error| error.to_string())?;
-        match (hashing.size, hex(hashing.hash)) {
+        match sha256(&mut file).map_err(|error| error.to_string())? {
             (size, _) if size != self.size => {
                 Err(format!("it has {size} bytes where {} were committed", self.size))
             }
@@ -63,6 +61,13 @@ impl ManifestEntry {
             _ => Ok(()),
         }
     }
+}
+
+/// How many bytes there are to read, and their SHA-256 in hexadecimal digits.
+pub fn sha256(bytes: &mut impl Read) -> io::Result<(u64, String)> {
+    let mut hashing = Hashing { inner: io::sink(), hash: Sha256::new(), size: 0 };
+    io::copy(bytes, &mut hashing)?;
+    Ok((hashing.size, hex(hashing.hash)))
 }
 
 fn hex(hash: Sha256) -> String {

@@ -1,11 +1,14 @@
 //! The files of a pretrained model: from a local folder, or from the Hugging Face Hub and its cache.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
+use super::download::Remote;
+use super::http::{Client, Timeouts};
 use crate::data::TokenizerFiles;
+use crate::storage::FileError;
 
 /// Names of files as the Hub has them.
 pub const CONFIG: &str = "config.json";
@@ -38,14 +41,18 @@ pub enum HubError {
     Refused { model: String, endpoint: String, status: u16 },
     #[error("{model}: downloading {what} from {endpoint} failed: {message}")]
     Download { model: String, what: String, endpoint: String, message: String },
+    #[error(transparent)]
+    Cache(#[from] FileError),
+    #[error("{variable}: expected {expected}")]
+    Setting { variable: &'static str, expected: &'static str },
     #[error("there is no home folder for the Hub's cache: set HF_HOME")]
     NoHome,
 }
 
 impl HubError {
-    /// True where the model's name or files are at fault, false where the network failed.
+    /// True where the model's name or files are at fault, false where the network or the cache failed.
     pub fn is_input_error(&self) -> bool {
-        !matches!(self, Self::Download { .. })
+        !matches!(self, Self::Download { .. } | Self::Cache(_))
     }
 }
 
@@ -53,9 +60,22 @@ impl HubError {
 #[derive(Clone, Debug)]
 pub struct Hub {
     cache: PathBuf,
-    endpoint: String,
-    token: Option<String>,
+    /// With a user and a password, maybe.
+    endpoint: Secret,
+    token: Option<Secret>,
     offline: bool,
+    timeouts: Timeouts,
+    progress: bool,
+}
+
+/// Text that no message shows.
+#[derive(Clone)]
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("...")
+    }
 }
 
 impl Hub {
@@ -64,27 +84,48 @@ impl Hub {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// As the variables say: `HF_HOME` (default `~/.cache/huggingface`; the cache is its folder `hub`),
-    /// `HF_ENDPOINT`, `HF_TOKEN` (else the file `token` in `HF_HOME`), and `HF_HUB_OFFLINE`, which is true as
-    /// `1`, `true`, `yes` or `on`.
+    /// As the variables say, which are those of Python's `huggingface_hub`:
+    ///
+    /// - the cache: `HF_HUB_CACHE` (or `HUGGINGFACE_HUB_CACHE`), else `hub` in `HF_HOME`; that is
+    ///   `XDG_CACHE_HOME/huggingface` or `~/.cache/huggingface` if it isn't set;
+    /// - the token: `HF_TOKEN` (or `HUGGING_FACE_HUB_TOKEN`), else the file `HF_TOKEN_PATH`, else `token` in `HF_HOME`;
+    /// - `HF_ENDPOINT`, and `HF_HUB_OFFLINE`, which is true as `1`, `true`, `yes` or `on`.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, HubError> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let home = match set("HF_HOME") {
-            Some(home) => PathBuf::from(home),
-            None => std::env::home_dir().ok_or(HubError::NoHome)?.join(".cache/huggingface"),
-        };
-        let cache = home.join("hub");
+        let path = |name: &str| set(name).map(PathBuf::from);
+        let home = path("HF_HOME")
+            .or_else(|| Some(path("XDG_CACHE_HOME")?.join("huggingface")))
+            .or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")));
+        let in_home = |name: &str| home.as_ref().map(|home| home.join(name));
+        let token_path = path("HF_TOKEN_PATH").or_else(|| in_home("token"));
+        let token = set("HF_TOKEN")
+            .or_else(|| set("HUGGING_FACE_HUB_TOKEN"))
+            .or_else(|| std::fs::read_to_string(token_path?).ok())
+            .map(|token| token.trim().to_owned());
         let truth = ["1", "true", "yes", "on"];
         Ok(Self {
-            token: set("HF_TOKEN").or_else(|| Cache::new(cache.clone()).token()),
-            endpoint: set("HF_ENDPOINT").map_or_else(
-                || "https://huggingface.co".to_owned(),
-                |url| url.trim_end_matches('/').to_owned(),
-            ),
+            cache: path("HF_HUB_CACHE")
+                .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
+                .or_else(|| in_home("hub"))
+                .ok_or(HubError::NoHome)?,
+            endpoint: Secret(set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned())),
+            token: token.filter(|token| !token.is_empty()).map(Secret),
             offline: set("HF_HUB_OFFLINE")
                 .is_some_and(|value| truth.contains(&value.to_lowercase().as_str())),
-            cache,
+            timeouts: Timeouts::default(),
+            progress: false,
         })
+    }
+
+    /// The same, with other limits to its patience.
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
+    }
+
+    /// The same, but it says on stderr what is downloaded, what is waited for and what is tried again: by a bar on a
+    /// terminal, by a line per file anywhere else.
+    pub fn with_progress(self) -> Self {
+        Self { progress: true, ..self }
     }
 }
 
@@ -147,47 +188,33 @@ fn is_model_id(model: &str) -> bool {
 /// The folder of a repository's files in the cache: a recorded branch or tag, or a commit.
 fn cached_snapshot(hub: &Hub, repo: &Repo) -> Option<PathBuf> {
     let cache = Cache::new(hub.cache.clone()).repo(repo.clone());
-    let reference = hub.cache.join(repo.folder_name()).join("refs").join(repo.revision());
-    let commit = std::fs::read_to_string(reference).unwrap_or_else(|_| repo.revision().to_owned());
-    Some(cache.pointer_path(commit.trim())).filter(|folder| folder.is_dir())
+    let commit = recorded_commit(hub, repo).unwrap_or_else(|| repo.revision().to_owned());
+    Some(cache.pointer_path(&commit)).filter(|folder| folder.is_dir())
+}
+
+/// The commit that the revision stood for when it was last asked about.
+fn recorded_commit(hub: &Hub, repo: &Repo) -> Option<String> {
+    let commit = std::fs::read_to_string(reference_path(hub, repo)).ok()?;
+    Some(commit.trim().to_owned())
+}
+
+fn reference_path(hub: &Hub, repo: &Repo) -> PathBuf {
+    hub.cache.join(repo.folder_name()).join("refs").join(repo.revision())
 }
 
 /// Downloads what the cache lacks, all of it from the commit that the revision stands for now.
 fn download(model: &str, repo: &Repo, weights: bool, hub: &Hub) -> Result<ModelFiles, HubError> {
-    let failed = |what: &str, error: ApiError| download_error(model, what, hub, error);
+    let token = hub.token.as_ref().map(|token| token.0.as_str());
+    let client = Client::new(&hub.endpoint.0, token, hub.timeouts, hub.progress)?;
     let cache = Cache::new(hub.cache.clone());
-    let api = ApiBuilder::from_cache(cache.clone())
-        .with_endpoint(hub.endpoint.clone())
-        .with_token(hub.token.clone())
-        .with_retries(5)
-        .build()
-        .map_err(|error| failed("files", error))?;
-    let listed = api.repo(repo.clone()).info().map_err(|error| failed("the list of files", error))?;
-    let commit = Repo::with_revision(model.to_owned(), RepoType::Model, listed.sha.clone());
-    let folder = cache.repo(commit.clone()).pointer_path(&listed.sha);
-    let commit = api.repo(commit);
-    let files = select(
-        model,
-        weights,
-        |name| listed.siblings.iter().any(|file| file.rfilename == name),
-        |name| match folder.join(name) {
-            path if path.is_file() => Ok(path),
-            _ => commit.download(name).map_err(|error| failed(name, error)),
-        },
-    )?;
-    let recorded = cache.repo(repo.clone()).create_ref(&listed.sha);
-    recorded.map_err(|error| failed("the revision", error.into()))?;
-    Ok(files)
-}
-
-fn download_error(model: &str, what: &str, hub: &Hub, error: ApiError) -> HubError {
-    let (model, endpoint) = (model.to_owned(), hub.endpoint.clone());
-    if let ApiError::RequestError(request) = &error
-        && let ureq::Error::StatusCode(status @ 400..500) = **request
-    {
-        return HubError::Refused { model, endpoint, status };
+    let remote = Remote::open(&client, &cache, model, repo.revision())?;
+    let has = |name: &str| remote.files.iter().any(|file| file == name);
+    let files = select(model, weights, has, |name| remote.file(name))?;
+    if recorded_commit(hub, repo).as_ref() != Some(&remote.commit) && repo.revision() != remote.commit {
+        let recorded = cache.repo(repo.clone()).create_ref(&remote.commit);
+        recorded.map_err(FileError::new("can't write", reference_path(hub, repo)))?;
     }
-    HubError::Download { model, what: what.to_owned(), endpoint, message: error.to_string() }
+    Ok(files)
 }
 
 /// Chooses among the files of one place: `has` says whether it has a file, `get` gives its path here.

@@ -1,6 +1,8 @@
 //! Weights and the files around them: from a folder or the Hub, in the safetensors format, under the checkpoint's names,
 //! and the values that those start with which no file gives.
 
+mod download;
+mod http;
 mod hub;
 mod initial;
 mod names;
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use ::safetensors::Dtype;
 
 use crate::storage::BoxError;
+pub use http::Timeouts;
 pub use hub::{CONFIG, Hub, HubError, ModelFiles, TOKENIZER, WEIGHTS};
 pub use initial::InitialValues;
 pub use names::key;

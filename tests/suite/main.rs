@@ -6,6 +6,7 @@ mod cli_errors;
 mod commit;
 mod common;
 mod data;
+mod downloads;
 mod dropout;
 mod golden;
 mod gradients;
