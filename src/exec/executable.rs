@@ -26,6 +26,11 @@ impl Executable {
         Ok(Self { compiled: replicas.compile(&step.program)?, signature: step.signature })
     }
 
+    /// As [`compile`](Self::compile), for the replicas of this process alone: see [`Replicas::compile_local`].
+    pub fn compile_local(replicas: &Replicas, step: Step<'_>) -> Result<Self> {
+        Ok(Self { compiled: replicas.compile_local(&step.program)?, signature: step.signature })
+    }
+
     pub fn signature(&self) -> &Signature {
         &self.signature
     }

@@ -102,7 +102,17 @@ impl Replicas {
 
     /// Compiles `program` for the replicas, or takes it from the cache.
     pub fn compile(&self, program: &Program<'_>) -> Result<Compiled> {
-        let lowered = Lowered::new(program, self.placement.device_ids());
+        self.compile_for(program, self.placement.device_ids())
+    }
+
+    /// As [`compile`](Self::compile), for the replicas of this process alone, which then waits for no other: replicas must
+    /// have nothing to do with each other in `program`.
+    pub fn compile_local(&self, program: &Program<'_>) -> Result<Compiled> {
+        self.compile_for(program, &self.placement.device_ids()[self.placement.local()])
+    }
+
+    fn compile_for(&self, program: &Program<'_>, device_ids: &[i32]) -> Result<Compiled> {
+        let lowered = Lowered::new(program, device_ids);
         self.runtime.compile(&lowered.deterministic(self.deterministic, self.backend()))
     }
 

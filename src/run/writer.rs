@@ -63,7 +63,14 @@ pub struct Writer {
     /// Checkpoints that it has committed.
     committed: Vec<String>,
     /// Held as long as it lives; `None` where the file system has no locks.
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+/// A process that is being started elsewhere in this one may still have the file open, and the lock with it.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.lock.as_ref().map(File::unlock);
+    }
 }
 
 impl Writer {
@@ -78,8 +85,8 @@ impl Writer {
             let message = "it is a file, where a folder for the run is expected".to_owned();
             return Err(Error::Input { path: root.to_owned(), message });
         }
-        let writer = Self { root: Folder::new(root), committed: vec![], _lock: None };
-        writer.root.make()?;
+        let folder = Folder::new(root);
+        folder.make()?;
         // Before what it holds is looked at: another process may be about to put it there.
         let lock = File::open(root).map_err(FileError::new("can't open", root))?;
         let lock = match lock.try_lock() {
@@ -91,12 +98,12 @@ impl Writer {
         if let Some(name) = ours.find(|name| !replace && root.join(name).exists()) {
             return Err(Error::Holds { path: root.to_owned(), name });
         }
-        writer.root.folder(CHECKPOINTS).make()?;
+        folder.folder(CHECKPOINTS).make()?;
         if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
             let is_folder = io::ErrorKind::IsADirectory.into();
             return Err(FileError::new("can't write", root.join(name))(is_folder).into());
         }
-        Ok(Self { _lock: lock, ..writer })
+        Ok(Self { root: folder, committed: vec![], lock })
     }
 
     /// Commits a snapshot: until the last moment, readers see the one before, and from then on, this one. The one before

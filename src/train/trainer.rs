@@ -70,7 +70,7 @@ impl Trainer {
             let started = Instant::now();
             let step = Executable::compile(&replicas, train_step(&Graph::new(), &config))?;
             let compile_time = started.elapsed();
-            let zeros = Executable::compile(&replicas, zeros_step(&Graph::new(), step.signature()))?;
+            let zeros = Executable::compile_local(&replicas, zeros_step(&Graph::new(), step.signature()))?;
             Ok((step, compile_time, zeros, EvalProgram::compile(&replicas, &config)?))
         };
         let (step, compile_time, zeros, eval) = replicas.meet("compiling", compile().map_err(exec_error))?;

@@ -369,7 +369,7 @@ fn variables_are_pythons() {
 
 /// `train --dry-run` with the tiny model from this server.
 fn dry_run(home: &Path, server: &Server) -> Command {
-    let mut command = command(&["train", "--dry-run", "--random-weights", "--max-length", "24"]);
+    let mut command = command(&["train", "--dry-run", "--max-length", "24"]);
     command
         .arg("--train")
         .arg(asset("sample.csv"))
@@ -387,7 +387,19 @@ fn dry_run(home: &Path, server: &Server) -> Command {
 fn tiny() -> Server {
     let names = ["config.json", "tokenizer.json"];
     let files = names.map(|name| (name.to_owned(), fs::read(asset("tiny").join(name)).unwrap()));
-    Server::start(files.into())
+    Server::start(files.into_iter().chain([("model.safetensors".to_owned(), weights())]).collect())
+}
+
+#[test]
+fn a_dry_run_downloads_no_weights() {
+    let (home, server) = (tempfile::tempdir().unwrap(), tiny());
+    let output = dry_run(home.path(), &server).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Weights: of the checkpoint, which a dry run doesn't download"), "{said}");
+    let requests = server.requests();
+    let asks_for = |name: &str| requests.iter().any(|request| request.path.ends_with(name));
+    assert!(asks_for("tokenizer.json") && !asks_for("model.safetensors"), "{requests:?}");
 }
 
 /// A process, and what it says on stderr.
