@@ -176,7 +176,7 @@ impl Client {
         let compiled = unsafe { self.api().call(args) }?;
         // SAFETY: the executable was just made, for this owner.
         let raw = unsafe { Owned::new(self.api(), compiled.executable, "PJRT_Client_Compile") }?;
-        LoadedExecutable::new(self.clone(), raw, program.parameters, options.device_ids())
+        LoadedExecutable::new(self.clone(), raw, program, options)
     }
 
     /// Loads a program that [`Executable::serialize`](super::Executable::serialize) wrote, on the devices that it
@@ -205,7 +205,7 @@ impl Client {
         let call = "PJRT_Executable_DeserializeAndLoad";
         // SAFETY: the executable was just made, for this owner.
         let raw = unsafe { Owned::new(self.api(), loaded.loaded_executable, call) }?;
-        LoadedExecutable::new(self.clone(), raw, program.parameters, options.device_ids())
+        LoadedExecutable::new(self.clone(), raw, program, options)
     }
 
     /// Copies `data`, in row-major order, to a device; returns once it has been read.
