@@ -1,6 +1,7 @@
 //! Opens a plugin and makes every call into it.
 
 use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -17,7 +18,11 @@ const MINIMUM_MINOR: i32 = 57;
 /// A loaded plugin's function table. A plugin stays loaded until the process ends: its threads and its own static
 /// objects do not survive `dlclose`.
 #[derive(Clone, Copy)]
-pub(super) struct Api(&'static sys::PJRT_Api);
+pub(super) struct Api {
+    /// Valid for `size` bytes, which may be fewer than [`sys::PJRT_Api`] has: hence no reference.
+    table: NonNull<sys::PJRT_Api>,
+    size: usize,
+}
 
 // SAFETY: the table is immutable once GetPjrtApi returned, and PJRT's functions may be called from any thread.
 unsafe impl Send for Api {}
@@ -39,9 +44,15 @@ impl Api {
             .map(|symbol| *symbol)
             .map_err(|_| Error::MissingSymbol { path: path.to_owned(), symbol: ENTRY })?;
         std::mem::forget(library);
-        // SAFETY: the function takes nothing; its table is valid for the rest of the process, as nothing unloads it.
-        let table = unsafe { entry().as_ref() };
-        let api = Self(table.ok_or_else(|| Error::NoTable { path: path.to_owned(), symbol: ENTRY })?);
+        // SAFETY: the function takes nothing.
+        let table = NonNull::new(unsafe { entry() }.cast_mut())
+            .ok_or_else(|| Error::NoTable { path: path.to_owned(), symbol: ENTRY })?;
+        // SAFETY: every table starts with its size; it is valid for the rest of the process, as nothing unloads it.
+        let size = unsafe { table.cast::<usize>().read() };
+        if size < offset_of!(sys::PJRT_Api, PJRT_Error_Destroy) {
+            return Err(Error::ShortTable { path: path.to_owned(), symbol: ENTRY, size });
+        }
+        let api = Self { table, size };
         let (major, minor) = api.version();
         if major != 0 || minor < MINIMUM_MINOR {
             let path = path.to_owned();
@@ -54,7 +65,10 @@ impl Api {
 
     /// Major and minor version of the C API that the plugin was built with.
     pub fn version(self) -> (i32, i32) {
-        (self.0.pjrt_api_version.major_version, self.0.pjrt_api_version.minor_version)
+        let offset = offset_of!(sys::PJRT_Api, pjrt_api_version);
+        // SAFETY: the version lies there; `load` has refused a table without one.
+        let version = unsafe { self.table.byte_add(offset).cast::<sys::PJRT_Api_Version>().read() };
+        (version.major_version, version.minor_version)
     }
 
     /// Makes one call: returns `args` with its out fields filled in.
@@ -62,20 +76,25 @@ impl Api {
     /// # Safety
     /// Each pointer in `args` must be valid for what the C header says the function does with it.
     pub unsafe fn call<A: Args>(self, mut args: A) -> Result<A> {
-        let function = self.function::<A>().ok_or(Error::MissingFunction(A::NAME))?;
+        // SAFETY: by `Args` a function lies there.
+        let function = unsafe { self.field::<sys::Function>(A::SLOT) }.flatten();
+        let function = function.ok_or(Error::MissingFunction(A::NAME))?;
         // SAFETY: `Args` ties the function to the type of `args`; the caller vouches for the pointers.
         let error = unsafe { function((&raw mut args).cast()) };
         // SAFETY: the plugin passes ownership of the error, which has not been freed.
         unsafe { self.check(A::NAME, error) }.map(|()| args)
     }
 
-    /// The function that takes `A`, unless this plugin is too old to have it.
-    fn function<A: Args>(self) -> sys::Function {
-        if A::SLOT + size_of::<sys::Function>() > self.0.struct_size {
+    /// What the table has at `offset`, unless this plugin is too old to have it.
+    ///
+    /// # Safety
+    /// [`sys::PJRT_Api`] must have a `T` at `offset`.
+    unsafe fn field<T: Copy>(self, offset: usize) -> Option<T> {
+        if offset + size_of::<T>() > self.size {
             return None;
         }
-        // SAFETY: the slot lies within the plugin's table by the check above, and by `Args` holds a function.
-        unsafe { (&raw const *self.0).byte_add(A::SLOT).cast::<sys::Function>().read() }
+        // SAFETY: the field lies within the plugin's table by the check above, and is a `T` by the contract.
+        Some(unsafe { self.table.byte_add(offset).cast::<T>().read() })
     }
 
     /// Turns a `PJRT_Error` into an [`Error`] and frees it. Null means success.
@@ -88,21 +107,31 @@ impl Api {
         }
         let mut message = sys::ErrorMessage { error, ..Default::default() };
         let mut code = sys::ErrorGetCode { error, ..Default::default() };
-        // SAFETY: `error` is live until the destroy call, and its message is copied before that. These three
-        // functions open the table of every version.
-        unsafe {
-            if let Some(get_message) = self.0.PJRT_Error_Message {
+        // SAFETY: these three functions open the table of every version. `error` is live until the destroy call, and
+        // its message is copied before that.
+        let message = unsafe {
+            let get_message: Option<sys::ErrorFunction<sys::ErrorMessage>> =
+                self.field(offset_of!(sys::PJRT_Api, PJRT_Error_Message));
+            if let Some(get_message) = get_message.flatten() {
                 get_message(&raw mut message);
             }
-            if let Some(get_code) = self.0.PJRT_Error_GetCode {
+            let get_code: Option<sys::ErrorFunction<sys::ErrorGetCode, *mut sys::PJRT_Error>> =
+                self.field(offset_of!(sys::PJRT_Api, PJRT_Error_GetCode));
+            if let Some(get_code) = get_code.flatten() {
                 get_code(&raw mut code);
             }
             let message = one_line(&string(message.message, message.message_size));
-            if let Some(destroy) = self.0.PJRT_Error_Destroy {
+            let destroy: Option<sys::ErrorFunction<sys::ErrorDestroy>> =
+                self.field(offset_of!(sys::PJRT_Api, PJRT_Error_Destroy));
+            if let Some(destroy) = destroy.flatten() {
                 destroy(&mut sys::ErrorDestroy { error, ..Default::default() });
             }
-            Err(Error::Plugin { call, code: code_name(code.code), message })
+            message
+        };
+        if let Some(mismatch) = size_mismatch(&message) {
+            return Err(Error::StructSize { call, message: mismatch.to_owned(), minor: self.version().1 });
         }
+        Err(Error::Plugin { call, code: code_name(code.code), message })
     }
 }
 
@@ -174,6 +203,13 @@ pub(super) fn user_arg<T>(value: Box<T>) -> *mut c_void {
 /// Errors are one line here; plugins append stack traces and notes.
 fn one_line(message: &str) -> String {
     message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// The part of a plugin's message that says that a struct is shorter than it must be, if the message is that.
+/// Source: `ActualStructSizeIsGreaterOrEqual` in `xla/pjrt/c/pjrt_c_api_helpers.cc` of the OpenXLA project.
+fn size_mismatch(message: &str) -> Option<&str> {
+    let is_it = message.starts_with("Unexpected PJRT_") && message.contains(" size: expected ");
+    is_it.then(|| message.split(". ").next().unwrap_or(message))
 }
 
 fn code_name(code: sys::ErrorCode) -> &'static str {

@@ -1,7 +1,8 @@
 //! Compiled programs kept on disk, so that a second start of the same job compiles nothing.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -18,9 +19,14 @@ use crate::storage::write_atomic;
 /// Opens every entry; it changes with the layout of entries and of keys.
 const MAGIC: &[u8; 8] = b"BXLAEXE1";
 const HASH_BYTES: usize = 32;
+/// Of a file's mode: the group's and everybody's right to write.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// A folder of compiled programs. One is found by a hash of all that decides it: module, compile options, plugin,
 /// platform and devices. An entry that is damaged, or that the plugin refuses, is compiled anew.
+///
+/// A compiled program is machine code that the process will run, and its hash shows damage, not who wrote it. So folder
+/// and entry must be the user's own, or root's, and nobody else may write to them; others are not used.
 ///
 /// Trouble with the cache itself is told on stderr, once, and never fails a run.
 #[derive(Debug)]
@@ -50,9 +56,14 @@ impl ExecutableCache {
         program: &Module<'_>,
         options: &CompileOptions,
     ) -> Result<(LoadedExecutable, bool)> {
+        if fs::metadata(&self.folder).is_ok_and(|folder| !self.is_trusted(&self.folder, &folder)) {
+            return Ok((client.compile(program, options)?, false));
+        }
         let path = self.folder.join(key(client, program, options)?);
         if let Some(bytes) = self.read(&path) {
-            match client.deserialize(&bytes, program.parameters, options) {
+            // SAFETY: what is whole, in a file and a folder that only this user and root can write to, is what this
+            // program has written there, which came from `serialize`.
+            match unsafe { client.deserialize(&bytes, program, options) } {
                 Ok(executable) => return Ok((executable, true)),
                 Err(error) => self.warn(&format!("can't load {}: {error}; compiling", path.display())),
             }
@@ -67,8 +78,17 @@ impl ExecutableCache {
 
     /// What an entry holds; `None` if there is none, or if it is not what was written.
     fn read(&self, path: &Path) -> Option<Vec<u8>> {
-        let mut entry = match fs::read(path) {
-            Ok(entry) => entry,
+        // Of the open file: what the name stands for may change.
+        let entry = File::open(path).and_then(|mut file| {
+            if !self.is_trusted(path, &file.metadata()?) {
+                return Ok(None);
+            }
+            let mut entry = Vec::new();
+            file.read_to_end(&mut entry)?;
+            Ok(Some(entry))
+        });
+        let mut entry = match entry {
+            Ok(entry) => entry?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 self.warn(&format!("can't read {}: {error}; compiling", path.display()));
@@ -90,15 +110,36 @@ impl ExecutableCache {
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) {
-        let written = write_atomic(path, |file| {
-            file.write_all(MAGIC)?;
-            file.write_all(&Sha256::digest(bytes))?;
-            file.write_all(bytes)
+        // Whatever the umask says; what is there already stays as it is.
+        let made = DirBuilder::new().recursive(true).mode(0o777 & !OTHERS_WRITE).create(&self.folder);
+        let written = made.and_then(|()| {
+            write_atomic(path, |file| {
+                let mut permissions = file.get_ref().metadata()?.permissions();
+                permissions.set_mode(permissions.mode() & !OTHERS_WRITE);
+                file.get_ref().set_permissions(permissions)?;
+                file.write_all(MAGIC)?;
+                file.write_all(&Sha256::digest(bytes))?;
+                file.write_all(bytes)
+            })
         });
         if let Err(error) = written.and_then(|()| self.shrink()) {
             let folder = self.folder.display();
             self.warn(&format!("compiled programs are not kept in {folder}: {error}"));
         }
+    }
+
+    /// Whether only this user and root could have written what is there; if not, says so.
+    fn is_trusted(&self, path: &Path, found: &Metadata) -> bool {
+        let path = path.display();
+        if ![0, rustix::process::geteuid().as_raw()].contains(&found.uid()) {
+            self.warn(&format!("{path} is another user's; compiling"));
+            return false;
+        }
+        if found.mode() & OTHERS_WRITE != 0 {
+            self.warn(&format!("others can write to {path}; compiling; `chmod go-w` mends it"));
+            return false;
+        }
+        true
     }
 
     /// Removes the files that were used longest ago, until the rest is within the limit.

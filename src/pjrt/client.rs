@@ -163,33 +163,35 @@ impl Client {
 
     /// Compiles a program for this client's devices.
     pub fn compile(&self, program: &Module<'_>, options: &CompileOptions) -> Result<LoadedExecutable> {
-        let assigned = options.device_ids();
-        let options = options.to_bytes();
+        let raw_options = options.to_bytes();
         let raw_program = program.to_raw();
         let args = sys::ClientCompile {
             client: self.raw(),
             program: &raw const raw_program,
-            compile_options: api::bytes(&options),
-            compile_options_size: options.len(),
+            compile_options: api::bytes(&raw_options),
+            compile_options_size: raw_options.len(),
             ..Default::default()
         };
         // SAFETY: the client is live; program and options live until the call returns.
         let compiled = unsafe { self.api().call(args) }?;
         // SAFETY: the executable was just made, for this owner.
         let raw = unsafe { Owned::new(self.api(), compiled.executable, "PJRT_Client_Compile") }?;
-        LoadedExecutable::new(self.clone(), raw, program.parameters, assigned)
+        LoadedExecutable::new(self.clone(), raw, program, options)
     }
 
     /// Loads a program that [`Executable::serialize`](super::Executable::serialize) wrote, on the devices that it
-    /// was compiled for. `parameters` and `options` are those that it was compiled with.
+    /// was compiled for. `program` and `options` are those that it was compiled with.
     ///
     /// # Errors
-    /// When the bytes are not of this plugin's version, or of other devices. Plugins do not defend themselves
-    /// against bytes that were changed: check them first.
-    pub fn deserialize(
+    /// When the bytes are not of this plugin's version, or of other devices.
+    ///
+    /// # Safety
+    /// `bytes` must be as `serialize` gave them: they hold machine code, which plugins run as it is, and what else is
+    /// in them plugins hardly check.
+    pub(super) unsafe fn deserialize(
         &self,
         bytes: &[u8],
-        parameters: &[Shape],
+        program: &Module<'_>,
         options: &CompileOptions,
     ) -> Result<LoadedExecutable> {
         let args = sys::ExecutableDeserializeAndLoad {
@@ -198,12 +200,12 @@ impl Client {
             serialized_executable_size: bytes.len(),
             ..Default::default()
         };
-        // SAFETY: the client is live; the bytes live until the call returns.
+        // SAFETY: the client is live; the bytes live until the call returns, and are a program by the contract.
         let loaded = unsafe { self.api().call(args) }?;
         let call = "PJRT_Executable_DeserializeAndLoad";
         // SAFETY: the executable was just made, for this owner.
         let raw = unsafe { Owned::new(self.api(), loaded.loaded_executable, call) }?;
-        LoadedExecutable::new(self.clone(), raw, parameters, options.device_ids())
+        LoadedExecutable::new(self.clone(), raw, program, options)
     }
 
     /// Copies `data`, in row-major order, to a device; returns once it has been read.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::platform::Backend;
+use super::sys;
 use crate::shape::{ElementType, Shape};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -22,12 +23,23 @@ pub enum Error {
     #[error("{} gives no function table: {symbol} returned null", path.display())]
     NoTable { path: PathBuf, symbol: &'static str },
     #[error(
+        "{} is not a PJRT plugin: the table that {symbol} gives has {size} bytes, too few for a version", path.display()
+    )]
+    ShortTable { path: PathBuf, symbol: &'static str, size: usize },
+    #[error(
         "{} has PJRT C API {major}.{minor}, expected 0.{minimum} or a later 0.x: run `bert-xla plugins install {backend}`",
         path.display()
     )]
     Version { backend: Backend, path: PathBuf, major: i32, minor: i32, minimum: i32 },
     #[error("the plugin has no function {0}: install a newer one with `bert-xla plugins install`")]
     MissingFunction(&'static str),
+    /// The plugin wants fields of a C API that is newer than this program; `message` says in which struct.
+    #[error(
+        "{call}: {message}: the plugin has PJRT C API 0.{minor}, this program knows it up to 0.{}: update bert-xla, or \
+         install the plugin that it pins with `bert-xla plugins install`",
+        sys::MINOR
+    )]
+    StructSize { call: &'static str, message: String, minor: i32 },
     /// The plugin's own error: `code` is named as Abseil names it.
     #[error("{call}: {code}: {message}")]
     Plugin { call: &'static str, code: &'static str, message: String },
@@ -80,7 +92,9 @@ impl Error {
             | Self::Load { .. }
             | Self::MissingSymbol { .. }
             | Self::NoTable { .. }
+            | Self::ShortTable { .. }
             | Self::Version { .. }
+            | Self::StructSize { .. }
             | Self::UnknownTopology { .. }
             | Self::NoDevice { .. }
             | Self::NoWheel { .. }

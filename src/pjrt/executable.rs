@@ -84,7 +84,7 @@ impl Executable {
 
     /// The program as bytes that [`Client::deserialize`](super::Client::deserialize) loads again, with the same
     /// version of the plugin and the same kind of devices.
-    pub fn serialize(&self) -> Result<Vec<u8>> {
+    pub(super) fn serialize(&self) -> Result<Vec<u8>> {
         let args = sys::ExecutableSerialize { executable: self.raw.raw(), ..Default::default() };
         // SAFETY: the executable is live. The bytes are copied before what backs them is freed, once.
         unsafe {

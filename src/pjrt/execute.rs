@@ -2,13 +2,17 @@
 
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sha2::{Digest, Sha256};
 
 use super::api::{self, Owned};
 use super::buffer::Buffer;
-use super::client::{Client, Device};
+use super::client::{Client, Device, Module};
 use super::error::{Error, Result};
 use super::event::Event;
 use super::executable::Executable;
+use super::options::CompileOptions;
 use super::sys;
 use crate::shape::Shape;
 
@@ -22,6 +26,7 @@ pub struct LoadedExecutable {
     devices: Vec<i32>,
     /// The place of each of `devices` in the plugin's own list.
     slots: Vec<usize>,
+    launch_ids: LaunchIds,
     client: Client,
 }
 
@@ -47,6 +52,26 @@ pub struct Completion {
     _client: Client,
 }
 
+/// What names each launch of a program to the runtime: the hosts of a slice give the same launch the same id, so that
+/// launches in different orders are told apart.
+struct LaunchIds(AtomicU32);
+
+impl LaunchIds {
+    /// They start at a hash, so that two programs hardly share any; as in JAX.
+    fn new(program: &Module<'_>, options: &CompileOptions) -> Self {
+        let hash = Sha256::new().chain_update(options.to_bytes()).chain_update(program.code).finalize();
+        Self(AtomicU32::new(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]])))
+    }
+
+    /// Never 0, which means none.
+    fn next(&self) -> i32 {
+        match self.0.fetch_add(1, Ordering::Relaxed) {
+            0 => self.next(),
+            id => id.cast_signed(),
+        }
+    }
+}
+
 impl Argument<'_> {
     fn buffer(&self) -> &Buffer {
         match self {
@@ -69,12 +94,13 @@ impl Completion {
 }
 
 impl LoadedExecutable {
-    /// `assigned` are the ids of all replicas' devices, in replica order; `None` takes the plugin's order.
+    /// `program` and `options` are what it was compiled from. Without a device assignment, replicas are in the
+    /// plugin's order.
     pub(super) fn new(
         client: Client,
         raw: Owned<sys::PJRT_LoadedExecutable>,
-        parameters: &[Shape],
-        assigned: Option<&[i32]>,
+        program: &Module<'_>,
+        options: &CompileOptions,
     ) -> Result<Self> {
         let api = client.api();
         // SAFETY: the program is live; the device list lives as long as it, the description is made for this owner.
@@ -92,9 +118,11 @@ impl LoadedExecutable {
         let listed = listed.collect::<Vec<_>>();
         // Those of other processes are not listed.
         let slot = |id: &i32| Some((*id, listed.iter().position(|listed| listed == id)?));
-        let (devices, slots) = assigned.unwrap_or(&listed).iter().filter_map(slot).unzip();
+        let (devices, slots) = options.device_ids().unwrap_or(&listed).iter().filter_map(slot).unzip();
         let executable = Executable::new(description)?;
-        Ok(Self { executable, raw, parameters: parameters.to_vec(), devices, slots, client })
+        let parameters = program.parameters.to_vec();
+        let launch_ids = LaunchIds::new(program, options);
+        Ok(Self { executable, raw, parameters, devices, slots, launch_ids, client })
     }
 
     /// The compiled program's description.
@@ -173,6 +201,7 @@ impl LoadedExecutable {
             output_lists[slot] = outputs.as_mut_ptr();
         }
         let mut options = sys::PJRT_ExecuteOptions {
+            launch_id: self.launch_ids.next(),
             non_donatable_input_indices: borrowed.as_ptr(),
             num_non_donatable_input_indices: borrowed.len(),
             ..Default::default()
@@ -215,5 +244,31 @@ impl LoadedExecutable {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::ModuleFormat;
+    use super::*;
+
+    fn first(code: &[u8], options: &CompileOptions) -> i32 {
+        LaunchIds::new(&Module { format: ModuleFormat::Hlo, code, parameters: &[] }, options).next()
+    }
+
+    /// Whoever compiles the same for the same devices launches under the same ids.
+    #[test]
+    fn launch_ids_follow_from_program_and_options() {
+        let options = CompileOptions::on_devices([1, 0]);
+        assert_eq!(first(b"code", &options), first(b"code", &options.clone()));
+        assert_ne!(first(b"code", &options), first(b"cod", &options));
+        assert_ne!(first(b"code", &options), first(b"code", &CompileOptions::on_devices([0, 1])));
+    }
+
+    #[test]
+    fn launch_ids_count_up_and_leave_out_none() {
+        let ids = LaunchIds(AtomicU32::new(u32::MAX - 1));
+        assert_eq!([(); 4].map(|()| ids.next()), [-2, -1, 1, 2]);
+        assert_eq!(LaunchIds(AtomicU32::new(i32::MAX as u32)).next(), i32::MAX);
     }
 }

@@ -1,8 +1,9 @@
-//! The part of the PJRT C API that this crate uses, as `pjrt_c_api.h` 0.81 of the OpenXLA project declares it.
+//! The part of the PJRT C API that this crate uses, as `pjrt_c_api.h` 0.114 of the OpenXLA project declares it.
 //!
 //! Field order and sizes are the ABI. Newer versions of the header only append, so that the table below is a
 //! prefix of theirs. Every argument struct starts with its size and an extension pointer; [`Default`] zeroes the
-//! struct and fills the size in.
+//! struct and fills the size in. A plugin takes a struct that is longer than the one it knows, and leaves the rest zero;
+//! one that is shorter it takes for as long as it knows what the missing fields would say, and refuses after that.
 #![allow(non_camel_case_types, non_snake_case)]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -12,9 +13,15 @@ mod table;
 
 pub use table::PJRT_Api;
 
+/// The minor version of the C API that the structs below are of.
+pub const MINOR: i32 = 114;
+
 /// A function of the table, its argument type erased: the table is only entered through an [`Args`] type.
 /// The plugins are C++; the ABI makes an exception that escapes one end the process in a defined way.
 pub type Function = Option<unsafe extern "C-unwind" fn(*mut c_void) -> *mut PJRT_Error>;
+
+/// One of the functions that tell of an error, and that have none themselves.
+pub type ErrorFunction<A, R = ()> = Option<unsafe extern "C-unwind" fn(*mut A) -> R>;
 
 /// An argument struct and the function that takes it.
 ///
@@ -192,6 +199,10 @@ structs! {
         num_tasks: usize,
         task_ids: *mut c_int,
         incarnation_ids: *mut i64,
+        multi_slice_config: *mut c_void,
+        use_major_to_minor_data_layout_for_callbacks: bool,
+        hlo_output_callbacks: *mut c_void,
+        num_hlo_output_callbacks: usize,
     }
 }
 
@@ -282,6 +293,8 @@ calls! {
         pool_bytes_is_set: bool,
         peak_pool_bytes: i64,
         peak_pool_bytes_is_set: bool,
+        peak_allocated_bytes: i64,
+        peak_allocated_bytes_is_set: bool,
     }
     PJRT_DeviceDescription_Id(DeviceDescriptionId) { description: *mut PJRT_DeviceDescription, id: c_int }
     PJRT_DeviceDescription_ProcessIndex(DeviceDescriptionProcessIndex) {
@@ -325,6 +338,10 @@ calls! {
         host_alias_size_in_bytes: i64,
         host_temp_size_in_bytes: i64,
         peak_memory_in_bytes: i64,
+        total_size_in_bytes: i64,
+        total_allocation_bytes: i64,
+        indefinite_allocations: i64,
+        peak_unpadded_heap_bytes: i64,
     }
     PJRT_Executable_NumReplicas(ExecutableNumReplicas) { executable: *mut PJRT_Executable, num_replicas: usize }
     PJRT_Executable_OptimizedProgram(ExecutableOptimizedProgram) {
@@ -345,6 +362,7 @@ calls! {
         loaded_executable: *mut PJRT_LoadedExecutable,
         overridden_serialized_compile_options: *const c_char,
         overridden_serialized_compile_options_size: usize,
+        load_options: *mut c_void,
     }
     PJRT_LoadedExecutable_Destroy(LoadedExecutableDestroy) { executable: *mut PJRT_LoadedExecutable }
     PJRT_LoadedExecutable_GetExecutable(LoadedExecutableGetExecutable) {

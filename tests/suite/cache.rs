@@ -1,7 +1,9 @@
 //! The cache of compiled programs: what is found again, what is compiled anew, what is thrown out.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use bert_xla::pjrt::{
@@ -14,6 +16,8 @@ use crate::common::cli::{text, train};
 use crate::common::{cpu_client, empty_folder};
 
 const LIMIT: u64 = 1 << 30;
+/// The id of a user that isn't the one who runs this.
+const NOBODY: u32 = 65534;
 
 /// `[x, y] -> factor * [x, y]`, in place.
 fn scale(factor: f32) -> String {
@@ -97,6 +101,70 @@ fn a_damaged_entry_is_compiled_anew_and_replaced() {
         assert!(!compile(&folder, &client), "{} bytes were trusted", bad.len());
         assert!(compile(&folder, &client), "the entry was not replaced");
     }
+}
+
+/// A hash shows damage alone: who can write an entry can hash it.
+#[test]
+fn an_entry_that_others_may_have_written_is_compiled_anew_and_replaced() {
+    let (folder, client) = (empty_folder("cache_others"), cpu_client(1));
+    compile(&folder, &client);
+    let path = entries(&folder).remove(0);
+    for mode in [0o664, 0o606] {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        assert!(!compile(&folder, &client), "an entry of mode {mode:o} was trusted");
+        assert!(compile(&folder, &client), "the entry was not replaced");
+    }
+    match chown(&path, Some(NOBODY), None) {
+        Ok(()) => {
+            assert!(!compile(&folder, &client), "another user's entry was trusted");
+            assert!(compile(&folder, &client), "the entry was not replaced");
+        }
+        Err(error) => eprintln!("skipped: another user's entry: {error}"),
+    }
+}
+
+#[test]
+fn a_folder_that_others_can_write_to_is_not_used() {
+    let (folder, client) = (empty_folder("cache_others_folder"), cpu_client(1));
+    compile(&folder, &client);
+    let before = entries(&folder);
+    fs::set_permissions(&folder, Permissions::from_mode(0o775)).unwrap();
+    assert!(!compile(&folder, &client), "the entry was used");
+    fs::remove_file(&before[0]).unwrap();
+    assert!(!compile(&folder, &client));
+    assert!(entries(&folder).is_empty(), "an entry was written");
+    fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+    assert!(!compile(&folder, &client));
+    assert!(compile(&folder, &client));
+    match chown(&folder, Some(NOBODY), None) {
+        Ok(()) => assert!(!compile(&folder, &client), "another user's folder was used"),
+        Err(error) => eprintln!("skipped: another user's folder: {error}"),
+    }
+}
+
+/// Many systems let a user's group write to what the user makes.
+#[test]
+fn the_cache_is_its_users_whatever_the_umask() {
+    let folder = empty_folder("cache_umask");
+    let cache = folder.join("cache");
+    let run = || {
+        let train = train(&folder.join("run"), &["--epochs", "1", "--overwrite"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 0 && exec \"$@\"", "sh"]).arg(train.get_program()).args(train.get_args());
+        shell.envs(train.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let result = shell.env("BERT_XLA_CACHE", &cache).output().unwrap();
+        let stderr = text(result.stderr);
+        assert!(result.status.success() && !stderr.contains("executable cache"), "{stderr}");
+    };
+    run();
+    let written = || {
+        let paths = entries(&cache.join("executables"));
+        paths.iter().map(|path| fs::metadata(path).unwrap().ino()).collect::<Vec<_>>()
+    };
+    let first = written();
+    assert_eq!(first.len(), 2, "the train and the eval step");
+    run();
+    assert_eq!(written(), first, "the entries were written again");
 }
 
 #[test]

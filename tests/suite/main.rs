@@ -21,6 +21,7 @@ mod hlo_properties;
 mod hlo_random;
 mod hub;
 mod pjrt;
+mod pjrt_table;
 mod plan;
 mod plugins;
 mod replicas;

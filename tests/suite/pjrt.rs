@@ -1,10 +1,6 @@
 //! The PJRT layer against the real CPU plugin, with programs written in StableHLO: independent of the graph builder.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Instant;
-
-use crate::common::{cpu_client, cpu_plugin, empty_folder};
+use crate::common::{cpu_client, cpu_plugin};
 use bert_xla::pjrt::{
     Argument, Backend, Buffer, Client, CompileOptions, Element, Error, FlagValue, LoadedExecutable, Module,
     ModuleFormat, Plugin, Value,
@@ -292,9 +288,9 @@ fn the_plugins_own_errors_come_back_on_one_line() {
     assert!(error.contains("No matching device found for device_id 1"), "{error}");
 }
 
-/// A training step has hundreds of small arguments; what this layer adds must not show beside its milliseconds.
+/// A training step has hundreds of small arguments, each with its own output.
 #[test]
-fn a_step_of_120_arguments_costs_little_on_the_host() {
+fn many_arguments_keep_their_places() {
     let client = cpu_client(1);
     let n = 120;
     let parameters: Vec<String> =
@@ -310,81 +306,14 @@ fn a_step_of_120_arguments_costs_little_on_the_host() {
         results.join(", ")
     );
     let program = compile(&client, &code, &vec![f32s(&[8]); n], 1);
-    let mut state: Vec<Buffer> = (0..n).map(|_| upload(&client, &[0.0; 8], &[8])).collect();
-    let mut fastest = f64::INFINITY;
-    for _ in 0..300 {
+    let mut state: Vec<Buffer> = (0..n).map(|i| upload(&client, &[i as f32; 8], &[8])).collect();
+    for _ in 0..3 {
         let arguments = vec![state.into_iter().map(Argument::Donate).collect()];
-        let start = Instant::now();
-        let mut outputs = program.execute(arguments).unwrap();
-        fastest = fastest.min(start.elapsed().as_secs_f64() * 1e3);
-        state = outputs.remove(0);
+        state = program.execute(arguments).unwrap().remove(0);
     }
-    eprintln!("{n} arguments and outputs: {fastest:.3} ms, the device's work included");
-    assert!(fastest < 0.3, "{fastest} ms");
-}
-
-#[test]
-fn a_file_that_is_no_plugin_is_named() {
-    let folder = empty_folder("not_a_plugin");
-    let text = folder.join("notes.txt");
-    std::fs::write(&text, "hello").unwrap();
-    let error = Plugin::load(Backend::Cpu, &text).err().unwrap();
-    assert!(error.is_input_error());
-    let error = error.to_string();
-    assert!(error.starts_with("cannot load the cpu plugin ") && error.contains("notes.txt"), "{error}");
-
-    let missing = folder.join("none.so");
-    let error = message(Plugin::find(Backend::Cpu, Some(&missing)));
-    let expected =
-        format!("no cpu plugin found, looked at {}; run `bert-xla plugins install cpu`", missing.display());
-    assert_eq!(error, expected);
-    assert_eq!(message("npu".parse::<Backend>()), "unknown backend \"npu\": expected cpu, gpu or tpu");
-
-    let Some(library) = build_library(&folder, "plain", "int answer(void) { return 42; }") else { return };
-    let error = message(Plugin::load(Backend::Cpu, &library));
-    assert_eq!(error, format!("{} is not a PJRT plugin: it has no symbol GetPjrtApi", library.display()));
-}
-
-#[test]
-fn a_plugin_of_another_version_is_refused() {
-    let folder = empty_folder("other_version");
-    for (major, minor) in [(0, 1), (0, 56), (1, 90)] {
-        // The head of the C struct: size, extension, then the version struct with its own size and extension.
-        let source = format!(
-            "#include <stddef.h>\n\
-             static struct {{ size_t size; void* next; size_t size2; void* next2; int major, minor; void* f[200]; }}\n\
-             api = {{ 1640, 0, 24, 0, {major}, {minor}, {{0}} }};\n\
-             const void* GetPjrtApi(void) {{ return &api; }}\n"
-        );
-        let Some(library) = build_library(&folder, &format!("v{major}_{minor}"), &source) else { return };
-        let error = message(Plugin::load(Backend::Gpu, &library));
-        let expected = format!(
-            "{} has PJRT C API {major}.{minor}, expected 0.57 or a later 0.x: run `bert-xla plugins install gpu`",
-            library.display()
-        );
-        assert_eq!(error, expected);
+    for (i, buffer) in state.iter().enumerate() {
+        assert_eq!(buffer.to_host::<f32>().unwrap(), [8.0 * i as f32; 8]);
     }
-    // New enough by its number, but its table ends before the first function.
-    let source = "#include <stddef.h>\n\
-         static struct { size_t size; void* next; size_t size2; void* next2; int major, minor; } api = { 40, 0, 24, 0, 0, 57 };\n\
-         const void* GetPjrtApi(void) { return &api; }\n";
-    let Some(library) = build_library(&folder, "short", source) else { return };
-    let error = message(Plugin::load(Backend::Gpu, &library));
-    assert!(error.starts_with("the plugin has no function PJRT_Plugin_Initialize"), "{error}");
-}
-
-/// Compiles C source to a shared library; `None` when there is no C compiler.
-fn build_library(folder: &Path, name: &str, source: &str) -> Option<std::path::PathBuf> {
-    let (c, library) = (folder.join(format!("{name}.c")), folder.join(format!("{name}.so")));
-    std::fs::write(&c, source).unwrap();
-    match Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&c).status() {
-        Ok(status) => assert!(status.success(), "cc failed on {}", c.display()),
-        Err(error) => {
-            eprintln!("skipped: no C compiler: {error}");
-            return None;
-        }
-    }
-    Some(library)
 }
 
 #[test]

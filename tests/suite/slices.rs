@@ -419,6 +419,12 @@ fn host_with_several_threads() {
     let (totals, completion) = launch(&add, put(1.0));
     completion.wait().unwrap();
     assert_eq!(totals[1].to_host::<f32>().unwrap(), [7.0; 2]);
+
+    // One host's first launch of a program is not another's thousandth.
+    let anew = compile(1.0);
+    let (_, completion) = launch(if process == 0 { &add } else { &anew }, put(1.0));
+    let error = completion.wait().unwrap_err().to_string();
+    assert!(error.contains("INTERNAL: hosts gave a launch different ids"), "{error}");
 }
 
 /// A host whose files are damaged never joins the slice: the plugin, which is none, is not even opened.

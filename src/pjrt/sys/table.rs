@@ -1,21 +1,25 @@
-//! The function table of the PJRT C API: every slot up to version 0.81, in order, since offsets are the ABI.
+//! The function table of the PJRT C API: every slot up to version 0.114, in order, since offsets are the ABI.
+//! Plugins of 0.116 and 0.117 have as many.
 #![allow(non_snake_case)]
 
 use std::ffi::c_void;
 
-use super::{ErrorDestroy, ErrorGetCode, ErrorMessage, Function, PJRT_Api_Version, PJRT_Error};
+use super::{
+    ErrorDestroy, ErrorFunction, ErrorGetCode, ErrorMessage, Function, PJRT_Api_Version, PJRT_Error,
+};
 
 macro_rules! table {
     ($($function:ident,)*) => {
-        /// The plugin's functions. A plugin's own table may be shorter or longer: see `struct_size`.
+        /// The plugin's functions. A plugin's own table may be shorter or longer, as its `struct_size` tells: there is
+        /// never a reference to one, and what is read of it is checked first.
         #[repr(C)]
         pub struct PJRT_Api {
             pub struct_size: usize,
             pub extension_start: *mut c_void,
             pub pjrt_api_version: PJRT_Api_Version,
-            pub PJRT_Error_Destroy: Option<unsafe extern "C-unwind" fn(*mut ErrorDestroy)>,
-            pub PJRT_Error_Message: Option<unsafe extern "C-unwind" fn(*mut ErrorMessage)>,
-            pub PJRT_Error_GetCode: Option<unsafe extern "C-unwind" fn(*mut ErrorGetCode) -> *mut PJRT_Error>,
+            pub PJRT_Error_Destroy: ErrorFunction<ErrorDestroy>,
+            pub PJRT_Error_Message: ErrorFunction<ErrorMessage>,
+            pub PJRT_Error_GetCode: ErrorFunction<ErrorGetCode, *mut PJRT_Error>,
             $(pub $function: Function,)*
         }
     };
@@ -137,4 +141,24 @@ table! {
     PJRT_Client_CreateAliasBuffer,
     PJRT_Client_FulfillAliasBuffer,
     PJRT_LoadedExecutable_GetDeviceAssignment,
+    PJRT_Client_CreateErrorBuffer,
+    PJRT_AsyncHostToDeviceTransferManager_TransferLiteral,
+    PJRT_Buffer_CopyRawToHostFuture,
+    PJRT_Device_PoisonExecution,
+    PJRT_Device_CreateAsyncTrackingEvent,
+    PJRT_AsyncTrackingEvent_Destroy,
+    PJRT_Executable_GetCompileOptions,
+    PJRT_Buffer_DonateWithControlDependency,
+    PJRT_Event_Create,
+    PJRT_Event_Set,
+    PJRT_Device_GetAttributes,
+    PJRT_Client_Load,
+    PJRT_LoadedExecutable_AddressableDeviceLogicalIds,
+    PJRT_Buffer_Bitcast,
+    PJRT_Error_ForEachPayload,
+    PJRT_TopologyDescription_Fingerprint,
+    PJRT_Executable_ParameterMemoryKinds,
+    PJRT_Device_ClearMemoryStats,
+    PJRT_TopologyDescription_MakeCanonicalShapeForMemorySpace,
+    PJRT_TopologyDescription_GetMemorySpaceKindIds,
 }
