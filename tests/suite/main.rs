@@ -10,6 +10,7 @@ mod dropout;
 mod golden;
 mod gradients;
 mod graphs;
+mod hardware;
 mod hlo_collectives;
 mod hlo_derived;
 mod hlo_flops;
