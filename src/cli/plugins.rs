@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::Console;
-use crate::pjrt::install::install;
+use crate::pjrt::install::{Installed, install, install_libraries};
 use crate::pjrt::{Backend, Client, Device, DeviceMemory, Error, Plugin, Result, Value, cpu_device_count};
 
 /// List the PJRT plugins and their devices, or install one
@@ -26,6 +26,9 @@ enum Action {
     Install {
         /// cpu, gpu or tpu
         backend: Backend,
+        /// With gpu: also CUDA's libraries, which the plugin opens when it runs something (2.8 GB)
+        #[arg(long)]
+        cuda: bool,
     },
 }
 
@@ -47,10 +50,8 @@ enum State {
 
 /// Lists the plugins or installs one.
 pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
-    if let Some(Action::Install { backend }) = args.action {
-        let installed = install(backend)?;
-        let verb = if installed.already { "already installed" } else { "installed" };
-        return Ok(console.print(&format!("{backend}: {verb}: {}\n", installed.path.display()))?);
+    if let Some(Action::Install { backend, cuda }) = args.action {
+        return fetch(backend, cuda, console);
     }
     let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
@@ -59,6 +60,22 @@ pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
     } else {
         console.print(&reports.iter().map(Report::text).collect::<String>())
     }?)
+}
+
+fn fetch(backend: Backend, cuda: bool, console: &Console) -> super::Result<()> {
+    if cuda && backend != Backend::Gpu {
+        return Err(super::Error::Usage(format!("--cuda is for gpu, and this is {backend}")));
+    }
+    let tell = |what: &str, installed: Installed| {
+        let verb = if installed.already { "already installed" } else { "installed" };
+        console.print(&format!("{what}: {verb}: {}\n", installed.path.display()))
+    };
+    tell(&backend.to_string(), install(backend)?)?;
+    if cuda {
+        let progress = |wheel: &str| console.note(&format!("Installing {wheel}"));
+        tell("CUDA's libraries", install_libraries(backend, progress)?)?;
+    }
+    Ok(())
 }
 
 fn inspect(backend: Backend) -> Result<State> {

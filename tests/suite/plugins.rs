@@ -7,6 +7,8 @@ use std::process::{Command, Output};
 use std::thread;
 
 use crate::common::{cpu_plugin, empty_folder};
+use bert_xla::pjrt::Backend;
+use bert_xla::pjrt::install::installed_path;
 use serde_json::Value as Json;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
@@ -162,6 +164,34 @@ fn a_relative_cache_folder_is_the_users() {
     let (code, _, stderr) = run(offline(command.current_dir(&here), &wheels));
     assert!(code == 1 && stderr.contains(": sha256 is "), "{stderr}");
     assert!(here.join("cache/plugins/cpu").is_dir() && !here.join("cache/plugins/cpu/download").exists());
+}
+
+#[test]
+fn cudas_libraries_are_for_gpus_and_checked_by_hash() {
+    let cache = empty_folder("cuda_cache");
+    let (code, _, stderr) = run(&mut bert_xla(&cache, &["plugins", "install", "tpu", "--cuda"]));
+    assert_eq!((code, stderr.as_str()), (2, "error: --cuda is for gpu, and this is tpu\n"));
+    if !has_pip() {
+        return;
+    }
+    // The plugin and its tools are there; what is in them doesn't matter here.
+    let plugin = installed_path(Backend::Gpu).unwrap();
+    let folder = cache.join("plugins/gpu").join(plugin.parent().unwrap().file_name().unwrap());
+    for file in ["xla_cuda_plugin.so", "cuda/bin/ptxas", "cuda/nvvm/libdevice/libdevice.10.bc"] {
+        fs::create_dir_all(folder.join(file).parent().unwrap()).unwrap();
+        fs::write(folder.join(file), "").unwrap();
+    }
+    let wheels = empty_folder("cuda_wheels");
+    let platform = format!("manylinux2014_{}", std::env::consts::ARCH);
+    let wheel = wheels.join(format!("nvidia_cuda_runtime-13.5.37-py3-none-{platform}.whl"));
+    wheel_of(&wheel, "nvidia_cuda_runtime-13.5.37", &platform, &[("nvidia/cu13/lib/libcudart.so.13", b"no")]);
+    let before = files_below(&cache);
+    let (code, stdout, stderr) =
+        run(offline(&mut bert_xla(&cache, &["plugins", "install", "gpu", "--cuda"]), &wheels));
+    assert!(code == 1 && stdout.starts_with("gpu: already installed: "), "{stdout}{stderr}");
+    let expected = "Installing nvidia-cuda-runtime 13.5.37 (1 of 8)\nerror: nvidia_cuda_runtime-13.5.37-";
+    assert!(stderr.starts_with(expected) && stderr.contains(": sha256 is "), "{stderr}");
+    assert_eq!(files_below(&cache), before);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use super::cuda::LIBRARIES;
 use super::{Backend, Build, Member, Platform, Wheel, has_numbered};
 use crate::pjrt::install::backend_folder;
 
@@ -31,6 +32,7 @@ pub(super) static GPU: Platform = Platform {
         file: "xla_cuda_plugin.so",
     },
     tools: &[PTXAS, LIBDEVICE],
+    libraries: &LIBRARIES,
     probe,
     environment,
 };

@@ -1,5 +1,6 @@
 //! The three platforms: where each one's plugin lies, whether its hardware is here, what it wants in the environment.
 
+mod cuda;
 mod gpu;
 mod tpu;
 
@@ -27,6 +28,9 @@ pub(super) struct Platform {
     pub plugin: Member,
     /// What the plugin's compiler runs or reads.
     pub tools: &'static [Member],
+    /// What the plugin opens when it runs something: each wheel's folder `nvidia`, for the folder that is above the
+    /// plugin's own. The machine may have them itself.
+    pub libraries: &'static [Wheel],
     /// Looks for the hardware below a root folder, which is `/` but in tests; `Err` tells what is missing.
     probe: fn(&Path) -> std::result::Result<(), String>,
     /// Variables that the plugin in this file should find set when it is opened.
@@ -83,6 +87,7 @@ static CPU: Platform = Platform {
         file: "xla_cpu_pjrt.so",
     },
     tools: &[],
+    libraries: &[],
     probe: |_| Ok(()),
     environment: |_| Vec::new(),
 };

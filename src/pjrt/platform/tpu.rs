@@ -25,6 +25,7 @@ pub(super) static TPU: Platform = Platform {
         file: "libtpu.so",
     },
     tools: &[],
+    libraries: &[],
     probe,
     environment,
 };
