@@ -69,16 +69,23 @@ fn open(backend: Backend, options: &DeviceOptions, watch: &Watch) -> Result<Runt
     Ok(Runtime::Pjrt { client, cache: options.cache.clone() })
 }
 
+/// A TPU that is there and can't be opened is an error: on a slice, the other hosts would wait for this one, which would
+/// train alone. A GPU may lack its plugin, its libraries or its driver, and is passed over as one that isn't there; one
+/// that the plugin lists and can't open is an error as well.
 fn first_usable(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime, Vec<(Backend, String)>)> {
     let mut passed_over = vec![];
     for backend in Backend::ALL {
-        let opened = match backend.probe() {
-            Ok(()) => open(backend, options, watch).map_err(|error| error.to_string()),
-            Err(reason) => Err(reason),
-        };
-        match opened {
+        if let Err(reason) = backend.probe() {
+            passed_over.push((backend, reason));
+            continue;
+        }
+        match open(backend, options, watch) {
             Ok(runtime) => return Ok((runtime, passed_over)),
-            Err(reason) => passed_over.push((backend, reason)),
+            Err(Error::Pjrt(error)) if backend != Backend::Tpu && error.is_absence() => {
+                passed_over.push((backend, error.to_string()));
+            }
+            Err(error) if backend == Backend::Cpu => return Err(error),
+            Err(error) => return Err(Error::Unusable { backend, error: Box::new(error) }),
         }
     }
     Err(Error::NoBackend(passed_over))

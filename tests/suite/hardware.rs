@@ -1,5 +1,7 @@
 //! What the program makes of a machine's hardware, shown to it in a namespace.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use bert_xla::pjrt::Backend;
@@ -8,7 +10,7 @@ use serde_json::Value as Json;
 
 use crate::common::cli::{asset, command, text};
 use crate::common::empty_folder;
-use crate::common::machine::Machine;
+use crate::common::machine::{Machine, shared_library, stand_in};
 
 /// Machines with what looks like a TPU and is none: Intel's accelerator, which has the node that those of all vendors
 /// have; a device of AMD's that is passed through; a virtual machine of Google's, with its network card, that passes one
@@ -18,6 +20,9 @@ const WITHOUT_TPU: [(&str, Machine<'static>); 3] = [
     ("vfio", Machine { nodes: &["vfio/vfio", "vfio/0", "vfio/12"], pci: &[("0x1022", "0x1485")] }),
     ("gvnic", Machine { nodes: &["vfio/vfio", "vfio/0"], pci: &[("0x1ae0", "0x0042")] }),
 ];
+
+const TPU: Machine<'static> = Machine { nodes: &["accel0"], pci: &[("0x1ae0", "0x0027")] };
+const GPU: Machine<'static> = Machine { nodes: &["nvidia0", "nvidiactl"], pci: &[] };
 
 /// A run of the command on the machine: its exit code, stdout and stderr.
 #[track_caller]
@@ -69,5 +74,99 @@ fn others_accelerators_dont_keep_a_plan_from_being_made() {
         assert_eq!(code, Some(0), "{name}: {said}");
         let plan: Json = serde_json::from_str(&plan).unwrap();
         assert_eq!((&plan["devices"], &plan["steps"][0]["step"]), (&8.into(), &"predict".into()), "{name}");
+    }
+}
+
+/// On a slice, the other hosts would wait for one that goes on without its TPU.
+#[test]
+fn a_tpu_that_cant_be_opened_is_an_error() {
+    const VARIABLE: &str = "BERT_XLA_TPU_PLUGIN";
+    let check = |name: &str, command: &Command, expected: (i32, &[&str])| {
+        let (code, _, said) = run(&format!("hardware_tpu_{name}"), &TPU, command)?;
+        assert_eq!(code, Some(expected.0), "{name}: {said}");
+        for part in expected.1 {
+            assert!(said.contains(part), "{name}: {part:?} in {said}");
+        }
+        Some(())
+    };
+    let checked = (|| {
+        let mut missing = train("hardware_tpu_missing_run", &[]);
+        missing.env_remove(VARIABLE).env_remove("TPU_LIBRARY_PATH");
+        let hint = "; --backend cpu goes on without it\n";
+        let install = "error: there is a tpu, but it can't be used: no tpu plugin found, looked at ";
+        check("missing", &missing, (2, &[install, "; run `bert-xla plugins install tpu`", hint]))?;
+
+        let mut text = train("hardware_tpu_text_run", &[]);
+        text.env(VARIABLE, asset("sample.csv"));
+        let cannot = "error: there is a tpu, but it can't be used: cannot load the tpu plugin ";
+        check("text", &text, (2, &[cannot, hint]))?;
+
+        let mut busy = train("hardware_tpu_busy_run", &[]);
+        stand_in(&mut busy, VARIABLE)?;
+        busy.env("DEVICE_PLUGIN_FAULT", "busy");
+        let in_use = "can't be used: PJRT_Client_Create: INTERNAL: the devices are in use; --backend cpu";
+        check("busy", &busy, (1, &[in_use]))?;
+        check("cpu", busy.args(["--backend", "cpu"]), (0, &["Running on cpu (cpu)\n"]))?;
+
+        let mut works = train("hardware_tpu_works_run", &[]);
+        stand_in(&mut works, VARIABLE)?;
+        check("works", &works, (0, &["Running on tpu (cpu)\n"]))
+    })();
+    if checked.is_none() {
+        eprintln!("skipped");
+    }
+}
+
+/// Libraries of these names that do nothing, as the plugin would find CUDA's.
+fn libraries(folder: &Path, names: &[&str]) -> Option<String> {
+    let source = folder.join("nothing.c");
+    fs::write(&source, "int nothing;").unwrap();
+    let paths = names.iter().map(|name| shared_library(&source, &folder.join(name)));
+    let paths = paths.collect::<Option<Vec<PathBuf>>>()?;
+    Some(paths.iter().map(|path| path.to_str().unwrap()).collect::<Vec<_>>().join(":"))
+}
+
+#[test]
+fn a_gpu_is_passed_over_for_what_it_lacks_and_not_for_what_fails() {
+    const VARIABLE: &str = "BERT_XLA_GPU_PLUGIN";
+    let checked = (|| {
+        let folder = empty_folder("hardware_gpu_libraries");
+        let runtime = libraries(&folder, &["libcudart.so.13"])?;
+        let driver = libraries(&folder, &["libcudart.so.13", "libcuda.so.1"])?;
+        let none = |libraries: &str| {
+            let mut command = train("hardware_gpu_run", &[]);
+            stand_in(&mut command, VARIABLE)?;
+            command.env("DEVICE_PLUGIN_FAULT", "none").env("DEVICE_PLUGIN_LIBRARIES", libraries);
+            Some(command)
+        };
+        let mut missing = train("hardware_gpu_run", &[]);
+        missing.env_remove(VARIABLE);
+        let mut text = train("hardware_gpu_run", &[]);
+        text.env(VARIABLE, asset("sample.csv"));
+        for (command, reason) in [
+            (missing, "run `bert-xla plugins install gpu`\n"),
+            (text, "; expected a PJRT plugin, a shared library\n"),
+            (none("")?, "(no libcudart.so.13); run `bert-xla plugins install gpu --cuda`\n"),
+            (none(&runtime)?, "NVIDIA's driver was not found (no libcuda.so.1); "),
+            (none(&driver)?, "the gpu plugin sees no device: No visible GPU devices.\n"),
+        ] {
+            fs::remove_dir_all(empty_folder("hardware_gpu_run")).unwrap();
+            let (code, _, said) = run("hardware_gpu", &GPU, &command)?;
+            assert_eq!(code, Some(0), "{said}");
+            let line = said.split_inclusive('\n').find(|line| line.starts_with("gpu: passed over: "));
+            assert!(line.is_some_and(|line| line.contains(reason)), "{reason}: {said}");
+            assert!(said.contains("\nRunning on cpu (cpu)\n"), "{said}");
+        }
+
+        let mut busy = train("hardware_gpu_busy_run", &[]);
+        stand_in(&mut busy, VARIABLE)?;
+        let (code, _, said) = run("hardware_gpu", &GPU, busy.env("DEVICE_PLUGIN_FAULT", "busy"))?;
+        let expected = "error: there is a gpu, but it can't be used: PJRT_Client_Create: INTERNAL: the devices are in \
+                        use; --backend cpu goes on without it\n";
+        assert!(code == Some(1) && said.ends_with(expected), "{code:?}: {said}");
+        Some(())
+    })();
+    if checked.is_none() {
+        eprintln!("skipped");
     }
 }

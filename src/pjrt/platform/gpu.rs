@@ -3,6 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use libloading::os::unix::{Library, RTLD_LAZY};
+
 use super::cuda::LIBRARIES;
 use super::{Backend, Build, Member, Platform, Wheel, has_numbered};
 use crate::pjrt::install::backend_folder;
@@ -92,6 +94,24 @@ fn probe(root: &Path) -> Result<(), String> {
         return Ok(());
     }
     Err("no NVIDIA GPU on this machine (no /dev/nvidia0, no /dev/nvidiactl)".to_owned())
+}
+
+/// What of CUDA and the driver the plugin has looked for in vain, and what to do.
+pub(in crate::pjrt) fn missing_cuda() -> Option<&'static str> {
+    if !(is_loaded("libcudart.so.13") || is_loaded("libcudart.so.12")) {
+        return Some(
+            "CUDA's libraries were not found (no libcudart.so.13); run `bert-xla plugins install gpu --cuda`",
+        );
+    }
+    let driver = "NVIDIA's driver was not found (no libcuda.so.1); install version 580 or newer, and in a container, \
+                  pass the GPU on";
+    (!is_loaded("libcuda.so.1")).then_some(driver)
+}
+
+/// Whether this process has opened a library of that name.
+pub(in crate::pjrt) fn is_loaded(name: &str) -> bool {
+    // SAFETY: with this flag, nothing is loaded and nothing runs; the handle is closed again.
+    unsafe { Library::open(Some(name), RTLD_LAZY | libc::RTLD_NOLOAD) }.is_ok()
 }
 
 /// Points XLA at the CUDA toolkit's data folder, whose `libdevice` it compiles kernels with.

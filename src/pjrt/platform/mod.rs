@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use super::error::{Error, Result};
 use gpu::GPU;
+pub(super) use gpu::missing_cuda;
 use tpu::TPU;
 
 /// A platform that a PJRT plugin drives.

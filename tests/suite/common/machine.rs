@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-use super::empty_folder;
+use super::cli::{asset, text};
+use super::{cpu_plugin, empty_folder};
 
 /// A machine's device nodes, without `/dev/`, and its PCI devices: vendor and device id.
 #[derive(Clone, Copy, Default)]
@@ -82,5 +84,35 @@ impl Machine<'_> {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", SHOW, "sh"]).arg(folder);
         command
+    }
+}
+
+/// Builds `tests/fixtures/device_plugin.c`, which tells how it behaves, and has `command` find it by this variable;
+/// without a C compiler, says so and gives `None`: the test is skipped.
+pub fn stand_in(command: &mut Command, variable: &str) -> Option<()> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let build = || {
+        let library = empty_folder("device_plugin").join("device_plugin.so");
+        shared_library(&asset("../tests/fixtures/device_plugin.c"), &library)
+    };
+    let plugin = BUILT.get_or_init(build).as_ref()?;
+    command.env(variable, plugin).env("DEVICE_PLUGIN_CPU", cpu_plugin());
+    Some(())
+}
+
+/// Compiles a shared library whose name for the loader is its file's; without a C compiler, says so.
+pub fn shared_library(source: &Path, library: &Path) -> Option<PathBuf> {
+    let mut compile = Command::new("cc");
+    let name = library.file_name().unwrap().to_str().unwrap();
+    compile.args(["-shared", "-fPIC", "-O1"]).arg(format!("-Wl,-soname,{name}")).arg("-o").arg(library);
+    match compile.arg(source).arg("-ldl").output() {
+        Ok(compiled) => {
+            assert!(compiled.status.success(), "{}", text(compiled.stderr));
+            Some(library.to_owned())
+        }
+        Err(error) => {
+            eprintln!("skipped: cc: {error}");
+            None
+        }
     }
 }
