@@ -7,7 +7,9 @@ use serde_json::{Value as Json, json};
 
 use super::Console;
 use crate::pjrt::install::{Installed, install, install_libraries};
-use crate::pjrt::{Backend, Client, Device, DeviceMemory, Error, Plugin, Result, Value, cpu_device_count};
+use crate::pjrt::{
+    Backend, Client, Device, DeviceMemory, Error, GpuOptions, Plugin, Result, Value, cpu_device_count,
+};
 
 /// List the PJRT plugins and their devices, or install one
 #[derive(Args, Debug)]
@@ -87,7 +89,7 @@ fn inspect(backend: Backend) -> Result<State> {
     if let Err(reason) = backend.probe() {
         return Ok(State::NotLoaded(path, reason));
     }
-    let client = Plugin::load(backend, &path).and_then(|plugin| plugin.client(&look_only(backend)));
+    let client = Plugin::load(backend, &path).and_then(|plugin| plugin.client(&look_only(backend)?));
     Ok(match client {
         Ok(client) => State::Ready(client),
         Err(error) => State::Failed(path, error.to_string()),
@@ -95,11 +97,11 @@ fn inspect(backend: Backend) -> Result<State> {
 }
 
 /// Options with which a client takes no more than it must.
-fn look_only(backend: Backend) -> Vec<(&'static str, Value)> {
+fn look_only(backend: Backend) -> Result<Vec<(&'static str, Value)>> {
     match backend {
-        Backend::Cpu => vec![cpu_device_count(1)],
-        Backend::Gpu => vec![("preallocate", Value::Bool(false))],
-        Backend::Tpu => Vec::new(),
+        Backend::Cpu => Ok(vec![cpu_device_count(1)]),
+        Backend::Gpu => GpuOptions { preallocate: Some(false), ..Default::default() }.values(),
+        Backend::Tpu => Ok(Vec::new()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::runtime::Runtime;
 use super::watch::{OnTimeout, Watch};
 use super::{Error, Result};
-use crate::pjrt::{Backend, ExecutableCache, Plugin, cpu_device_count};
+use crate::pjrt::{Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
 
 /// What the user asked for.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct DeviceOptions {
     pub replicas: Option<usize>,
     /// The plugin's file; it needs `backend`.
     pub plugin: Option<PathBuf>,
+    /// How GPUs are used.
+    pub gpu: GpuOptions,
     /// Where compiled programs are kept.
     pub cache: Option<Arc<ExecutableCache>>,
     /// How long a process of a slice waits for the others at one time, the making of the connection included.
@@ -36,6 +38,7 @@ impl Default for DeviceOptions {
             backend: None,
             replicas: None,
             plugin: None,
+            gpu: GpuOptions::default(),
             cache: None,
             slice_timeout: Duration::from_secs(600),
             on_timeout: Arc::new(on_timeout),
@@ -62,7 +65,8 @@ fn open(backend: Backend, options: &DeviceOptions, watch: &Watch) -> Result<Runt
     let plugin = Plugin::load(backend, &path)?;
     let client_options = match backend {
         Backend::Cpu => vec![cpu_device_count(options.replicas.unwrap_or(1).max(1))],
-        Backend::Gpu | Backend::Tpu => vec![],
+        Backend::Gpu => options.gpu.values()?,
+        Backend::Tpu => vec![],
     };
     // On a slice, it waits for all hosts.
     let client = watch.during("connecting to the devices", || plugin.client(&client_options))?;

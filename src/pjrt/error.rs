@@ -36,6 +36,9 @@ pub enum Error {
     /// The hardware seems to be there, but the plugin lists no device; the reason.
     #[error("the {backend} plugin sees no device: {reason}")]
     NoDevices { backend: Backend, reason: String },
+    /// An environment variable that says how devices are used.
+    #[error("{name}={value}: expected {expected}")]
+    Variable { name: &'static str, value: String, expected: String },
     #[error("no device {index}: the client has {count}")]
     NoDevice { index: usize, count: usize },
 
@@ -86,6 +89,7 @@ impl Error {
             | Self::Version { .. }
             | Self::UnknownTopology { .. }
             | Self::NoDevices { .. }
+            | Self::Variable { .. }
             | Self::NoDevice { .. }
             | Self::NoWheel { .. }
             | Self::NoPython { .. }

@@ -170,3 +170,41 @@ fn a_gpu_is_passed_over_for_what_it_lacks_and_not_for_what_fails() {
         eprintln!("skipped");
     }
 }
+
+/// What reaches the plugin, by name and type; a wrong type would be refused by the stand-in, as by the real one.
+#[test]
+fn gpu_options_reach_the_plugin_from_flags_and_variables() {
+    let options = empty_folder("hardware_options").join("options");
+    let told = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = train("hardware_options_run", &[&["--backend", "gpu"], arguments].concat());
+        stand_in(&mut command, "BERT_XLA_GPU_PLUGIN")?;
+        command.env("DEVICE_PLUGIN_OPTIONS", &options).envs(variables.iter().copied());
+        let (code, _, said) = run("hardware_options_machine", &GPU, &command)?;
+        Some((code.unwrap(), said))
+    };
+    let jax = [
+        ("XLA_PYTHON_CLIENT_MEM_FRACTION", ".25"),
+        ("XLA_PYTHON_CLIENT_PREALLOCATE", "false"),
+        ("XLA_PYTHON_CLIENT_ALLOCATOR", "platform"),
+        ("JAX_CUDA_VISIBLE_DEVICES", "1"),
+    ];
+    let flags = ["--gpu-memory-fraction", "0.5", "--no-gpu-preallocate", "--gpu-devices", "0,2"];
+    let of_jax =
+        "allocator string platform\nmemory_fraction float 0.25\npreallocate bool 0\nvisible_devices list 1\n";
+    let of_flags = "memory_fraction float 0.5\npreallocate bool 0\nvisible_devices list 0,2\n";
+    let of_both = format!("allocator string platform\n{of_flags}");
+    for (arguments, variables, expected) in [
+        (&[][..], &[][..], ""),
+        (&flags[..], &[], of_flags),
+        (&[], &jax, of_jax),
+        (&flags, &jax, of_both.as_str()),
+    ] {
+        let Some((code, said)) = told(arguments, variables) else { return eprintln!("skipped") };
+        assert!(code == 0 && said.contains("Running on gpu (cpu)\n"), "{said}");
+        assert_eq!(fs::read_to_string(&options).unwrap(), expected, "{arguments:?} {variables:?}");
+    }
+    let (code, said) = told(&[], &[("XLA_PYTHON_CLIENT_MEM_FRACTION", "half")]).unwrap();
+    let expected =
+        "error: XLA_PYTHON_CLIENT_MEM_FRACTION=half: expected a share of the memory, above 0 and up to 1\n";
+    assert_eq!((code, said.as_str()), (2, expected));
+}
