@@ -143,6 +143,9 @@ impl DeviceArgs {
         }
         console.note(&format!("Running on {} ({})", replicas.backend(), replicas.device_kind()));
         console.note(&format!("Number of replicas: {}", replicas.count()));
+        if let Some(advice) = replicas.advice() {
+            console.note(&format!("warning: {advice}"));
+        }
         Ok(replicas)
     }
 }

@@ -82,6 +82,11 @@ impl Replicas {
         self.process_index() == 0
     }
 
+    /// What to change of this machine's set-up for its devices, in one line.
+    pub fn advice(&self) -> Option<String> {
+        self.runtime.advice()
+    }
+
     /// Kind of the devices, such as `TPU v3`.
     pub fn device_kind(&self) -> String {
         self.runtime.device_kind()

@@ -5,6 +5,7 @@
 //! and uploads [`Buffer`]s, and a [`LoadedExecutable`] runs. Each handle keeps alive what it depends upon and frees
 //! its C object once.
 
+mod advice;
 mod api;
 mod buffer;
 mod cache;

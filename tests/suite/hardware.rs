@@ -208,3 +208,54 @@ fn gpu_options_reach_the_plugin_from_flags_and_variables() {
         "error: XLA_PYTHON_CLIENT_MEM_FRACTION=half: expected a share of the memory, above 0 and up to 1\n";
     assert_eq!((code, said.as_str()), (2, expected));
 }
+
+/// Blackwell's GPUs with a cuBLAS beside the plugin that corrupts results on them, as JAX warns.
+#[test]
+fn a_faulty_cublas_is_warned_of_where_it_does_harm() {
+    let checked = (|| {
+        let folder = empty_folder("hardware_cublas");
+        let runtime = libraries(&folder, &["libcudart.so.13"])?;
+        fs::create_dir_all(folder.join("nvidia/cu13/lib")).unwrap();
+        fs::create_dir(folder.join("version")).unwrap();
+        for (minor, capability, warned) in [(1, "10.0", true), (2, "10.0", false), (1, "9.0", false)] {
+            let source = folder.join("cublas.c");
+            let code =
+                "int cublasGetProperty(int part, int *value) { *value = part ? MINOR : 13; return 0; }";
+            fs::write(&source, code.replace("MINOR", &minor.to_string())).unwrap();
+            shared_library(&source, &folder.join("nvidia/cu13/lib/libcublas.so.13"))?;
+            let mut command = train("hardware_cublas_run", &["--backend", "gpu"]);
+            stand_in(&mut command, "BERT_XLA_GPU_PLUGIN")?;
+            let built = command.get_envs().find(|(name, _)| *name == "BERT_XLA_GPU_PLUGIN");
+            let plugin = folder.join("version/plugin.so");
+            fs::copy(built.unwrap().1.unwrap(), &plugin).unwrap();
+            command.env("BERT_XLA_GPU_PLUGIN", &plugin).env("DEVICE_PLUGIN_LIBRARIES", &runtime);
+            command.env("DEVICE_PLUGIN_CAPABILITY", capability);
+            let (code, _, said) = run("hardware_cublas_machine", &GPU, &command)?;
+            assert_eq!(code, Some(0), "{said}");
+            let warning = "warning: cuBLAS 13.1 can corrupt results on this GPU";
+            assert_eq!(said.contains(warning), warned, "13.{minor}, {capability}: {said}");
+            assert_eq!(said.matches("warning").count(), usize::from(warned), "{said}");
+        }
+        Some(())
+    })();
+    if checked.is_none() {
+        eprintln!("skipped");
+    }
+}
+
+/// The hint for TPU v5e and later, where this machine's kernel doesn't give huge pages to all.
+#[test]
+fn huge_pages_are_advised_once() {
+    let Ok(enabled) = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled") else {
+        return eprintln!("skipped: no transparent huge pages");
+    };
+    let v5e = Machine { nodes: &["vfio/0"], pci: &[("0x1ae0", "0x0063")] };
+    let mut command = train("hardware_pages_run", &[]);
+    if stand_in(&mut command, "BERT_XLA_TPU_PLUGIN").is_none() {
+        return;
+    }
+    let Some((code, _, said)) = run("hardware_pages", &v5e, &command) else { return };
+    assert_eq!(code, Some(0), "{said}");
+    let advised = said.matches("warning: transparent huge pages are off").count();
+    assert_eq!(advised, usize::from(!enabled.starts_with("[always]")), "{said}");
+}

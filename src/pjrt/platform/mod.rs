@@ -10,8 +10,9 @@ use std::str::FromStr;
 
 use super::error::{Error, Result};
 use gpu::GPU;
-pub(super) use gpu::missing_cuda;
+pub(super) use gpu::{is_loaded, missing_cuda};
 use tpu::TPU;
+pub(super) use tpu::huge_pages_advice;
 
 /// A platform that a PJRT plugin drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -33,24 +33,36 @@ pub(super) static TPU: Platform = Platform {
 /// Google's number among the vendors of PCI devices. Its network cards have it too.
 const GOOGLE: &str = "0x1ae0";
 
-/// The PCI device ids of TPUs, as JAX 0.12 knows them (`jax/_src/hardware_utils.py`), and their names.
-const CHIPS: [(&str, &str); 9] = [
-    ("0x0027", "TPU v2 or v3"),
-    ("0x0056", "TPU"),
-    ("0x005e", "TPU v4"),
-    ("0x0062", "TPU v5p"),
-    ("0x0063", "TPU v5e"),
-    ("0x006f", "TPU v6e"),
-    ("0x0076", "TPU7x"),
-    ("0x0083", "TPU 8i"),
-    ("0x007c", "TPU 8t"),
+/// A chip by the id of its PCI device.
+struct Chip {
+    id: &'static str,
+    name: &'static str,
+    /// Its runtime starts and ends much faster with transparent huge pages.
+    wants_huge_pages: bool,
+}
+
+const fn chip(id: &'static str, name: &'static str, wants_huge_pages: bool) -> Chip {
+    Chip { id, name, wants_huge_pages }
+}
+
+/// As JAX 0.12 knows them (`jax/_src/hardware_utils.py` and `cloud_tpu_init.py`).
+const CHIPS: [Chip; 9] = [
+    chip("0x0027", "TPU v2 or v3", false),
+    chip("0x0056", "TPU", false),
+    chip("0x005e", "TPU v4", false),
+    chip("0x0062", "TPU v5p", false),
+    chip("0x0063", "TPU v5e", true),
+    chip("0x006f", "TPU v6e", true),
+    chip("0x0076", "TPU7x", true),
+    chip("0x0083", "TPU 8i", true),
+    chip("0x007c", "TPU 8t", true),
 ];
 
 /// A TPU is a PCI device of Google's, by its id, and a device node. A node alone may be another vendor's accelerator, or
 /// another device that is passed through; an id that isn't known may be a network card's.
 fn probe(root: &Path) -> Result<(), String> {
     let ids = google_devices(root);
-    let Some(chip) = ids.iter().find_map(|id| name(id)) else {
+    let Some(chip) = known(&ids) else {
         let seen = match ids.as_slice() {
             [] => "no PCI device of Google's".to_owned(),
             ids => format!("of Google's PCI devices, {}, none is known as one", ids.join(", ")),
@@ -62,8 +74,9 @@ fn probe(root: &Path) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "no TPU to open on this machine (a {chip} is there, but no /dev/accel0 and no /dev/vfio/0: a container \
-         needs --privileged)"
+        "no TPU to open on this machine (a {} is there, but no /dev/accel0 and no /dev/vfio/0: a container \
+         needs --privileged)",
+        chip.name
     ))
 }
 
@@ -84,9 +97,23 @@ fn google_devices(root: &Path) -> Vec<String> {
     ids
 }
 
-/// The chip with that PCI device id.
-fn name(id: &str) -> Option<&'static str> {
-    CHIPS.iter().find(|(known, _)| *known == id).map(|(_, name)| *name)
+/// The chip that one of these PCI devices is.
+fn known(ids: &[String]) -> Option<&'static Chip> {
+    CHIPS.iter().find(|chip| ids.iter().any(|id| id == chip.id))
+}
+
+/// Says how to turn on transparent huge pages where the chip wants them and the kernel has them, but doesn't give them to
+/// all.
+pub(in crate::pjrt) fn huge_pages_advice(root: &Path) -> Option<String> {
+    const FILE: &str = "sys/kernel/mm/transparent_hugepage/enabled";
+    let wanted = known(&google_devices(root)).filter(|chip| chip.wants_huge_pages)?;
+    let enabled = fs::read_to_string(root.join(FILE)).ok()?;
+    (!enabled.starts_with("[always]")).then(|| {
+        format!(
+            "transparent huge pages are off: with them, a {} starts and ends faster; sudo sh -c \"echo always > /{FILE}\"",
+            wanted.name
+        )
+    })
 }
 
 /// Without a TPU, libtpu compiles ahead of time: these keep it from asking a metadata server where it is, and from
@@ -125,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_chip_of_googles_with_a_device_node_is_a_tpu() {
-        for (id, _) in CHIPS {
+        for Chip { id, .. } in CHIPS {
             for node in ["dev/accel0", "dev/accel3", "dev/vfio/0", "dev/vfio/12"] {
                 check(&[&pci("0x1ae0\n", id)[..], &[(node, "")]].concat(), Ok(()));
             }
@@ -155,5 +182,24 @@ mod tests {
         for node in ["dev/vfio/vfio", "dev/accel/accel0"] {
             check(&[&pci("0x1ae0", "0x0063")[..], &[(node, "")]].concat(), Err(expected));
         }
+    }
+
+    #[test]
+    fn huge_pages_are_advised_where_the_chip_wants_them_and_they_are_off() {
+        const FILE: &str = "sys/kernel/mm/transparent_hugepage/enabled";
+        let advice = |id: &str, enabled: &str| {
+            huge_pages_advice(machine(&[&pci("0x1ae0", id)[..], &[(FILE, enabled)]].concat()).path())
+        };
+        for enabled in ["always [madvise] never\n", "always madvise [never]\n"] {
+            let said = advice("0x0063", enabled).unwrap();
+            assert!(
+                said.contains("a TPU v5e starts") && said.contains(&format!("echo always > /{FILE}")),
+                "{said}"
+            );
+            assert_eq!(advice("0x0062", enabled), None);
+            assert_eq!(advice("0x0042", enabled), None);
+        }
+        assert_eq!(advice("0x0063", "[always] madvise never\n"), None);
+        assert_eq!(huge_pages_advice(machine(&pci("0x1ae0", "0x0063")).path()), None);
     }
 }
