@@ -136,6 +136,8 @@ impl DeviceArgs {
             cache,
             slice_timeout: Duration::from_secs(self.slice_timeout),
             on_timeout: Arc::new(give_up(console.clone())),
+            on_wait: Arc::new(tell_of_wait(console.clone())),
+            ..DeviceOptions::default()
         })?;
         console.connected(&replicas);
         for (backend, reason) in &replicas.passed_over {
@@ -147,6 +149,16 @@ impl DeviceArgs {
             console.note(&format!("warning: {advice}"));
         }
         Ok(replicas)
+    }
+}
+
+/// Says what is waited for.
+fn tell_of_wait(console: Arc<Console>) -> impl Fn(&'static str, Duration) + Send + Sync {
+    move |phase, waited| {
+        console.note(&format!(
+            "{phase} has taken {} s so far: on a slice, it waits for all hosts; is the same command running on each?",
+            waited.as_secs()
+        ));
     }
 }
 

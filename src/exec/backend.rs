@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::runtime::Runtime;
-use super::watch::{OnTimeout, Watch};
+use super::watch::{OnTimeout, OnWait, Watch};
 use super::{Error, Result};
 use crate::pjrt::{Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
 
@@ -26,6 +26,9 @@ pub struct DeviceOptions {
     pub slice_timeout: Duration,
     /// What is done when they don't come; it must end the process.
     pub on_timeout: OnTimeout,
+    /// How long such a wait is silent; what is done then, once, while it goes on.
+    pub wait_notice: Duration,
+    pub on_wait: OnWait,
 }
 
 impl Default for DeviceOptions {
@@ -42,6 +45,8 @@ impl Default for DeviceOptions {
             cache: None,
             slice_timeout: Duration::from_secs(600),
             on_timeout: Arc::new(on_timeout),
+            wait_notice: Duration::from_secs(60),
+            on_wait: Arc::new(|_, _| ()),
         }
     }
 }

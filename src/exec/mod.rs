@@ -21,7 +21,7 @@ pub use placement::{Placement, PlacementError};
 pub use replicas::{Placed, Replicas};
 pub use runtime::{Argument, Array, Compiled, Element};
 pub use state::State;
-pub use watch::OnTimeout;
+pub use watch::{OnTimeout, OnWait};
 
 use crate::pjrt::{self, Backend};
 

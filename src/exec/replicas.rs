@@ -39,7 +39,7 @@ impl Replicas {
     /// A backend that was named and isn't usable, no usable backend at all, or a number of replicas that the devices
     /// don't allow (see [`Placement::new`]); the last in all processes of a slice, if one of them was told of it.
     pub fn connect(options: &DeviceOptions) -> Result<Self> {
-        let watch = Watch::new(options.slice_timeout, options.on_timeout.clone());
+        let watch = Watch::new(options);
         let (runtime, passed_over) = connect(options, &watch)?;
         let (devices, process) = (runtime.devices(), runtime.process_index());
         let placement = Placement::new(&devices, process, options.replicas).map_err(Error::from);
