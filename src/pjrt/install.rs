@@ -391,7 +391,8 @@ mod tests {
         zip.start_file("nvidia/../../escaped", SimpleFileOptions::default()).unwrap();
         zip.finish().unwrap();
         let folder = to.path().join("inner");
-        let _ = unpack_libraries(&path, &folder);
+        let error = unpack_libraries(&path, &folder).unwrap_err().to_string();
+        assert!(error.ends_with("nvidia/../../escaped is not in the wheel's own folder"), "{error}");
         assert!(!to.path().join("escaped").exists());
     }
 }

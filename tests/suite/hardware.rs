@@ -146,7 +146,7 @@ fn a_gpu_is_passed_over_for_what_it_lacks_and_not_for_what_fails() {
         for (command, reason) in [
             (missing, "run `bert-xla plugins install gpu`\n"),
             (text, "; expected a PJRT plugin, a shared library\n"),
-            (none("")?, "(no libcudart.so.13); run `bert-xla plugins install gpu --cuda`\n"),
+            (none("")?, "(no libcudart.so.13); run `bert-xla plugins install gpu --cuda`, or name "),
             (none(&runtime)?, "NVIDIA's driver was not found (no libcuda.so.1); "),
             (none(&driver)?, "the gpu plugin sees no device: No visible GPU devices.\n"),
         ] {

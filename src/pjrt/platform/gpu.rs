@@ -100,7 +100,8 @@ fn probe(root: &Path) -> Result<(), String> {
 pub(in crate::pjrt) fn missing_cuda() -> Option<&'static str> {
     if !(is_loaded("libcudart.so.13") || is_loaded("libcudart.so.12")) {
         return Some(
-            "CUDA's libraries were not found (no libcudart.so.13); run `bert-xla plugins install gpu --cuda`",
+            "CUDA's libraries were not found (no libcudart.so.13); run `bert-xla plugins install gpu --cuda`, or name \
+             the folder of your own in LD_LIBRARY_PATH",
         );
     }
     let driver = "NVIDIA's driver was not found (no libcuda.so.1); install version 580 or newer, and in a container, \
