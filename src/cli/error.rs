@@ -54,6 +54,7 @@ impl Error {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Exec(exec::Error::Backend { .. }) => "--backend auto takes what is here",
+            Self::Exec(exec::Error::Unusable { .. }) => "--backend cpu goes on without it",
             Self::Exec(exec::Error::PluginWithoutBackend) => "--plugin needs --backend cpu, gpu or tpu",
             Self::Exec(exec::Error::Placement(PlacementError::Replicas { .. })) => "change --replicas",
             Self::Exec(exec::Error::Placement(PlacementError::Batch { replicas, .. })) => {

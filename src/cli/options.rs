@@ -11,7 +11,7 @@ use super::{Console, Result};
 use crate::data::{ColumnRef, DataError, Header, LabelMap, TableOptions, parse_quote, parse_separator};
 use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
-use crate::pjrt::{Backend, ExecutableCache, leave};
+use crate::pjrt::{Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
 
 /// How the table is laid out.
 #[derive(Args, Clone, Debug)]
@@ -93,6 +93,15 @@ pub struct DeviceArgs {
     /// Have a GPU give the same bits each time, more slowly; on CPU and TPU, nothing changes
     #[arg(long)]
     deterministic: bool,
+    /// Share of each GPU's memory that is taken [default: JAX's XLA_CLIENT_MEM_FRACTION, else 0.75]
+    #[arg(long, value_parser = fraction, value_name = "SHARE")]
+    gpu_memory_fraction: Option<f32>,
+    /// Take a GPU's memory as it is needed, not at the start; also JAX's XLA_PYTHON_CLIENT_PREALLOCATE=false
+    #[arg(long)]
+    no_gpu_preallocate: bool,
+    /// Which of the GPUs that the driver shows, such as 0,1 [default: JAX's JAX_CUDA_VISIBLE_DEVICES, else all]
+    #[arg(long, value_delimiter = ',', value_name = "N,...")]
+    gpu_devices: Option<Vec<u32>>,
     /// Compile anew, and keep nothing: compiled programs are otherwise kept in the cache folder
     #[arg(long)]
     no_cache: bool,
@@ -114,27 +123,53 @@ fn backend(text: &str) -> std::result::Result<BackendChoice, String> {
     }
 }
 
+fn fraction(text: &str) -> std::result::Result<f32, String> {
+    parse_fraction(text).map_err(|expected| format!("expected {expected}"))
+}
+
 impl DeviceArgs {
     /// Connects, and says on stderr what was taken and why the others were not. From here on, only the chief of a
     /// slice says anything.
     pub fn connect(&self, console: &Arc<Console>) -> Result<Replicas> {
-        let Self { backend, replicas, plugin, deterministic, no_cache, slice_timeout } = self.clone();
-        let cache = cache_folder().ok().filter(|_| !no_cache).map(|folder| {
+        let cache = cache_folder().ok().filter(|_| !self.no_cache).map(|folder| {
             Arc::new(ExecutableCache::new(folder.join("executables"), ExecutableCache::DEFAULT_LIMIT))
         });
-        let slice_timeout = Duration::from_secs(slice_timeout);
-        let on_timeout = Arc::new(give_up(console.clone()));
-        let backend = backend.0;
-        let options =
-            DeviceOptions { backend, replicas, plugin, deterministic, cache, slice_timeout, on_timeout };
-        let replicas = Replicas::connect(&options)?;
+        let replicas = Replicas::connect(&DeviceOptions {
+            backend: self.backend.0,
+            replicas: self.replicas,
+            plugin: self.plugin.clone(),
+            gpu: GpuOptions {
+                memory_fraction: self.gpu_memory_fraction,
+                preallocate: self.no_gpu_preallocate.then_some(false),
+                devices: self.gpu_devices.clone(),
+            },
+            deterministic: self.deterministic,
+            cache,
+            slice_timeout: Duration::from_secs(self.slice_timeout),
+            on_timeout: Arc::new(give_up(console.clone())),
+            on_wait: Arc::new(tell_of_wait(console.clone())),
+            ..DeviceOptions::default()
+        })?;
         console.connected(&replicas);
         for (backend, reason) in &replicas.passed_over {
             console.note(&format!("{backend}: passed over: {reason}"));
         }
         console.note(&format!("Running on {} ({})", replicas.backend(), replicas.device_kind()));
         console.note(&format!("Number of replicas: {}", replicas.count()));
+        if let Some(advice) = replicas.advice() {
+            console.note(&format!("warning: {advice}"));
+        }
         Ok(replicas)
+    }
+}
+
+/// Says what is waited for.
+fn tell_of_wait(console: Arc<Console>) -> impl Fn(&'static str, Duration) + Send + Sync {
+    move |phase, waited| {
+        console.note(&format!(
+            "{phase} has taken {} s so far: on a slice, it waits for all hosts; is the same command running on each?",
+            waited.as_secs()
+        ));
     }
 }
 

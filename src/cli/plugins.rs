@@ -6,8 +6,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::Console;
-use crate::pjrt::install::install;
-use crate::pjrt::{Backend, Client, Device, DeviceMemory, Error, Plugin, Result, Value, cpu_device_count};
+use crate::pjrt::install::{Installed, install, install_libraries};
+use crate::pjrt::{
+    Backend, Client, Device, DeviceMemory, Error, GpuOptions, Plugin, Result, Value, cpu_device_count,
+};
 
 /// List the PJRT plugins and their devices, or install one
 #[derive(Args, Debug)]
@@ -26,6 +28,9 @@ enum Action {
     Install {
         /// cpu, gpu or tpu
         backend: Backend,
+        /// With gpu: also CUDA's libraries, which the plugin opens when it runs something (2.8 GB)
+        #[arg(long)]
+        cuda: bool,
     },
 }
 
@@ -47,10 +52,8 @@ enum State {
 
 /// Lists the plugins or installs one.
 pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
-    if let Some(Action::Install { backend }) = args.action {
-        let installed = install(backend)?;
-        let verb = if installed.already { "already installed" } else { "installed" };
-        return Ok(console.print(&format!("{backend}: {verb}: {}\n", installed.path.display()))?);
+    if let Some(Action::Install { backend, cuda }) = args.action {
+        return fetch(backend, cuda, console);
     }
     let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
@@ -59,6 +62,22 @@ pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
     } else {
         console.print(&reports.iter().map(Report::text).collect::<String>())
     }?)
+}
+
+fn fetch(backend: Backend, cuda: bool, console: &Console) -> super::Result<()> {
+    if cuda && backend != Backend::Gpu {
+        return Err(super::Error::Usage(format!("--cuda is for gpu, and this is {backend}")));
+    }
+    let tell = |what: &str, installed: Installed| {
+        let verb = if installed.already { "already installed" } else { "installed" };
+        console.print(&format!("{what}: {verb}: {}\n", installed.path.display()))
+    };
+    tell(&backend.to_string(), install(backend)?)?;
+    if cuda {
+        let progress = |wheel: &str| console.note(&format!("Installing {wheel}"));
+        tell("CUDA's libraries", install_libraries(backend, progress)?)?;
+    }
+    Ok(())
 }
 
 fn inspect(backend: Backend) -> Result<State> {
@@ -70,7 +89,7 @@ fn inspect(backend: Backend) -> Result<State> {
     if let Err(reason) = backend.probe() {
         return Ok(State::NotLoaded(path, reason));
     }
-    let client = Plugin::load(backend, &path).and_then(|plugin| plugin.client(&look_only(backend)));
+    let client = Plugin::load(backend, &path).and_then(|plugin| plugin.client(&look_only(backend)?));
     Ok(match client {
         Ok(client) => State::Ready(client),
         Err(error) => State::Failed(path, error.to_string()),
@@ -78,11 +97,11 @@ fn inspect(backend: Backend) -> Result<State> {
 }
 
 /// Options with which a client takes no more than it must.
-fn look_only(backend: Backend) -> Vec<(&'static str, Value)> {
+fn look_only(backend: Backend) -> Result<Vec<(&'static str, Value)>> {
     match backend {
-        Backend::Cpu => vec![cpu_device_count(1)],
-        Backend::Gpu => vec![("preallocate", Value::Bool(false))],
-        Backend::Tpu => Vec::new(),
+        Backend::Cpu => Ok(vec![cpu_device_count(1)]),
+        Backend::Gpu => GpuOptions { preallocate: Some(false), ..Default::default() }.values(),
+        Backend::Tpu => Ok(Vec::new()),
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::runtime::Runtime;
-use super::watch::{OnTimeout, Watch};
+use super::watch::{OnTimeout, OnWait, Watch};
 use super::{Error, Result};
-use crate::pjrt::{Backend, ExecutableCache, Plugin, cpu_device_count};
+use crate::pjrt::{Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
 
 /// What the user asked for.
 #[derive(Clone)]
@@ -20,12 +20,17 @@ pub struct DeviceOptions {
     pub plugin: Option<PathBuf>,
     /// Whether programs are to give the same bits each time, at the cost of speed: a GPU's alone may not.
     pub deterministic: bool,
+    /// How GPUs are used.
+    pub gpu: GpuOptions,
     /// Where compiled programs are kept.
     pub cache: Option<Arc<ExecutableCache>>,
     /// How long a process of a slice waits for the others at one time, the making of the connection included.
     pub slice_timeout: Duration,
     /// What is done when they don't come; it must end the process.
     pub on_timeout: OnTimeout,
+    /// How long such a wait is silent; what is done then, once, while it goes on.
+    pub wait_notice: Duration,
+    pub on_wait: OnWait,
 }
 
 impl Default for DeviceOptions {
@@ -39,9 +44,12 @@ impl Default for DeviceOptions {
             replicas: None,
             plugin: None,
             deterministic: false,
+            gpu: GpuOptions::default(),
             cache: None,
             slice_timeout: Duration::from_secs(600),
             on_timeout: Arc::new(on_timeout),
+            wait_notice: Duration::from_secs(60),
+            on_wait: Arc::new(|_, _| ()),
         }
     }
 }
@@ -65,23 +73,31 @@ fn open(backend: Backend, options: &DeviceOptions, watch: &Watch) -> Result<Runt
     let plugin = Plugin::load(backend, &path)?;
     let client_options = match backend {
         Backend::Cpu => vec![cpu_device_count(options.replicas.unwrap_or(1).max(1))],
-        Backend::Gpu | Backend::Tpu => vec![],
+        Backend::Gpu => options.gpu.values()?,
+        Backend::Tpu => vec![],
     };
     // On a slice, it waits for all hosts.
     let client = watch.during("connecting to the devices", || plugin.client(&client_options))?;
     Ok(Runtime::Pjrt { client, cache: options.cache.clone() })
 }
 
+/// A TPU that is there and can't be opened is an error: on a slice, the other hosts would wait for this one, which would
+/// train alone. A GPU may lack its plugin, its libraries or its driver, and is passed over as one that isn't there; one
+/// that the plugin lists and can't open is an error as well.
 fn first_usable(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime, Vec<(Backend, String)>)> {
     let mut passed_over = vec![];
     for backend in Backend::ALL {
-        let opened = match backend.probe() {
-            Ok(()) => open(backend, options, watch).map_err(|error| error.to_string()),
-            Err(reason) => Err(reason),
-        };
-        match opened {
+        if let Err(reason) = backend.probe() {
+            passed_over.push((backend, reason));
+            continue;
+        }
+        match open(backend, options, watch) {
             Ok(runtime) => return Ok((runtime, passed_over)),
-            Err(reason) => passed_over.push((backend, reason)),
+            Err(Error::Pjrt(error)) if backend != Backend::Tpu && error.is_absence() => {
+                passed_over.push((backend, error.to_string()));
+            }
+            Err(error) if backend == Backend::Cpu => return Err(error),
+            Err(error) => return Err(Error::Unusable { backend, error: Box::new(error) }),
         }
     }
     Err(Error::NoBackend(passed_over))

@@ -21,7 +21,7 @@ pub use placement::{Placement, PlacementError};
 pub use replicas::{Placed, Replicas};
 pub use runtime::{Argument, Array, Compiled, Element};
 pub use state::State;
-pub use watch::OnTimeout;
+pub use watch::{OnTimeout, OnWait};
 
 use crate::pjrt::{self, Backend};
 
@@ -33,6 +33,9 @@ pub enum Error {
     /// The one that was named.
     #[error("{backend}: {reason}")]
     Backend { backend: Backend, reason: String },
+    /// One that was found, when none was named.
+    #[error("there is a {backend}, but it can't be used: {error}")]
+    Unusable { backend: Backend, error: Box<Self> },
     #[error("a plugin's file is given, but not which backend it is for")]
     PluginWithoutBackend,
     /// Every backend, and why it can't be used.
@@ -72,6 +75,7 @@ impl Error {
             | Self::Placement(_)
             | Self::Differ(_) => true,
             Self::OtherProcess { .. } | Self::Timeout { .. } | Self::StateLost | Self::Elsewhere => false,
+            Self::Unusable { error, .. } => error.is_input_error(),
             Self::Pjrt(error) => error.is_input_error(),
         }
     }

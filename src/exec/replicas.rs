@@ -44,7 +44,7 @@ impl Replicas {
     /// A backend that was named and isn't usable, no usable backend at all, or a number of replicas that the devices
     /// don't allow (see [`Placement::new`]); the last in all processes of a slice, if one of them was told of it.
     pub fn connect(options: &DeviceOptions) -> Result<Self> {
-        let watch = Watch::new(options.slice_timeout, options.on_timeout.clone());
+        let watch = Watch::new(options);
         let (runtime, passed_over) = connect(options, &watch)?;
         let (devices, process) = (runtime.devices(), runtime.process_index());
         let placement = Placement::new(&devices, process, options.replicas).map_err(Error::from);
@@ -85,6 +85,11 @@ impl Replicas {
     /// Whether this is the process that reports and writes files.
     pub fn is_chief(&self) -> bool {
         self.process_index() == 0
+    }
+
+    /// What to change of this machine's set-up for its devices, in one line.
+    pub fn advice(&self) -> Option<String> {
+        self.runtime.advice()
     }
 
     /// Kind of the devices, such as `TPU v3`.

@@ -56,6 +56,12 @@ impl Runtime {
         client.plugin().backend()
     }
 
+    /// What to change of the machine's set-up, in one line.
+    pub fn advice(&self) -> Option<String> {
+        let Self::Pjrt { client, .. } = self;
+        client.advice()
+    }
+
     /// This process among those that drive the devices, from 0.
     pub fn process_index(&self) -> i32 {
         let Self::Pjrt { client, .. } = self;

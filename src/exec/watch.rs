@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Error;
+use super::backend::DeviceOptions;
 
 /// What is done when the others don't come: it must end the process, since the wait goes on.
 pub type OnTimeout = Arc<dyn Fn(Error) + Send + Sync>;
+
+/// What is done when a wait takes long: its phase, and how long it has taken.
+pub type OnWait = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
 
 /// Watches the waits of one connection.
 #[derive(Clone)]
@@ -18,6 +22,9 @@ pub(super) struct Watch(Arc<Shared>);
 struct Shared {
     limit: Duration,
     on_timeout: OnTimeout,
+    /// After how long a wait is told of.
+    notice: Duration,
+    on_wait: OnWait,
     waits: Mutex<Waits>,
 }
 
@@ -27,11 +34,18 @@ struct Waits {
     started: u64,
     open: Vec<(u64, &'static str, Instant)>,
     watched: bool,
+    told: bool,
 }
 
 impl Watch {
-    pub fn new(limit: Duration, on_timeout: OnTimeout) -> Self {
-        Self(Arc::new(Shared { limit, on_timeout, waits: Mutex::default() }))
+    pub fn new(options: &DeviceOptions) -> Self {
+        Self(Arc::new(Shared {
+            limit: options.slice_timeout,
+            on_timeout: options.on_timeout.clone(),
+            notice: options.wait_notice,
+            on_wait: options.on_wait.clone(),
+            waits: Mutex::default(),
+        }))
     }
 
     /// Runs `wait`, and acts if it takes longer than the limit; `phase` is what goes on, for the message.
@@ -89,10 +103,17 @@ impl Shared {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until the oldest wait may have run out, or for a moment, and acts if it has.
+    /// Sleeps until the oldest wait may have run out, or for a moment, and acts if it has. The first that takes long is
+    /// told of.
     fn watch_once(&self) {
         const MOMENT: Duration = Duration::from_millis(200);
         let oldest = self.waits().open.first().copied();
+        if let Some((_, phase, since)) = oldest
+            && since.elapsed() >= self.notice
+            && !std::mem::replace(&mut self.waits().told, true)
+        {
+            (self.on_wait)(phase, since.elapsed());
+        }
         let left = match oldest {
             Some((_, phase, since)) if since.elapsed() >= self.limit => {
                 (self.on_timeout)(Error::Timeout { phase, waited: since.elapsed() });
@@ -128,8 +149,12 @@ mod tests {
     /// A watch with a limit in milliseconds, and what it says.
     fn watch(limit: u64) -> (Watch, Receiver<Error>) {
         let (sender, timeouts) = channel();
-        let on_timeout = move |error| sender.send(error).unwrap();
-        (Watch::new(Duration::from_millis(limit), Arc::new(on_timeout)), timeouts)
+        let options = DeviceOptions {
+            slice_timeout: Duration::from_millis(limit),
+            on_timeout: Arc::new(move |error| sender.send(error).unwrap()),
+            ..Default::default()
+        };
+        (Watch::new(&options), timeouts)
     }
 
     fn sleep(milliseconds: u64) {
@@ -164,6 +189,23 @@ mod tests {
                 other => panic!("{other}"),
             }
         });
+    }
+
+    #[test]
+    fn a_long_wait_is_told_of_once_and_goes_on() {
+        let (sender, notices) = channel();
+        let options = DeviceOptions {
+            wait_notice: Duration::from_millis(300),
+            on_wait: Arc::new(move |phase, waited| sender.send((phase, waited)).unwrap()),
+            ..Default::default()
+        };
+        let watch = Watch::new(&options);
+        watch.during("a short one", || sleep(1));
+        let notice = watch.during("a long one", || notices.recv_timeout(Duration::from_secs(60)));
+        let (phase, waited) = notice.unwrap();
+        assert!(phase == "a long one" && waited >= Duration::from_millis(300), "{phase}: {waited:?}");
+        watch.during("another", || sleep(1000));
+        assert!(notices.try_recv().is_err());
     }
 
     #[test]

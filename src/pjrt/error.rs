@@ -45,6 +45,12 @@ pub enum Error {
     Plugin { call: &'static str, code: &'static str, message: String },
     #[error("{backend} topology \"{name}\": {message}")]
     UnknownTopology { backend: Backend, name: String, message: String },
+    /// The hardware seems to be there, but the plugin lists no device; the reason.
+    #[error("the {backend} plugin sees no device: {reason}")]
+    NoDevices { backend: Backend, reason: String },
+    /// An environment variable that says how devices are used.
+    #[error("{name}={value}: expected {expected}")]
+    Variable { name: &'static str, value: String, expected: String },
     #[error("no device {index}: the client has {count}")]
     NoDevice { index: usize, count: usize },
 
@@ -96,6 +102,8 @@ impl Error {
             | Self::Version { .. }
             | Self::StructSize { .. }
             | Self::UnknownTopology { .. }
+            | Self::NoDevices { .. }
+            | Self::Variable { .. }
             | Self::NoDevice { .. }
             | Self::NoWheel { .. }
             | Self::NoPython { .. }
@@ -115,6 +123,19 @@ impl Error {
             | Self::Unpack { .. }
             | Self::Io { .. } => false,
         }
+    }
+
+    /// True where there is nothing to run on: no plugin that can be opened, or one that sees no device.
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFound { .. }
+                | Self::Load { .. }
+                | Self::MissingSymbol { .. }
+                | Self::NoTable { .. }
+                | Self::Version { .. }
+                | Self::NoDevices { .. }
+        )
     }
 
     /// True when a program, or the data that it runs on, doesn't fit the device's memory.

@@ -5,6 +5,7 @@
 //! and uploads [`Buffer`]s, and a [`LoadedExecutable`] runs. Each handle keeps alive what it depends upon and frees
 //! its C object once.
 
+mod advice;
 mod api;
 mod buffer;
 mod cache;
@@ -13,6 +14,7 @@ mod error;
 mod event;
 mod executable;
 mod execute;
+mod gpu_options;
 pub mod install;
 mod leave;
 mod options;
@@ -29,6 +31,7 @@ pub use client::{Client, Device, DeviceMemory, Module, ModuleFormat, cpu_device_
 pub use error::{Error, Result};
 pub use executable::{Executable, MemoryStats};
 pub use execute::{Argument, Completion, Execution, LoadedExecutable};
+pub use gpu_options::{GpuOptions, parse_fraction};
 pub use leave::leave;
 pub use options::{CompileOptions, FlagValue};
 pub use platform::Backend;

@@ -7,7 +7,7 @@ use super::api::Api;
 use super::client::Client;
 use super::error::{Error, Result};
 use super::install;
-use super::platform::Backend;
+use super::platform::{self, Backend};
 use super::quiet::without_stderr;
 use super::topology::Topology;
 use super::value::Value;
@@ -86,8 +86,22 @@ impl Plugin {
     /// Takes hold of the plugin's devices. Options are the plugin's own, such as `cpu_device_count` on CPU and
     /// `memory_fraction` and `preallocate` on GPU, and of the type that it expects: a wrong one is not an error to
     /// plugins but an exception, which ends the process.
+    ///
+    /// # Errors
+    /// [`Error::NoDevices`] where the plugin lists none; else the plugin's own.
     pub fn client(&self, options: &[(&str, Value)]) -> Result<Client> {
-        Client::new(self.clone(), options)
+        Client::new(self.clone(), options).map_err(|error| match error {
+            // About the options.
+            Error::Plugin { code: "INVALID_ARGUMENT" | "UNIMPLEMENTED", .. } => error,
+            // Without options, the CUDA plugin's topology is of the GPUs that it sees.
+            Error::Plugin { message, .. }
+                if self.backend == Backend::Gpu && self.topology("", &[]).is_err() =>
+            {
+                let reason = platform::missing_cuda().map_or(message, str::to_owned);
+                Error::NoDevices { backend: self.backend, reason }
+            }
+            other => other,
+        })
     }
 
     /// Describes devices to compile for, which need not be here: for TPU, the name of a slice such as `v3:2x2x1`;

@@ -301,6 +301,11 @@ calls! {
         description: *mut PJRT_DeviceDescription,
         process_index: c_int,
     }
+    PJRT_DeviceDescription_Attributes(DeviceDescriptionAttributes) {
+        device_description: *mut PJRT_DeviceDescription,
+        num_attributes: usize,
+        attributes: *const PJRT_NamedValue,
+    }
     PJRT_DeviceDescription_Kind(DeviceDescriptionKind) {
         description: *mut PJRT_DeviceDescription,
         device_kind: *const c_char,

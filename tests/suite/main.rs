@@ -11,6 +11,7 @@ mod dropout;
 mod golden;
 mod gradients;
 mod graphs;
+mod hardware;
 mod hlo_collectives;
 mod hlo_derived;
 mod hlo_flops;

@@ -7,6 +7,8 @@ use std::process::{Command, Output};
 use std::thread;
 
 use crate::common::{cpu_plugin, empty_folder};
+use bert_xla::pjrt::Backend;
+use bert_xla::pjrt::install::installed_path;
 use serde_json::Value as Json;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
@@ -47,20 +49,26 @@ fn has_pip() -> bool {
 fn fake_wheel(folder: &Path, content: &[u8]) -> PathBuf {
     let platform = format!("manylinux_2_27_{}", std::env::consts::ARCH);
     let path = folder.join(format!("xla_cpu_pjrt-0.0.1-py3-none-{platform}.whl"));
-    let mut zip = ZipWriter::new(fs::File::create(&path).unwrap());
-    let info = "xla_cpu_pjrt-0.0.1.dist-info";
-    let files: [(String, Vec<u8>); 4] = [
-        (MEMBER.to_owned(), content.to_vec()),
-        (format!("{info}/METADATA"), b"Metadata-Version: 2.1\nName: xla_cpu_pjrt\nVersion: 0.0.1\n".to_vec()),
-        (format!("{info}/WHEEL"), format!("Wheel-Version: 1.0\nTag: py3-none-{platform}\n").into_bytes()),
-        (format!("{info}/RECORD"), Vec::new()),
-    ];
-    for (name, content) in files {
+    wheel_of(&path, "xla_cpu_pjrt-0.0.1", &platform, &[(MEMBER, content)]);
+    path
+}
+
+/// A wheel that pip takes for one of that name and version, with these files.
+fn wheel_of(path: &Path, name_and_version: &str, platform: &str, files: &[(&str, &[u8])]) {
+    let (name, version) = name_and_version.split_once('-').unwrap();
+    let metadata = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n");
+    let tags = format!("Wheel-Version: 1.0\nTag: py3-none-{platform}\n");
+    let info = [("METADATA", metadata), ("WHEEL", tags), ("RECORD", String::new())];
+    let mut zip = ZipWriter::new(fs::File::create(path).unwrap());
+    let mut write = |name: &str, content: &[u8]| {
         zip.start_file(name, SimpleFileOptions::default()).unwrap();
-        zip.write_all(&content).unwrap();
+        zip.write_all(content).unwrap();
+    };
+    files.iter().for_each(|(name, content)| write(name, content));
+    for (name, content) in info {
+        write(&format!("{name_and_version}.dist-info/{name}"), content.as_bytes());
     }
     zip.finish().unwrap();
-    path
 }
 
 /// Every file below `folder` but lock files.
@@ -90,6 +98,100 @@ fn a_wheel_with_the_wrong_hash_is_refused_and_leaves_nothing() {
     assert!(stderr.contains(": sha256 is ") && stderr.ends_with("; nothing was installed\n"), "{stderr}");
     assert_eq!(files_below(&cache), Vec::<PathBuf>::new());
     assert!(!cache.join("plugins/cpu/download").exists());
+}
+
+/// Python would take modules from the folder that the user is in, such as one that was downloaded.
+#[test]
+fn a_pip_of_the_current_folder_is_not_run() {
+    if !has_pip() {
+        return;
+    }
+    let (cache, wheels) = (empty_folder("hostile_cache"), empty_folder("hostile_wheels"));
+    fake_wheel(&wheels, b"not the plugin");
+    let here = empty_folder("hostile_here");
+    for module in ["pip.py", "sitecustomize.py", "runpy.py", "usercustomize.py"] {
+        fs::write(here.join(module), "open(__file__ + '.ran', 'w')\n").unwrap();
+    }
+    for path in [None, Some(""), Some("."), Some(":"), Some("../hostile_here")] {
+        let mut command = bert_xla(&cache, &["plugins", "install", "cpu"]);
+        command.current_dir(&here).envs(path.map(|path| ("PYTHONPATH", path)));
+        let (code, _, stderr) = run(offline(&mut command, &wheels));
+        // The real pip has found the wheel.
+        assert!(code == 1 && stderr.contains(": sha256 is "), "{path:?}: {stderr}");
+        let ran =
+            files_below(&here).into_iter().filter(|path| path.extension().is_some_and(|of| of == "ran"));
+        assert_eq!(ran.collect::<Vec<_>>(), Vec::<PathBuf>::new(), "PYTHONPATH {path:?}");
+    }
+}
+
+/// As of a user who installs pip for themselves, or of a virtual environment.
+#[test]
+fn a_pip_that_the_user_has_chosen_is_run() {
+    if !has_pip() {
+        return;
+    }
+    let (cache, site) = (empty_folder("chosen_cache"), empty_folder("chosen_site"));
+    fs::create_dir(site.join("pip")).unwrap();
+    fs::write(site.join("pip/__init__.py"), "").unwrap();
+    fs::write(site.join("pip/__main__.py"), "import sys\nsys.exit('ERROR: the chosen pip')\n").unwrap();
+    let mut command = bert_xla(&cache, &["plugins", "install", "cpu"]);
+    let (code, _, stderr) = run(command.env("PYTHONPATH", &site));
+    assert!(code == 1 && stderr.ends_with(": the chosen pip\n"), "{stderr}");
+
+    let environment = empty_folder("chosen_venv");
+    let made =
+        Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&environment).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let lib = fs::read_dir(environment.join("lib")).unwrap().next().unwrap().unwrap().path();
+    fs::rename(site.join("pip"), lib.join("site-packages/pip")).unwrap();
+    let path = std::env::join_paths(
+        std::iter::once(environment.join("bin"))
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    );
+    let (code, _, stderr) = run(bert_xla(&cache, &["plugins", "install", "cpu"]).env("PATH", path.unwrap()));
+    assert!(code == 1 && stderr.ends_with(": the chosen pip\n"), "{stderr}");
+}
+
+/// A relative cache folder is one of the folder that the user is in, wherever pip runs.
+#[test]
+fn a_relative_cache_folder_is_the_users() {
+    if !has_pip() {
+        return;
+    }
+    let (here, wheels) = (empty_folder("relative_here"), empty_folder("relative_wheels"));
+    fake_wheel(&wheels, b"not the plugin");
+    let mut command = bert_xla(Path::new("cache"), &["plugins", "install", "cpu"]);
+    let (code, _, stderr) = run(offline(command.current_dir(&here), &wheels));
+    assert!(code == 1 && stderr.contains(": sha256 is "), "{stderr}");
+    assert!(here.join("cache/plugins/cpu").is_dir() && !here.join("cache/plugins/cpu/download").exists());
+}
+
+#[test]
+fn cudas_libraries_are_for_gpus_and_checked_by_hash() {
+    let cache = empty_folder("cuda_cache");
+    let (code, _, stderr) = run(&mut bert_xla(&cache, &["plugins", "install", "tpu", "--cuda"]));
+    assert_eq!((code, stderr.as_str()), (2, "error: --cuda is for gpu, and this is tpu\n"));
+    if !has_pip() {
+        return;
+    }
+    // The plugin and its tools are there; what is in them doesn't matter here.
+    let plugin = installed_path(Backend::Gpu).unwrap();
+    let folder = cache.join("plugins/gpu").join(plugin.parent().unwrap().file_name().unwrap());
+    for file in ["xla_cuda_plugin.so", "cuda/bin/ptxas", "cuda/nvvm/libdevice/libdevice.10.bc"] {
+        fs::create_dir_all(folder.join(file).parent().unwrap()).unwrap();
+        fs::write(folder.join(file), "").unwrap();
+    }
+    let wheels = empty_folder("cuda_wheels");
+    let platform = format!("manylinux2014_{}", std::env::consts::ARCH);
+    let wheel = wheels.join(format!("nvidia_cuda_runtime-13.5.37-py3-none-{platform}.whl"));
+    wheel_of(&wheel, "nvidia_cuda_runtime-13.5.37", &platform, &[("nvidia/cu13/lib/libcudart.so.13", b"no")]);
+    let before = files_below(&cache);
+    let (code, stdout, stderr) =
+        run(offline(&mut bert_xla(&cache, &["plugins", "install", "gpu", "--cuda"]), &wheels));
+    assert!(code == 1 && stdout.starts_with("gpu: already installed: "), "{stdout}{stderr}");
+    let expected = "Installing nvidia-cuda-runtime 13.5.37 (1 of 8)\nerror: nvidia_cuda_runtime-13.5.37-";
+    assert!(stderr.starts_with(expected) && stderr.contains(": sha256 is "), "{stderr}");
+    assert_eq!(files_below(&cache), before);
 }
 
 #[test]

@@ -481,6 +481,8 @@ fn who_embeds_it_is_told_of_a_timeout() {
     host.args(["--exact", "slices_faults::host_that_is_told_of_a_timeout", "--ignored", "--nocapture"]);
     let end = slice.spawn_other(0, host).wait();
     assert_eq!(end.code, Some(7), "{end:?}");
+    assert_eq!(end.stdout.matches("waits: ").count(), 1, "{end:?}");
+    assert!(end.stdout.contains("waits: connecting to the devices, true\n"), "{end:?}");
     assert!(end.stdout.contains("told: connecting to the devices, true"), "{end:?}");
     slice.wait();
 }
@@ -497,6 +499,8 @@ fn host_that_is_told_of_a_timeout() {
         std::process::exit(7);
     };
     let options = DeviceOptions {
+        wait_notice: LIMIT / 3,
+        on_wait: Arc::new(|phase, waited| println!("waits: {phase}, {}", waited >= LIMIT / 3)),
         backend: Some(Backend::Cpu),
         replicas: Some(4),
         plugin: Some(std::env::var_os("SLICE_PLUGIN").expect("a slice").into()),

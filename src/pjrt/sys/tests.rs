@@ -91,6 +91,7 @@ argument_sizes! {
     DeviceMemoryStats: 201,
     DeviceDescriptionId: 28,
     DeviceDescriptionProcessIndex: 28,
+    DeviceDescriptionAttributes: 40,
     DeviceDescriptionKind: 40,
     ExecutableDestroy: 24,
     ExecutableNumOutputs: 32,

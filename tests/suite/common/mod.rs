@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod graph;
 pub mod hub;
+pub mod machine;
 pub mod minilm;
 pub mod slice;
 pub mod tpu_vm;
