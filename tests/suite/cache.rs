@@ -162,7 +162,7 @@ fn the_cache_is_its_users_whatever_the_umask() {
         paths.iter().map(|path| fs::metadata(path).unwrap().ino()).collect::<Vec<_>>()
     };
     let first = written();
-    assert_eq!(first.len(), 2, "the train and the eval step");
+    assert_eq!(first.len(), 3, "the train step, its zeros, and the eval step");
     run();
     assert_eq!(written(), first, "the entries were written again");
 }
@@ -217,7 +217,7 @@ fn a_second_training_run_compiles_nothing_and_gives_the_same_weights() {
     assert!(!cache.join("executables").exists(), "--no-cache leaves nothing");
     let cold = run("cold", &[]);
     let kept = entries(&cache.join("executables"));
-    assert_eq!(kept.len(), 2, "the train and the eval step");
+    assert_eq!(kept.len(), 3, "the train step, its zeros, and the eval step");
     let written = |paths: &[PathBuf]| paths.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
     let before = written(&kept);
     let warm = run("warm", &[]);
@@ -240,8 +240,8 @@ fn other_flags_and_another_plugin_are_other_entries() {
         entries(&cache.join("executables")).len()
     };
     let installed = crate::common::cpu_plugin();
-    assert_eq!(entries_after(&installed, ""), 2, "the train and the eval step");
-    assert_eq!(entries_after(&installed, ""), 2);
-    assert_eq!(entries_after(&installed, "--xla_cpu_enable_fast_math=false"), 4);
-    assert_eq!(entries_after(&plugin, ""), 6);
+    assert_eq!(entries_after(&installed, ""), 3, "the train step, its zeros, and the eval step");
+    assert_eq!(entries_after(&installed, ""), 3);
+    assert_eq!(entries_after(&installed, "--xla_cpu_enable_fast_math=false"), 6);
+    assert_eq!(entries_after(&plugin, ""), 9);
 }
