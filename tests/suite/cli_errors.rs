@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use bert_xla::pjrt::Backend;
 use safetensors::tensor::TensorView;
@@ -219,7 +218,7 @@ fn without_a_plugin_the_message_says_how_to_get_one() {
 }
 
 #[test]
-fn a_backend_without_its_hardware_is_refused_at_once() {
+fn a_backend_without_its_hardware_is_refused_before_its_plugin_is_read() {
     // A plugin that is no library: it must not even be opened.
     let plugin = empty_folder("cli_no_hardware").join("plugin.so");
     fs::write(&plugin, "text").unwrap();
@@ -234,10 +233,8 @@ fn a_backend_without_its_hardware_is_refused_at_once() {
         let arguments = ["evaluate", "--backend", &name, "--plugin", plugin.to_str().unwrap(), "--run"];
         let mut command = command(&arguments);
         command.arg(demo().join("run")).arg("--data").arg(asset("sample.csv"));
-        let started = Instant::now();
         let message = fails(&mut command, 2);
         assert!(message.starts_with(&format!("error: {backend}: {reason} (")), "{message}");
         assert!(message.ends_with("; --backend auto takes what is here"), "{message}");
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
 }
