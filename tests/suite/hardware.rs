@@ -259,3 +259,21 @@ fn huge_pages_are_advised_once() {
     let advised = said.matches("warning: transparent huge pages are off").count();
     assert_eq!(advised, usize::from(!enabled.starts_with("[always]")), "{said}");
 }
+
+/// A weight is sent to all replicas at once, and none waits for the one before it; the moments are not sent at all.
+#[test]
+fn weights_are_sent_without_waiting_and_moments_are_made_there() {
+    let mut command = train("hardware_sent", &["--backend", "cpu", "--replicas", "2", "--batch-size", "40"]);
+    let calls = empty_folder("hardware_calls").join("calls");
+    let Some(()) = stand_in(&mut command, "BERT_XLA_CPU_PLUGIN") else { return };
+    let output = command.env("DEVICE_PLUGIN_CALLS", &calls).output().unwrap();
+    assert!(output.status.success(), "{}", text(output.stderr));
+    let calls = fs::read_to_string(calls).unwrap();
+    let mut launches = calls.split("launch\n");
+    // The zeros come first, and then what is there at the first step: 5 weights of the embeddings, 16 of each of the two
+    // layers, 6 of the head; learning rate and seed; ids, labels and weights of the examples.
+    let before_step = launches.nth(1).unwrap();
+    assert_eq!(before_step.matches("upload\n").count(), 2 * (5 + 2 * 16 + 6 + 2 + 3));
+    assert!(before_step.contains(&"upload\n".repeat(2 * (5 + 2 * 16 + 6))), "{before_step}");
+    assert!(before_step.contains("wait\n"));
+}

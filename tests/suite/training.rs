@@ -155,3 +155,11 @@ fn transformers_reads_a_saved_run_and_agrees() {
     eprintln!("transformers: off by {off:?}");
     assert!(off.len() == 2 && off.iter().all(|off| *off < 1e-5), "{off:?}");
 }
+
+#[test]
+#[should_panic(expected = "the step takes labels, but the rows have none")]
+fn rows_without_labels_are_not_taken_for_class_0() {
+    let (tokens, _) = sample();
+    let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect());
+    let _ = trainer(connect(1), &model(0.0), options(8, 0)).evaluate(&data);
+}
