@@ -40,11 +40,19 @@ impl Console {
     /// Says what the command failed with, and on a slice, in which process. Not by `eprintln`, which panics where stderr
     /// is closed.
     pub fn error(&self, error: &dyn std::fmt::Display) {
-        let process = match self.process.get() {
+        let _ = writeln!(std::io::stderr(), "error: {}{error}", self.prefix());
+    }
+
+    /// Says on stderr what goes on in this process, and on a slice, in which.
+    pub fn note_of_each(&self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "{}{text}", self.prefix());
+    }
+
+    fn prefix(&self) -> String {
+        match self.process.get() {
             Some(Process { index, alone: false }) => format!("process {index}: "),
             _ => String::new(),
-        };
-        let _ = writeln!(std::io::stderr(), "error: {process}{error}");
+        }
     }
 
     /// Says on stderr what goes on; it is no failure if nobody reads that.

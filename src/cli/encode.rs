@@ -1,7 +1,7 @@
 //! `bert-xla encode`: sentences to hidden states.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::run::{self, model_files};
 use crate::shape::{ElementType, Shape};
 use crate::step::EncodeConfig;
 use crate::storage::{FileError, open_for_passes};
-use crate::weights::{Hub, TensorFiles, open_tokenizer, save_safetensors};
+use crate::weights::{Hub, open_pretrained, open_tokenizer, save_safetensors};
 
 /// Write the encoder's last hidden states for sentences, one a line of the input.
 ///
@@ -56,13 +56,17 @@ pub struct EncodeArgs {
 /// Sentences that are read, encoded and written at a time, at least.
 const ROWS: usize = 1024;
 
+/// The longest sentence in bytes, as of a table's rows: far beyond what an encoder reads.
+const LINE: u64 = 1 << 20;
+
 pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
-    check_is_other(&args.input, &args.output)?;
+    check_is_other(&[&args.input], &args.output)?;
     let files = model_files(&args.model, args.revision.as_deref(), true, &Hub::from_env()?.with_progress())?;
+    check_is_other(&files.paths(), &args.output)?;
     let bert = BertConfig::read(&files.config)?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, args.max_length)?;
     let config = EncodeConfig { bert, max_length: args.max_length, mask: args.mask };
-    let tensors = TensorFiles::open(&files)?;
+    let tensors = open_pretrained(&files, &config.weights())?;
     config.check(&tensors)?;
     let sentences = Sentences::open(&args.input)?;
     let hash = sentences.hash.clone().chain_update(tokenizer.to_json()?);
@@ -74,7 +78,8 @@ pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
     let job = Encoding { sentences: &sentences, tokenizer: &tokenizer, encoder: &encoder, args };
     let encoded = match is_chief {
         true => job.save(config.bert.hidden_size, &output),
-        false => output.steps(|| job.states(&mut std::io::sink())).flatten(),
+        // As many passes as the chief makes, so that none waits long for another.
+        false => (0..3).try_for_each(|i| job.part(i, &output, &mut std::io::sink())),
     };
     output.end(encoded)?;
     Ok(console.print(&format!("{}: {} sentences\n", args.output.display(), sentences.count))?)
@@ -121,9 +126,12 @@ impl Sentences {
         Ok(std::iter::from_fn(move || {
             let mut line = Vec::new();
             number += 1;
-            match reader.read_until(b'\n', &mut line) {
+            match reader.by_ref().take(LINE + 1).read_until(b'\n', &mut line) {
                 Ok(0) => return None,
                 Err(source) => return Some(Err(failed(source).into())),
+                Ok(read) if read as u64 > LINE && !line.ends_with(b"\n") => {
+                    return Some(Err(self.error(&format!("line {number} is longer than {LINE} bytes"))));
+                }
                 Ok(_) => {}
             }
             line.pop_if(|last| *last == b'\n');
@@ -193,6 +201,23 @@ impl Encoding<'_> {
         Ok(written.map_err(FileError::new("can't write", &self.args.output))?)
     }
 
+    /// Writes the `i`-th tensor.
+    fn part(&self, i: usize, output: &Output, writer: &mut dyn Write) -> Result<()> {
+        let length = self.args.max_length;
+        match i {
+            0 => self.each_part(|tokens| {
+                self.write(writer, &tokens.input_ids.iter().copied().collect::<Vec<i32>>())
+            }),
+            1 => self.each_part(|tokens| {
+                let mask = |row| (0..length).map(move |at| (row, at));
+                let mask = (0..tokens.len()).flat_map(mask);
+                let mask = mask.map(|(row, at)| i32::from(at < tokens.length(row)));
+                self.write(writer, &mask.collect::<Vec<i32>>())
+            }),
+            _ => output.steps(|| self.states(writer)).flatten(),
+        }
+    }
+
     /// Writes the file: first the tokens, which for that are made a second time, then the states.
     fn save(&self, hidden: usize, output: &Output) -> Result<()> {
         let (rows, length) = (self.sentences.count, self.args.max_length);
@@ -204,19 +229,7 @@ impl Encoding<'_> {
         // Not all that goes wrong is the file's fault.
         let mut failed = None;
         let saved = save_safetensors(&self.args.output, &tensors, &[("format", "pt")], |i, writer| {
-            let written = match i {
-                0 => self.each_part(|tokens| {
-                    self.write(writer, &tokens.input_ids.iter().copied().collect::<Vec<i32>>())
-                }),
-                1 => self.each_part(|tokens| {
-                    let mask = |row| (0..length).map(move |at| (row, at));
-                    let mask = (0..tokens.len()).flat_map(mask);
-                    let mask = mask.map(|(row, at)| i32::from(at < tokens.length(row)));
-                    self.write(writer, &mask.collect::<Vec<i32>>())
-                }),
-                _ => output.steps(|| self.states(writer)).flatten(),
-            };
-            written.map_err(|error| {
+            self.part(i, output, writer).map_err(|error| {
                 failed = Some(error);
                 "the encoding has failed".into()
             })

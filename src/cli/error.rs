@@ -21,6 +21,7 @@ pub enum Error {
     Exec(exec::Error),
     Plan(plan::Error),
     Run(run::Error),
+    Infer(infer::Error),
     Train(train::Error),
     Data(DataError),
     Hub(HubError),
@@ -40,6 +41,7 @@ impl Error {
             Self::Exec(error) => error.is_input_error(),
             Self::Plan(error) => error.is_input_error(),
             Self::Run(error) => error.is_input_error(),
+            Self::Infer(error) => error.is_input_error(),
             Self::Train(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
             Self::Hub(error) => error.is_input_error(),
@@ -97,6 +99,7 @@ impl fmt::Display for Error {
             Self::Exec(error) => error.fmt(f),
             Self::Plan(error) => error.fmt(f),
             Self::Run(error) => error.fmt(f),
+            Self::Infer(error) => error.fmt(f),
             Self::Train(error) => error.fmt(f),
             Self::Data(error) => error.fmt(f),
             Self::Hub(error) => error.fmt(f),
@@ -167,6 +170,7 @@ impl From<infer::Error> for Error {
             infer::Error::Run(error) => error.into(),
             infer::Error::Data(error) => error.into(),
             infer::Error::Weights(error) => error.into(),
+            own => Self::Infer(own),
         }
     }
 }

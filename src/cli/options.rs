@@ -166,7 +166,7 @@ impl DeviceArgs {
 /// Says what is waited for.
 fn tell_of_wait(console: Arc<Console>) -> impl Fn(&'static str, Duration) + Send + Sync {
     move |phase, waited| {
-        console.note(&format!(
+        console.note_of_each(&format!(
             "{phase} has taken {} s so far: on a slice, it waits for all hosts; is the same command running on each?",
             waited.as_secs()
         ));

@@ -21,13 +21,16 @@ enum Stage {
     After,
 }
 
-/// Refuses to write over what is read.
-pub fn check_is_other(input: &Path, output: &Path) -> Result<()> {
-    match (input.canonicalize(), output.canonicalize()) {
-        (Ok(read), Ok(written)) if read == written && read.is_file() => {
-            Err(Error::Usage(format!("--output {}: it is the input; name another file", output.display())))
-        }
-        _ => Ok(()),
+/// Refuses to write over what is read, or to where a folder is.
+pub fn check_is_other(inputs: &[&Path], output: &Path) -> Result<()> {
+    let refuse =
+        |what| Err(Error::Usage(format!("--output {}: it is {what}; name another file", output.display())));
+    let Ok(written) = output.canonicalize() else { return Ok(()) };
+    let is_it = |input: &&Path| input.canonicalize().is_ok_and(|read| read == written && read.is_file());
+    match inputs.iter().any(is_it) {
+        true => refuse("the input"),
+        false if written.is_dir() => refuse("a folder"),
+        false => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use super::output::{Output, check_is_other};
 use super::{Console, Error, Result, plural};
 use crate::data::{Purpose, Summary, TableFile};
 use crate::infer::Predictor;
+use crate::run::layout::{FILES, RUN};
 use crate::run::{Run, Submission, write_submission};
 use crate::storage::FileError;
 
@@ -34,7 +35,9 @@ const ROWS: usize = 4096;
 
 pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let trained = &args.trained;
-    check_is_other(&trained.data, &args.output)?;
+    let run_files = FILES.into_iter().chain([RUN]).map(|name| trained.run.join(name)).collect::<Vec<_>>();
+    let read = run_files.iter().chain([&trained.data]).map(PathBuf::as_path).collect::<Vec<_>>();
+    check_is_other(&read, &args.output)?;
     let run = Run::open(&trained.run)?;
     let options = trained.table.options(&run.labels);
     let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, count};
 use super::{Console, Error, Result, padding_note, plural};
-use crate::data::{LabelMap, Purpose, Table, train_test_split};
+use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
 use crate::run::{model_files, read_json};
@@ -125,6 +125,8 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     if !(rate > 0.0 && rate.is_finite()) {
         return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
     }
+    // Before anything is downloaded.
+    args.train.metadata().map_err(|source| DataError::Read { path: args.train.clone(), source })?;
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
     // A dry run downloads no weights; those that are here are looked at.
     let weights = !random_weights && (!args.dry_run || Path::new(name).is_dir());
@@ -134,7 +136,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     let mut model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
     let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
     model.bert.pad_token_id = tokenizer.pad_id();
-    let pretrained = weights.then(|| open_pretrained(&files, &model)).transpose()?;
+    let pretrained = weights.then(|| open_pretrained(&files, &model.weights())).transpose()?;
     let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
     let split = train_test_split(table.texts.len(), *dev_size, *split_seed)?;
     let recipe = Recipe {

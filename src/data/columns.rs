@@ -108,11 +108,14 @@ impl Columns {
             id: find(Role::Id, &options.id_column, id)?,
         };
         // A file without a header would silently lose its first row.
-        let given = [&options.text_column, &options.label_column, &options.id_column];
-        let names_one =
-            by_name || given.into_iter().flatten().any(|column| matches!(column, ColumnRef::Name(_)));
+        let label_column = options.label_column.as_ref().filter(|_| labelled);
+        let mut given = [&options.text_column, &options.id_column].into_iter().flatten().chain(label_column);
+        let names_one = by_name || given.any(|column| matches!(column, ColumnRef::Name(_)));
+        // No column is called by a number, unless by a program that has no name for it.
+        let has_number = header.iter().any(|name| name.trim().parse::<f64>().is_ok());
         let label = columns.label.and_then(|label| header.get(label));
-        let is_data = !names_one || label.is_some_and(|label| options.labels.class_of(label).is_some());
+        let is_data =
+            !names_one || has_number || label.is_some_and(|label| options.labels.class_of(label).is_some());
         match options.header {
             Header::Expected if is_data => {
                 Err(DataError::HeaderIsData { path: path.to_owned(), row: header.to_vec() })

@@ -44,6 +44,9 @@ pub enum DataError {
     /// The first row was to be the header, but names no column that is used, or has a label as rows have.
     #[error("{}: the first row, `{}`, reads as data, not as column names", path.display(), columns::shown(row))]
     HeaderIsData { path: PathBuf, row: Vec<String> },
+    /// A row that can't be used, where the first one is said to be the header.
+    #[error("{}: the header can't be read: line {}: {}", path.display(), row.line, row.reason)]
+    BadHeader { path: PathBuf, row: BadRow },
     /// Rows that can't be used, where they are not to be skipped.
     #[error("{}: {}", path.display(), bad_rows::list(rows, *total))]
     BadRows {
@@ -52,7 +55,7 @@ pub enum DataError {
         rows: Vec<BadRow>,
         total: usize,
     },
-    #[error("{}: no usable row ({skipped} left out)", path.display())]
+    #[error("{}: {}", path.display(), no_rows(*skipped))]
     NoRows { path: PathBuf, skipped: usize },
     /// Polars and this crate's own scan disagree about the file.
     #[error("{}: reading the table failed: {message}", path.display())]
@@ -66,6 +69,13 @@ pub enum DataError {
     Tokenizer { path: PathBuf, message: String },
     #[error("tokenizing failed: {0}")]
     Encode(String),
+}
+
+fn no_rows(skipped: usize) -> String {
+    match skipped {
+        0 => "there are no rows".to_owned(),
+        skipped => format!("no usable row ({skipped} left out)"),
+    }
 }
 
 impl DataError {

@@ -121,6 +121,13 @@ impl Records {
         let first = self.layout.is_none();
         let size = if first { 1 } else { self.limits.chunk };
         let rows = self.rows.read(size, &mut self.tally.bad).map_err(read_error(&self.path))?;
+        // What comes after a header that was left out would be taken for it.
+        if first
+            && self.options.header == Header::Present
+            && let Some(row) = self.tally.bad.shown.first()
+        {
+            return Err(DataError::BadHeader { path: self.path.clone(), row: row.clone() });
+        }
         if rows.lines.is_empty() {
             return Ok(false);
         }
@@ -242,8 +249,13 @@ fn hash(text: &str) -> u128 {
 }
 
 fn unknown_label(label: &str, labels: &LabelMap) -> String {
-    let known: Vec<_> = labels.labels().collect();
-    format!("label `{}` is not one of {}", excerpt(label.as_bytes()), known.join(", "))
+    const SHOWN: usize = 20;
+    let known = labels.labels().take(SHOWN).collect::<Vec<_>>().join(", ");
+    let more = match labels.labels().count().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("label `{}` is not one of {known}{more}", excerpt(label.as_bytes()))
 }
 
 /// For `map_err`.

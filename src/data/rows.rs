@@ -56,7 +56,8 @@ pub(super) struct SoundRows {
     pub lines: Vec<usize>,
 }
 
-/// Goes through the rows of a file; a byte order mark and blank lines are left out.
+/// Goes through the rows of a file; a byte order mark is left out, and so are blank lines where rows have several fields,
+/// or before the first row.
 pub(super) struct Rows {
     window: Window,
     syntax: Syntax,
@@ -79,7 +80,7 @@ enum Fault {
 
 /// A row at the start of the window.
 struct Row {
-    /// Where it ends, its line break not counted; 0 for a blank line.
+    /// Where it ends, its line break not counted: at 0 for a blank line.
     end: usize,
     /// Where the next row starts.
     next: usize,
@@ -110,7 +111,8 @@ impl Rows {
         let mut starts = Vec::new();
         while sound.csv.len() < size && self.window.fill()? {
             match self.split(&mut starts) {
-                Ok(Row { end: 0, next }) => self.advance(next),
+                // Where rows have one field, it is an empty one.
+                Ok(Row { end: 0, next }) if self.width != 1 => self.advance(next),
                 Ok(Row { end, next }) => {
                     self.take(end, &starts, &mut sound, bad);
                     self.advance(next);

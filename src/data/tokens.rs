@@ -84,9 +84,10 @@ impl Tokenizer {
         unlimited.to_string(true).map_err(error)
     }
 
-    /// Number of token ids, which the model's `vocab_size` must reach.
+    /// One more than the highest token id, which the model's `vocab_size` must reach. There may be ids without a token.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true).max(self.pad_id as usize + 1)
+        let ids = self.inner.get_vocab(true).into_values().chain([self.pad_id]);
+        ids.max().map_or(0, |id| id as usize + 1)
     }
 
     /// The token after a text's end: what `tokenizer.json` pads with, else `[PAD]`.

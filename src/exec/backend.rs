@@ -9,6 +9,9 @@ use super::watch::{OnTimeout, OnWait, Watch};
 use super::{Error, Result};
 use crate::pjrt::{Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
 
+/// What goes on while there is no connection yet, for messages.
+pub(super) const CONNECTING: &str = "connecting to the devices";
+
 /// What the user asked for.
 #[derive(Clone)]
 pub struct DeviceOptions {
@@ -77,7 +80,7 @@ fn open(backend: Backend, options: &DeviceOptions, watch: &Watch) -> Result<Runt
         Backend::Tpu => vec![],
     };
     // On a slice, it waits for all hosts.
-    let client = watch.during("connecting to the devices", || plugin.client(&client_options))?;
+    let client = watch.during(CONNECTING, || plugin.client(&client_options))?;
     Ok(Runtime::Pjrt { client, cache: options.cache.clone() })
 }
 

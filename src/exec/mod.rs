@@ -52,9 +52,8 @@ pub enum Error {
     #[error("process {process} of the slice has failed and says why; this one stops too (after {phase})")]
     OtherProcess { process: i32, phase: &'static str },
     #[error(
-        "waited {} s for the other hosts of the slice ({phase}): one of them is missing, has stopped or has failed; \
-         see what they say",
-        waited.as_secs()
+        "waited {} s for {}: one of them is missing, has stopped or has failed; see what they say",
+        waited.as_secs(), waited_for(phase)
     )]
     Timeout { phase: &'static str, waited: Duration },
     #[error("the state is lost: the step that was to replace it has failed")]
@@ -78,6 +77,16 @@ impl Error {
             Self::Unusable { error, .. } => error.is_input_error(),
             Self::Pjrt(error) => error.is_input_error(),
         }
+    }
+}
+
+/// Before there is a connection, nobody knows whether there are others.
+fn waited_for(phase: &str) -> String {
+    match phase {
+        backend::CONNECTING => {
+            format!("the devices or the other hosts of the slice, if they are a slice's ({phase})")
+        }
+        _ => format!("the other hosts of the slice ({phase})"),
     }
 }
 

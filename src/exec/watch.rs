@@ -34,7 +34,8 @@ struct Waits {
     started: u64,
     open: Vec<(u64, &'static str, Instant)>,
     watched: bool,
-    told: bool,
+    /// The phases that were told of.
+    told: Vec<&'static str>,
 }
 
 impl Watch {
@@ -75,11 +76,13 @@ impl Watch {
     /// Waits until `is_over`, for as long as a wait may take, and gives whether it is. For a process that has an error of
     /// its own to tell, which a timeout would hide.
     pub fn settles(&self, is_over: impl Fn() -> bool) -> bool {
-        let deadline = Instant::now() + self.0.limit;
+        let started = Instant::now();
         while !is_over() {
-            if Instant::now() >= deadline {
+            let waited = started.elapsed();
+            if waited >= self.0.limit {
                 return false;
             }
+            self.0.tell("ending after a failure, which is said then,", waited);
             std::thread::sleep(Duration::from_millis(5));
         }
         true
@@ -103,16 +106,21 @@ impl Shared {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until the oldest wait may have run out, or for a moment, and acts if it has. The first that takes long is
-    /// told of.
+    /// Tells of a wait that takes long, once for each phase.
+    fn tell(&self, phase: &'static str, waited: Duration) {
+        if waited < self.notice || self.waits().told.contains(&phase) {
+            return;
+        }
+        self.waits().told.push(phase);
+        (self.on_wait)(phase, waited);
+    }
+
+    /// Sleeps until the oldest wait may have run out, or for a moment, and acts if it has.
     fn watch_once(&self) {
         const MOMENT: Duration = Duration::from_millis(200);
         let oldest = self.waits().open.first().copied();
-        if let Some((_, phase, since)) = oldest
-            && since.elapsed() >= self.notice
-            && !std::mem::replace(&mut self.waits().told, true)
-        {
-            (self.on_wait)(phase, since.elapsed());
+        if let Some((_, phase, since)) = oldest {
+            self.tell(phase, since.elapsed());
         }
         let left = match oldest {
             Some((_, phase, since)) if since.elapsed() >= self.limit => {

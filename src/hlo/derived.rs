@@ -11,11 +11,11 @@ impl<'g> Tensor<'g> {
         self * self
     }
 
-    /// `max(x, 0)`, with gradient 0 at 0 as in Keras.
+    /// `max(x, 0)`, with gradient 0 at 0 as in Keras. What is not a number stays so.
     #[track_caller]
     pub fn relu(self) -> Tensor<'g> {
         let zero = self.like(0.0);
-        self.compare(Comparison::Gt, zero).select(self, zero)
+        self.compare(Comparison::Le, zero).select(zero, self)
     }
 
     /// `ln(1 + e^x)`, which neither overflows nor rounds to zero early.

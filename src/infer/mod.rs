@@ -20,6 +20,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why a model gives no answer. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Of a run that has diverged, or damaged weights.
+    #[error("the model's answers are not numbers: its weights are of no use")]
+    NotNumbers,
     #[error(transparent)]
     Exec(#[from] exec::Error),
     #[error(transparent)]
@@ -34,6 +37,7 @@ impl Error {
     /// True where the user's input or files are at fault.
     pub fn is_input_error(&self) -> bool {
         match self {
+            Self::NotNumbers => true,
             Self::Exec(error) => error.is_input_error(),
             Self::Run(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),

@@ -89,6 +89,7 @@ impl Predictor {
             probabilities.extend(rows);
             Ok::<_, Error>(())
         })?;
+        check(&probabilities)?;
         Ok(probabilities)
     }
 
@@ -98,8 +99,14 @@ impl Predictor {
             compiled(&self.eval, &self.replicas, || EvalProgram::compile(&self.replicas, &self.config))?;
         let tokens = self.tokenizer.encode(texts)?;
         let data = Dataset::new(&tokens, classes, (0..tokens.len()).collect());
-        Ok(program.evaluate(&self.replicas, &self.weights, &data)?)
+        let evaluation = program.evaluate(&self.replicas, &self.weights, &data)?;
+        check(&evaluation.probabilities)?;
+        Ok(evaluation)
     }
+}
+
+fn check(probabilities: &[f32]) -> Result<()> {
+    if probabilities.iter().all(|p| p.is_finite()) { Ok(()) } else { Err(Error::NotNumbers) }
 }
 
 /// The program in `cell`, compiled if it is wanted for the first time: by all processes of a slice, or by none.

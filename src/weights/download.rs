@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG};
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, TRANSFER_ENCODING};
 use ureq::http::{HeaderMap, StatusCode};
 use ureq::{Body, ResponseExt, http::Response};
 
@@ -39,16 +39,21 @@ pub(super) struct Remote<'a> {
 
 /// What is known of a file before it is there.
 struct Metadata {
-    etag: String,
+    /// Its bytes' name in the cache.
+    blob: String,
     size: Option<u64>,
 }
 
 impl Metadata {
-    /// An `ETag` of a stored file is its hash. Another one, such as git's hash of a small file, is a name alone.
+    /// Of a stored file, its name is its hash. Another one, such as git's hash of a small file, is a name alone.
     fn sha256(&self) -> Option<&str> {
-        let is_hash = self.etag.len() == 64 && self.etag.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_hash.then_some(&self.etag)
+        is_hash(&self.blob, 64).then_some(&self.blob)
     }
+}
+
+/// Whether a text is a hash of so many hexadecimal digits.
+fn is_hash(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl<'a> Remote<'a> {
@@ -96,10 +101,10 @@ impl<'a> Remote<'a> {
         let subject = format!("{name} of {}", self.model);
         let failed = |failure| error(self.client, self.model, name, failure);
         let metadata = self.client.retry(&subject, || self.metadata(name)).map_err(failed)?;
-        let blob = self.cache.path().join(repo.folder_name()).join("blobs").join(&metadata.etag);
+        let blob = self.cache.path().join(repo.folder_name()).join("blobs").join(&metadata.blob);
         let locks = self.cache.path().join(".locks").join(repo.folder_name());
         let waiting = || self.client.note(&format!("waiting for another process that downloads {subject}"));
-        let _lock = lock(&locks.join(format!("{}.lock", metadata.etag)), waiting)?;
+        let _lock = lock(&locks.join(format!("{}.lock", metadata.blob)), waiting)?;
         let size = fs::metadata(&blob).map(|found| found.len());
         // One that another process has brought meanwhile, or that another commit has too.
         if !size.is_ok_and(|size| size == metadata.size.unwrap_or(size)) {
@@ -123,7 +128,16 @@ impl<'a> Remote<'a> {
         }
         let length = header(CONTENT_LENGTH.as_str()).filter(|_| response.status().is_success());
         let size = header(LINKED_SIZE).or(length).and_then(|size| size.parse().ok());
-        Ok(Metadata { etag, size })
+        // The Hub's own are hashes of the bytes. A mirror's may be the same for two files.
+        let blob = match is_hash(&etag, 40) || is_hash(&etag, 64) {
+            true => etag,
+            false => {
+                let (_, hash) = sha256(&mut format!("{}/{name}/{etag}", self.commit).as_bytes())
+                    .map_err(|error| Failure::Lasting(error.to_string()))?;
+                format!("of-{hash}")
+            }
+        };
+        Ok(Metadata { blob, size })
     }
 
     /// Brings the bytes of a file, by as many requests as it takes, and gives them their name if they are right.
@@ -165,6 +179,10 @@ impl<'a> Remote<'a> {
             let place = host(response.get_uri());
             match response.status() {
                 StatusCode::PARTIAL_CONTENT if starts_at(response.headers(), part.length) => {}
+                // With neither a size nor a hash, only the answer's own end tells that all has come.
+                StatusCode::OK if metadata.sha256().is_none() && !says_its_length(response.headers()) => {
+                    return Err(Failure::Lasting(format!("{place}: doesn't say how long the file is")));
+                }
                 StatusCode::OK => part.clear()?,
                 status => {
                     let message = format!("{place}: answered {} to bytes={}-", status.as_u16(), part.length);
@@ -343,6 +361,11 @@ fn link(blob: &Path, pointer: &Path) -> io::Result<()> {
 fn make_parent(path: &Path) -> Result<(), FileError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(FileError::new("can't make", folder))
+}
+
+/// Whether an answer that is cut short can be told from one that is whole.
+fn says_its_length(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// Whether an answer is the part of the file that starts at this byte.

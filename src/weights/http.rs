@@ -14,7 +14,9 @@ use crate::storage::FileError;
 const MAX_REDIRECTS: usize = 10;
 /// In a row, with nothing gained.
 const MAX_RETRIES: u32 = 5;
-const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// The longest wish of a server's that is heeded: the Hub counts requests by 5 minutes.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// How long the network is waited for. A download as a whole may take as long as it takes.
 #[derive(Clone, Copy, Debug)]
@@ -226,7 +228,8 @@ impl Client {
                 return Err(passing.into());
             }
             let backoff = self.timeouts.retry * 2u32.pow(retries);
-            let wait = backoff.max(passing.retry_after.unwrap_or_default()).min(MAX_WAIT);
+            let wish = passing.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+            let wait = backoff.min(MAX_BACKOFF).max(wish);
             self.note(&format!("{subject}: {}; trying again in {wait:?}", passing.message));
             thread::sleep(wait);
             retries += 1;

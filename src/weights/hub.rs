@@ -92,7 +92,7 @@ impl Hub {
     /// - `HF_ENDPOINT`, and `HF_HUB_OFFLINE`, which is true as `1`, `true`, `yes` or `on`.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, HubError> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let path = |name: &str| set(name).map(PathBuf::from);
+        let path = |name: &str| set(name).map(expand_home);
         let home = path("HF_HOME")
             .or_else(|| Some(path("XDG_CACHE_HOME")?.join("huggingface")))
             .or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")));
@@ -126,6 +126,15 @@ impl Hub {
     /// terminal, by a line per file anywhere else.
     pub fn with_progress(self) -> Self {
         Self { progress: true, ..self }
+    }
+}
+
+/// A path of the user's, where `~` is the home folder, as Python's tools have it.
+fn expand_home(path: String) -> PathBuf {
+    match (path.strip_prefix('~'), std::env::home_dir()) {
+        (Some(""), Some(home)) => home,
+        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(rest.trim_start_matches('/')),
+        _ => path.into(),
     }
 }
 
@@ -170,9 +179,18 @@ impl ModelFiles {
         download(model, &repo, weights, hub)
     }
 
+    /// All of them.
+    pub fn paths(&self) -> Vec<&Path> {
+        let tokenizer = match &self.tokenizer {
+            TokenizerFiles::Json(path) => vec![path],
+            TokenizerFiles::Vocab { vocab, config } => [vocab].into_iter().chain(config).collect(),
+        };
+        [&self.config].into_iter().chain(tokenizer).chain(&self.weights).map(PathBuf::as_path).collect()
+    }
+
     /// False if a file that changes the meaning of another may be missing from a cache.
     fn is_certain(&self) -> bool {
-        !matches!(self.tokenizer, TokenizerFiles::Vocab { config: None, .. })
+        matches!(self.tokenizer, TokenizerFiles::Json(_))
     }
 }
 
@@ -262,9 +280,28 @@ fn shard_names(index: &Path) -> Result<Vec<String>, HubError> {
     let mut names: Vec<_> = weight_map.into_values().collect();
     names.sort();
     names.dedup();
-    match names.iter().find(|name| name.contains(['/', '\\'])) {
-        Some(name) => Err(error(format!("shard `{name}` is not in the same folder"))),
+    let is_name = |name: &String| !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control());
+    match names.iter().find(|name| !is_name(name)) {
+        Some(name) => Err(error(format!("shard `{}` is not in the same folder", name.escape_debug()))),
         None if names.is_empty() => Err(error("no shard is named".to_owned())),
         None => Ok(names),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_is_the_home_folder_where_it_stands_alone() {
+        let home = std::env::home_dir().unwrap();
+        for (path, expected) in [
+            ("~", home.clone()),
+            ("~/hf/hub", home.join("hf/hub")),
+            ("~someone/hf", "~someone/hf".into()),
+            ("/a/~/b", "/a/~/b".into()),
+        ] {
+            assert_eq!(expand_home(path.to_owned()), expected);
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::names::{is_encoders, key};
 use super::{ModelFiles, TensorFiles, WeightsError};
 use crate::data::{DataError, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
+use crate::nn::Weight;
 
 /// The tokenizer of a model, for texts of `max_length` tokens.
 ///
@@ -32,24 +33,23 @@ pub fn open_tokenizer<E: From<WeightsError> + From<DataError>>(
 /// A tensor that has no place in the model.
 pub fn open_weights(files: &ModelFiles, model: &ClassifierConfig) -> Result<TensorFiles, WeightsError> {
     let tensors = TensorFiles::open(files)?;
-    check_places(files, &tensors, &unused(&tensors, model))?;
+    check_places(files, &tensors, &unused(&tensors, &model.weights()))?;
     Ok(tensors)
 }
 
-/// Opens a checkpoint whose encoder `model` is to start with. It may have heads, of pretraining or of another classifier.
+/// Opens a checkpoint whose encoder is among `weights`. It may have heads, of pretraining or of another classifier.
 ///
 /// # Errors
-/// A tensor of the encoder's that has no place in the model.
-pub fn open_pretrained(files: &ModelFiles, model: &ClassifierConfig) -> Result<TensorFiles, WeightsError> {
+/// A tensor of the encoder's that is none of `weights`.
+pub fn open_pretrained(files: &ModelFiles, weights: &[Weight]) -> Result<TensorFiles, WeightsError> {
     let tensors = TensorFiles::open(files)?;
-    let strays = unused(&tensors, model).into_iter().filter(|name| is_encoders(name)).collect::<Vec<_>>();
+    let strays = unused(&tensors, weights).into_iter().filter(|name| is_encoders(name)).collect::<Vec<_>>();
     check_places(files, &tensors, &strays)?;
     Ok(tensors)
 }
 
-/// The tensors that are no weight of `model`.
-fn unused(tensors: &TensorFiles, model: &ClassifierConfig) -> Vec<String> {
-    let weights = model.weights();
+/// The tensors that are none of `weights`.
+fn unused(tensors: &TensorFiles, weights: &[Weight]) -> Vec<String> {
     let known = weights.iter().map(|weight| key(&weight.name)).collect();
     tensors.unused(&known).into_iter().map(str::to_owned).collect()
 }

@@ -238,3 +238,56 @@ fn a_backend_without_its_hardware_is_refused_before_its_plugin_is_read() {
         assert!(message.ends_with("; --backend auto takes what is here"), "{message}");
     }
 }
+
+#[test]
+fn a_model_of_no_numbers_gives_no_answer() {
+    let run = copy_of_run("cli_nan");
+    edit_weights(&run, |tensors| {
+        let embedding = tensors.iter_mut().find(|(name, ..)| name.contains("word_embeddings")).unwrap();
+        embedding.3 = f32::NAN.to_le_bytes().repeat(embedding.3.len() / 4);
+    });
+    let output = run.join("labels.csv");
+    let predict = ["--output", output.to_str().unwrap()];
+    for (name, arguments) in [("evaluate", &[][..]), ("predict", &predict)] {
+        let message = fails(&mut with_run(name, &run, &asset("sample.csv"), arguments), 2);
+        assert!(message.contains("answers are not numbers"), "{message}");
+    }
+    assert!(!output.exists());
+    let mut retrain = command(&["train", "--backend", "cpu", "--max-length", "24", "--train"]);
+    retrain.arg(asset("sample.csv")).arg("--output").arg(run.join("run")).arg("--model").arg(&run);
+    let message = fails(&mut retrain, 1);
+    assert!(message.contains("try a lower --learning-rate"), "{message}");
+}
+
+#[test]
+fn what_a_model_is_read_from_is_not_written_over() {
+    let (run, sentences) = (copy_of_run("cli_over"), empty_folder("cli_over_input").join("sentences.txt"));
+    fs::write(&sentences, "behi\n").unwrap();
+    let encode = |output: &Path| {
+        let mut command = command(&["encode", "--backend", "cpu", "--max-length", "8", "--model"]);
+        command.arg(&run).arg("--input").arg(&sentences).arg("--output").arg(output);
+        command
+    };
+    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        let message = fails(&mut encode(&run.join(name)), 2);
+        assert!(message.ends_with("it is the input; name another file"), "{message}");
+        let output = run.join(name);
+        let output = ["--output", output.to_str().unwrap()];
+        let message = fails(&mut with_run("predict", &run, &asset("sample_test.csv"), &output), 2);
+        assert!(message.ends_with("it is the input; name another file"), "{message}");
+    }
+    let message = fails(&mut encode(&run), 2);
+    assert!(message.ends_with("it is a folder; name another file"), "{message}");
+
+    fs::write(&sentences, "short\n".repeat(3) + &"x".repeat((1 << 20) + 1)).unwrap();
+    let message = fails(&mut encode(&run.with_extension("states")), 2);
+    assert!(message.ends_with("sentences.txt: line 4 is longer than 1048576 bytes"), "{message}");
+    edit_weights(&run, |tensors| {
+        tensors.push(("encoder.layer.2.output.dense.bias".into(), Dtype::F32, vec![1], vec![0; 4]));
+    });
+    let message = fails(&mut encode(&run.with_extension("states")), 2);
+    assert!(
+        message.contains("`encoder.layer.2.output.dense.bias` [1]: the model that config.json"),
+        "{message}"
+    );
+}

@@ -120,6 +120,10 @@ fn a_file_without_a_header_does_not_lose_its_first_row() {
     is_data("1,a\n2,b\n", &at_1, Purpose::Predict, "1, a");
     // A header that was damaged doesn't make one of the row after it.
     is_data("id,\"text\n1,a\n2,b\n", &skipping(expected.clone()), Purpose::Predict, "1, a");
+    // A column that isn't looked for tells nothing, and no column is called by a number.
+    let labelled = TableOptions { label_column: Some(ColumnRef::Name("sentiment".into())), ..at_1.clone() };
+    is_data("1,a,b\n2,c,d\n", &labelled, Purpose::Predict, "1, a, b");
+    is_data("1,text\n2,b\n", &expected, Purpose::Predict, "1, text");
     // A name is found, but the label is one.
     let last = TableOptions { label_column: Some(ColumnRef::Position(1)), ..expected.clone() };
     is_data("text,1\na,0\n", &last, Purpose::Train, "text, 1");
@@ -130,6 +134,13 @@ fn a_file_without_a_header_does_not_lose_its_first_row() {
     // Names that are unknown: said to be some, or one of them given.
     assert_eq!(texts("Nr,tweet\n1,a\n2,b\n", &with(Header::Present)), "ab");
     assert_eq!(texts("1,a\n2,b\n", &with(Header::Present)), "b");
+    // A header that is left out would make one of the row after it.
+    let latin = b"num\xe9ro,texte\n1,a\n2,b\n";
+    let error = read(latin, &skipping(with(Header::Present)), Purpose::Predict).unwrap_err();
+    assert!(
+        error.to_string().contains("the header can't be read: line 1: not valid UTF-8 (byte 0xe9)"),
+        "{error}"
+    );
     let tweet = TableOptions { text_column: Some(ColumnRef::Name("tweet".into())), ..expected };
     assert_eq!(texts("Nr,tweet\n1,a\n2,b\n", &tweet), "ab");
 }
@@ -405,4 +416,16 @@ fn shuffled_orders_are_numpys() {
 /// Number of rows of each of the recipe's four classes.
 fn class_counts(table: &Table) -> Vec<usize> {
     (0..4).map(|class| table.classes.iter().filter(|of| **of == class).count()).collect()
+}
+
+#[test]
+fn blank_lines_are_rows_where_rows_have_one_field() {
+    for quote in [Some(b'"'), None] {
+        let options = TableOptions { header: Header::Absent, quote, ..TableOptions::default() };
+        let table = read("a\n\nb\r\n\r\nc\n", &options, Purpose::Predict).unwrap();
+        assert_eq!(table.texts, ["a", "", "b", "", "c"]);
+        assert_eq!(table.ids, ["1", "2", "3", "4", "5"]);
+    }
+    let empty = read("", &TableOptions::default(), Purpose::Predict).unwrap_err();
+    assert!(empty.to_string().ends_with("there are no rows"), "{empty}");
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -493,4 +494,50 @@ fn a_cache_that_cant_be_written_is_named() {
     let error = resolve(&cached.hub(&server)).unwrap_err();
     let expected = format!("can't write {}: No space left on device", cached.part.display());
     assert!(error.to_string().starts_with(&expected) && !error.is_input_error(), "{error}");
+}
+
+/// A mirror whose `ETag`s are no hashes, the same for all files, and which may leave lengths out: an answer ends with its
+/// connection, here after half of it.
+fn mirror(files: [(&'static str, &'static str); 2], says_lengths: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let answer = move |mut stream: TcpStream| {
+        let mut request = String::new();
+        let mut lines = BufReader::new(stream.try_clone().unwrap());
+        lines.read_line(&mut request).unwrap();
+        while lines.read_line(&mut String::new()).unwrap() > 2 {}
+        let names = files.map(|(name, _)| serde_json::json!({ "rfilename": name }));
+        let list = serde_json::json!({ "sha": COMMIT, "siblings": names }).to_string();
+        let file = files.iter().find(|(name, _)| request.contains(&format!("/{name} ")));
+        let body = file.map_or(&*list, |(_, content)| content);
+        let (length, sent) = match says_lengths || file.is_none() {
+            true => (format!("Content-Length: {}\r\n", body.len()), body),
+            false => (String::new(), &body[..body.len() / 2]),
+        };
+        let sent = if request.starts_with("HEAD") { "" } else { sent };
+        write!(stream, "HTTP/1.0 200 x\r\nETag: \"const\"\r\n{length}\r\n{sent}").unwrap();
+    };
+    std::thread::spawn(move || listener.incoming().for_each(|stream| answer(stream.unwrap())));
+    endpoint
+}
+
+#[test]
+fn a_mirrors_etags_are_no_names_of_contents() {
+    let home = tempfile::tempdir().unwrap();
+    let files = [("config.json", r#"{"model_type": "bert"}"#), ("tokenizer.json", "{}")];
+    let hub = impatient(hub(home.path(), &mirror(files, true), &[]));
+    let found = ModelFiles::resolve(MODEL, None, false, &hub).unwrap();
+    assert_eq!(
+        found.paths().into_iter().map(|path| fs::read_to_string(path).unwrap()).collect::<Vec<_>>(),
+        [files[0].1, files[1].1]
+    );
+}
+
+#[test]
+fn what_may_have_been_cut_never_counts() {
+    let home = tempfile::tempdir().unwrap();
+    let files = [("config.json", r#"{"model_type": "bert"}"#), ("tokenizer.json", "{}")];
+    let hub = impatient(hub(home.path(), &mirror(files, false), &[]));
+    let error = ModelFiles::resolve(MODEL, None, false, &hub).unwrap_err();
+    assert!(error.to_string().ends_with("doesn't say how long the file is"), "{error}");
 }

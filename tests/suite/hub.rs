@@ -83,6 +83,15 @@ fn shards_are_one_checkpoint() {
     fs::remove_file(folder.path().join("model-2-of-2.safetensors")).unwrap();
     let message = local(&folder).unwrap_err().to_string();
     assert!(message.contains("there is no shard"), "{message}");
+
+    // A name that would be more than one line of a message.
+    let index = r#"{"weight_map": {"a": "m\u001b[31m\nall is well.safetensors"}}"#;
+    fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+    let message = local(&folder).unwrap_err().to_string();
+    assert!(
+        message.ends_with("`m\\u{1b}[31m\\nall is well.safetensors` is not in the same folder"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -101,3 +101,15 @@ fn unusable_tokenizers_are_named() {
     assert!(message(uncased.clone(), 2).contains("leaves no room"));
     assert!(matches!(Tokenizer::open(&uncased, 0), Err(DataError::Option(_))));
 }
+
+/// An added token may have an id far beyond the others.
+#[test]
+fn ids_without_a_token_count_for_the_size_of_the_vocabulary() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let json = std::fs::read_to_string(crate::common::cli::asset("tiny/tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    json["model"]["vocab"]["good"] = 50_000.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    assert_eq!(Tokenizer::open(&TokenizerFiles::Json(path), 8).unwrap().vocab_size(), 50_001);
+}
