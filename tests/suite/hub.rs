@@ -239,13 +239,31 @@ fn a_model_is_downloaded_once() {
     let offline = hub(home.path(), &server.endpoint, &[("HF_HUB_OFFLINE", "1")]);
     assert_eq!(ModelFiles::resolve(MODEL, None, true, &offline).unwrap(), files);
     assert_eq!(ModelFiles::resolve(MODEL, Some(COMMIT), true, &offline).unwrap(), files);
-    assert_eq!(server.requests().len(), requests.len());
+    // Once more for the list: what is there may be without a tokenizer.json that the Hub has.
+    assert_eq!(server.requests().len(), requests.len() + 1);
     let error = ModelFiles::resolve(MODEL, Some("v1"), true, &offline).unwrap_err();
     assert!(matches!(error, HubError::Offline { .. }) && error.is_input_error(), "{error}");
 
     // Another revision of the same commit needs the list of files and nothing more.
     assert_eq!(ModelFiles::resolve(MODEL, Some("v1"), true, &online).unwrap(), files);
-    assert_eq!(server.requests().len(), requests.len() + 1);
+    assert_eq!(server.requests().len(), requests.len() + 2);
+}
+
+/// Python's older tokenizers leave a vocabulary and its settings in the cache, where the Hub has a `tokenizer.json` too.
+#[test]
+fn tokens_dont_depend_on_what_is_in_the_cache() {
+    let home = tempfile::tempdir().unwrap();
+    let mut files = repository();
+    files.insert("tokenizer.json".to_owned(), b"{}".to_vec());
+    let server = Server::start(files);
+    let hub = hub(home.path(), &server.endpoint, &[]);
+    let found = ModelFiles::resolve(MODEL, None, true, &hub).unwrap();
+    for (name, content) in repository().into_iter().filter(|(name, _)| name.starts_with(['v', 't'])) {
+        fs::write(found.config.with_file_name(name), content).unwrap();
+    }
+    fs::remove_file(found.config.with_file_name("tokenizer.json")).unwrap();
+    assert_eq!(ModelFiles::resolve(MODEL, None, true, &hub).unwrap(), found);
+    assert!(matches!(found.tokenizer, TokenizerFiles::Json(_)));
 }
 
 #[test]
