@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::options::TrainedArgs;
-use super::{Console, Result, plural};
+use super::{Console, Result, guess_note, plural};
 use crate::data::{Purpose, TableFile};
 use crate::infer::Predictor;
 use crate::report::Classification;
@@ -33,6 +33,9 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let replicas = Arc::new(trained.device.connect(console)?);
     console.note_padding(&run.model.bert, &run.tokenizer);
     let predictor = Predictor::open(&run, replicas, trained.batch_size, summary.digest)?;
+    if let Some(note) = guess_note(summary.guess.as_ref()) {
+        console.note(&note);
+    }
     if summary.skipped > 0 {
         console.note(&format!("{}: {} left out", trained.data.display(), plural(summary.skipped, "bad row")));
     }

@@ -82,6 +82,11 @@ fn padding_note(pad_token_id: u64, tokenizer: &Tokenizer) -> Option<String> {
     })
 }
 
+/// What is said of columns that were taken by their position.
+fn guess_note(guess: Option<&String>) -> Option<String> {
+    guess.map(|guess| format!("Columns by position, from 0: {guess}; --text-column and its like say others"))
+}
+
 fn plural(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

@@ -86,8 +86,8 @@ fn inspect(backend: Backend) -> Result<State> {
         Err(Error::NotFound { looked, .. }) => return Ok(State::Missing(looked)),
         Err(error) => return Err(error),
     };
-    if let Err(reason) = backend.probe() {
-        return Ok(State::NotLoaded(path, reason));
+    if let Err(absence) = backend.probe() {
+        return Ok(State::NotLoaded(path, absence.to_string()));
     }
     let client = Plugin::load(backend, &path).and_then(|plugin| plugin.client(&look_only(backend)?));
     Ok(match client {

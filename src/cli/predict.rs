@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::options::TrainedArgs;
 use super::output::{Output, check_is_other};
-use super::{Console, Error, Result, plural};
+use super::{Console, Error, Result, guess_note, plural};
 use crate::data::{Purpose, Summary, TableFile};
 use crate::infer::Predictor;
 use crate::run::layout::{FILES, RUN};
@@ -46,6 +46,9 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
 
     let replicas = Arc::new(trained.device.connect(console)?);
     console.note_padding(&run.model.bert, &run.tokenizer);
+    if let Some(note) = guess_note(checked.guess.as_ref()) {
+        console.note(&note);
+    }
     let (is_chief, output) = (replicas.is_chief(), Output::new(replicas.clone()));
     let predictor = Predictor::open(&run, replicas, trained.batch_size, checked.digest)?;
     let mut counts = HashMap::<u32, usize>::new();

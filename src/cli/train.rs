@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, count};
-use super::{Console, Error, Result, padding_note, plural};
+use super::{Console, Error, Result, guess_note, padding_note, plural};
 use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
@@ -175,7 +175,8 @@ fn describe(args: &TrainArgs, job: &Job) -> String {
     );
     let said = job.original.get("pad_token_id").and_then(Value::as_u64);
     let said = said.unwrap_or(BertConfig::default().pad_token_id.into());
-    let lines = [padding_note(said, &job.tokenizer), Some(describe_weights(args, job))];
+    let guess = guess_note(job.table.guess.as_ref());
+    let lines = [guess, padding_note(said, &job.tokenizer), Some(describe_weights(args, job))];
     lines.into_iter().flatten().for_each(|line| text.push_str(&format!("\n{line}")));
     text
 }

@@ -59,6 +59,8 @@ pub(super) struct Columns {
     pub text: usize,
     pub label: Option<usize>,
     pub id: Option<usize>,
+    /// Whether they are those that tables without names mostly have.
+    pub by_position: bool,
 }
 
 impl Columns {
@@ -106,6 +108,7 @@ impl Columns {
             text: need(Role::Text, &options.text_column, text)?,
             label: labelled.then(|| need(Role::Label, &options.label_column, label)).transpose()?,
             id: find(Role::Id, &options.id_column, id)?,
+            by_position,
         };
         // A file without a header would silently lose its first row.
         let label_column = options.label_column.as_ref().filter(|_| labelled);
@@ -122,6 +125,13 @@ impl Columns {
             }
             _ => Ok(columns),
         }
+    }
+
+    /// What is taken for what, if nobody has said it: `text 1, label 2, id 0`.
+    pub fn guess(&self) -> Option<String> {
+        let columns = [(Role::Text, Some(self.text)), (Role::Label, self.label), (Role::Id, self.id)];
+        let columns = columns.into_iter().filter_map(|(role, at)| Some(format!("{role} {}", at?)));
+        self.by_position.then(|| columns.collect::<Vec<_>>().join(", "))
     }
 
     /// Those that are used, in order.

@@ -34,6 +34,9 @@ pub struct Summary {
     pub skipped: usize,
     /// Rows left out because an earlier one has the same text.
     pub duplicates: usize,
+    /// The columns, from 0, that were taken by their position: `text 1, label 2, id 0`; `None` where names were found or
+    /// given.
+    pub guess: Option<String>,
     /// SHA-256 of all that is used, in order: two passes with the same one gave the same records.
     pub digest: [u8; 32],
 }
@@ -98,7 +101,8 @@ impl Records {
     pub fn summary(&self) -> Summary {
         let Tally { used, duplicates, bad, digest, .. } = &self.tally;
         let digest = digest.clone().finalize().into();
-        Summary { rows: *used, skipped: bad.total, duplicates: *duplicates, digest }
+        let guess = self.layout.as_ref().and_then(|(_, columns)| columns.guess());
+        Summary { rows: *used, skipped: bad.total, duplicates: *duplicates, guess, digest }
     }
 
     fn find(&mut self) -> Result<Option<Record>, DataError> {

@@ -155,6 +155,8 @@ pub struct Table {
     pub duplicates: usize,
     /// Rows left out because they can't be used.
     pub skipped: usize,
+    /// See [`Summary::guess`].
+    pub guess: Option<String>,
 }
 
 impl Table {
@@ -172,7 +174,7 @@ impl Table {
             table.ids.push(record.id);
         }
         let summary = records.summary();
-        let Summary { duplicates, skipped, .. } = summary;
-        Ok((Self { duplicates, skipped, ..table }, summary))
+        let Summary { duplicates, skipped, ref guess, .. } = summary;
+        Ok((Self { duplicates, skipped, guess: guess.clone(), ..table }, summary))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::runtime::Runtime;
 use super::watch::{OnTimeout, OnWait, Watch};
 use super::{Error, Result};
-use crate::pjrt::{Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
+use crate::pjrt::{Absence, Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
 
 /// What goes on while there is no connection yet, for messages.
 pub(super) const CONNECTING: &str = "connecting to the devices";
@@ -66,7 +66,7 @@ pub(super) fn connect(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime
             None => first_usable(options, watch),
         };
     };
-    backend.probe().map_err(|reason| Error::Backend { backend, reason })?;
+    backend.probe().map_err(|absence| Error::Backend { backend, reason: absence.to_string() })?;
     Ok((open(backend, options, watch)?, vec![]))
 }
 
@@ -90,9 +90,15 @@ fn open(backend: Backend, options: &DeviceOptions, watch: &Watch) -> Result<Runt
 fn first_usable(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime, Vec<(Backend, String)>)> {
     let mut passed_over = vec![];
     for backend in Backend::ALL {
-        if let Err(reason) = backend.probe() {
-            passed_over.push((backend, reason));
-            continue;
+        match backend.probe() {
+            Ok(()) => {}
+            Err(Absence::Missing(reason)) => {
+                passed_over.push((backend, reason));
+                continue;
+            }
+            Err(Absence::Closed(reason)) => {
+                return Err(Error::Unusable { backend, error: Box::new(Error::Backend { backend, reason }) });
+            }
         }
         match open(backend, options, watch) {
             Ok(runtime) => return Ok((runtime, passed_over)),

@@ -34,7 +34,7 @@ pub use execute::{Argument, Completion, Execution, LoadedExecutable};
 pub use gpu_options::{GpuOptions, parse_fraction};
 pub use leave::leave;
 pub use options::{CompileOptions, FlagValue};
-pub use platform::Backend;
+pub use platform::{Absence, Backend};
 pub use plugin::Plugin;
 pub use topology::{Topology, TopologyDevice};
 pub use value::Value;

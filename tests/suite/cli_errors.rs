@@ -46,7 +46,10 @@ fn a_first_row_of_data_is_not_lost_to_a_header() {
     assert!(!folder.join("headless.csv").exists());
     let rows = |name: &str, arguments: &[&str]| {
         let output = predict(name, arguments).output().unwrap();
-        assert!(output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let is_guessed = said.contains("Columns by position, from 0: text 1, id 0;");
+        assert_eq!(is_guessed, !arguments.contains(&"--text-column"), "{said}");
         fs::read_to_string(folder.join(name)).unwrap().lines().count() - 1
     };
     assert_eq!(rows("three.csv", &["--no-header"]), 3);

@@ -108,6 +108,12 @@ fn a_tpu_that_cant_be_opened_is_an_error() {
         check("busy", &busy, (1, &[in_use]))?;
         check("cpu", busy.args(["--backend", "cpu"]), (0, &["Running on cpu (cpu)\n"]))?;
 
+        // A chip alone, as a container without privileges has it.
+        let closed = Machine { nodes: &["accel/accel0"], pci: &[("0x1ae0", "0x0063")] };
+        let (code, _, said) = run("hardware_tpu_closed", &closed, &train("hardware_tpu_closed_run", &[]))?;
+        let needs = "error: there is a tpu, but it can't be used: tpu: no TPU to open on this machine (a TPU v5e is there";
+        assert!(code == Some(2) && said.contains(needs) && said.contains(hint.trim_end()), "{said}");
+
         let mut works = train("hardware_tpu_works_run", &[]);
         stand_in(&mut works, VARIABLE)?;
         check("works", &works, (0, &["Running on tpu (cpu)\n"]))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use libloading::os::unix::{Library, RTLD_LAZY};
 
 use super::cuda::LIBRARIES;
-use super::{Backend, Build, Member, Platform, Wheel, has_numbered};
+use super::{Absence, Backend, Build, Member, Platform, Wheel, has_numbered};
 use crate::pjrt::install::backend_folder;
 
 pub(super) static GPU: Platform = Platform {
@@ -87,13 +87,13 @@ const LIBDEVICE: Member = Member {
 
 /// The driver's device nodes; in a container, there may be only the second. WSL 2 has one for all vendors, with NVIDIA's
 /// library where it has that driver.
-fn probe(root: &Path) -> Result<(), String> {
+fn probe(root: &Path) -> Result<(), Absence> {
     let exists = |path: &str| root.join(path).exists();
     let driver = has_numbered(&root.join("dev"), "nvidia") || exists("dev/nvidiactl");
     if driver || (exists("dev/dxg") && exists("usr/lib/wsl/lib/libcuda.so.1")) {
         return Ok(());
     }
-    Err("no NVIDIA GPU on this machine (no /dev/nvidia0, no /dev/nvidiactl)".to_owned())
+    Err(Absence::Missing("no NVIDIA GPU on this machine (no /dev/nvidia0, no /dev/nvidiactl)".to_owned()))
 }
 
 /// What of CUDA and the driver the plugin has looked for in vain, and what to do.

@@ -22,6 +22,22 @@ pub enum Backend {
     Tpu,
 }
 
+/// Why there is no hardware to use; each is one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// There is none.
+    Missing(String),
+    /// It is there, but this process can't open it.
+    Closed(String),
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Missing(reason) | Self::Closed(reason)) = self;
+        f.write_str(reason)
+    }
+}
+
 /// All that differs between platforms before their plugin is loaded.
 pub(super) struct Platform {
     name: &'static str,
@@ -34,7 +50,7 @@ pub(super) struct Platform {
     /// plugin's own. The machine may have them itself.
     pub libraries: &'static [Wheel],
     /// Looks for the hardware below a root folder, which is `/` but in tests; `Err` tells what is missing.
-    probe: fn(&Path) -> std::result::Result<(), String>,
+    probe: fn(&Path) -> std::result::Result<(), Absence>,
     /// Variables that the plugin in this file should find set when it is opened.
     pub environment: fn(&Path) -> Vec<(&'static str, String)>,
 }
@@ -108,7 +124,7 @@ impl Backend {
 
     /// Looks for the hardware without loading the plugin: `Err` says what is missing. A plugin must not be asked
     /// for its devices before this: libtpu waits for a metadata server that only a TPU VM has.
-    pub fn probe(self) -> std::result::Result<(), String> {
+    pub fn probe(self) -> std::result::Result<(), Absence> {
         (self.platform().probe)(Path::new("/"))
     }
 }

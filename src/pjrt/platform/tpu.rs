@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 
-use super::{Build, Member, Platform, Wheel, has_numbered};
+use super::{Absence, Build, Member, Platform, Wheel, has_numbered};
 
 pub(super) static TPU: Platform = Platform {
     name: "tpu",
@@ -60,24 +60,24 @@ const CHIPS: [Chip; 9] = [
 
 /// A TPU is a PCI device of Google's, by its id, and a device node. A node alone may be another vendor's accelerator, or
 /// another device that is passed through; an id that isn't known may be a network card's.
-fn probe(root: &Path) -> Result<(), String> {
+fn probe(root: &Path) -> Result<(), Absence> {
     let ids = google_devices(root);
     let Some(chip) = known(&ids) else {
         let seen = match ids.as_slice() {
             [] => "no PCI device of Google's".to_owned(),
             ids => format!("of Google's PCI devices, {}, none is known as one", ids.join(", ")),
         };
-        return Err(format!("no TPU on this machine ({seen})"));
+        return Err(Absence::Missing(format!("no TPU on this machine ({seen})")));
     };
     // Up to v4, and from v5e on.
     if has_numbered(&root.join("dev"), "accel") || has_numbered(&root.join("dev/vfio"), "") {
         return Ok(());
     }
-    Err(format!(
+    Err(Absence::Closed(format!(
         "no TPU to open on this machine (a {} is there, but no /dev/accel0 and no /dev/vfio/0: a container \
          needs --privileged)",
         chip.name
-    ))
+    )))
 }
 
 /// The device ids of Google's PCI devices, sorted; each once. The kernel tells them in containers as well.
@@ -143,7 +143,8 @@ mod tests {
     #[track_caller]
     fn check(files: &[(&str, &str)], expected: Result<(), &str>) {
         let root = machine(files);
-        assert_eq!(probe(root.path()), expected.map_err(str::to_owned), "{files:?}");
+        let found = probe(root.path()).map_err(|absence| absence.to_string());
+        assert_eq!(found, expected.map_err(str::to_owned), "{files:?}");
     }
 
     fn pci<'a>(vendor: &'a str, id: &'a str) -> [(&'static str, &'a str); 2] {
