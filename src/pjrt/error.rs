@@ -54,6 +54,10 @@ pub enum Error {
     #[error("no device {index}: the client has {count}")]
     NoDevice { index: usize, count: usize },
 
+    #[error(
+        "replicas are for devices {asked:?}, and the plugin runs {listed:?} here: expected each of these once"
+    )]
+    DeviceAssignment { asked: Vec<i32>, listed: Vec<i32> },
     #[error("expected arguments for {expected} replicas, found {found}")]
     ReplicaCount { expected: usize, found: usize },
     #[error("replica {replica}: expected {expected} arguments, found {found}")]
@@ -110,6 +114,7 @@ impl Error {
             | Self::NoCacheFolder => true,
             Self::MissingFunction(_)
             | Self::Plugin { .. }
+            | Self::DeviceAssignment { .. }
             | Self::ReplicaCount { .. }
             | Self::ArgumentCount { .. }
             | Self::ArgumentShape { .. }
