@@ -13,11 +13,12 @@ use super::client::{Client, Module};
 use super::error::Result;
 use super::execute::LoadedExecutable;
 use super::options::CompileOptions;
-use super::platform::Backend;
+use super::platform::{Backend, flags_file};
 use crate::storage::write_atomic;
 
-/// Opens every entry; it changes with the layout of entries and of keys.
-const MAGIC: &[u8; 8] = b"BXLAEXE1";
+/// Opens every entry; it changes with the layout of entries and of keys. A hash of the rest follows, and then the key,
+/// so that no entry is taken for another, and the program.
+const MAGIC: &[u8; 8] = b"BXLAEXE2";
 const HASH_BYTES: usize = 32;
 /// Of a file's mode: the group's and everybody's right to write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -59,10 +60,11 @@ impl ExecutableCache {
         if fs::metadata(&self.folder).is_ok_and(|folder| !self.is_trusted(&self.folder, &folder)) {
             return Ok((client.compile(program, options)?, false));
         }
-        let path = self.folder.join(key(client, program, options)?);
-        if let Some(bytes) = self.read(&path) {
-            // SAFETY: what is whole, in a file and a folder that only this user and root can write to, is what this
-            // program has written there, which came from `serialize`.
+        let key = key(client, program, options)?;
+        let path = self.folder.join(&key);
+        if let Some(bytes) = self.read(&path, &key) {
+            // SAFETY: what is whole and of this key, in a file and a folder that only this user and root can write to,
+            // is what this program has written there, which came from `serialize`.
             match unsafe { client.deserialize(&bytes, program, options) } {
                 Ok(executable) => return Ok((executable, true)),
                 Err(error) => self.warn(&format!("can't load {}: {error}; compiling", path.display())),
@@ -70,14 +72,14 @@ impl ExecutableCache {
         }
         let executable = client.compile(program, options)?;
         match executable.executable().serialize() {
-            Ok(bytes) => self.write(&path, &bytes),
+            Ok(bytes) => self.write(&path, &key, &bytes),
             Err(error) => self.warn(&format!("compiled programs are not kept: {error}")),
         }
         Ok((executable, false))
     }
 
-    /// What an entry holds; `None` if there is none, or if it is not what was written.
-    fn read(&self, path: &Path) -> Option<Vec<u8>> {
+    /// The program that an entry holds; `None` if there is none, or if it is not what was written for `key`.
+    fn read(&self, path: &Path, key: &str) -> Option<Vec<u8>> {
         // Of the open file: what the name stands for may change.
         let entry = File::open(path).and_then(|mut file| {
             if !self.is_trusted(path, &file.metadata()?) {
@@ -98,7 +100,8 @@ impl ExecutableCache {
         let header = MAGIC.len() + HASH_BYTES;
         let whole = entry.len() >= header
             && entry.starts_with(MAGIC)
-            && Sha256::digest(&entry[header..])[..] == entry[MAGIC.len()..header];
+            && Sha256::digest(&entry[header..])[..] == entry[MAGIC.len()..header]
+            && entry[header..].starts_with(key.as_bytes());
         if !whole {
             self.warn(&format!("{} is damaged; compiling", path.display()));
             return None;
@@ -106,10 +109,10 @@ impl ExecutableCache {
         // So that what is used stays. A folder that can't be written to still serves.
         let _ =
             fs::File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(entry.split_off(header))
+        Some(entry.split_off(header + key.len()))
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) {
+    fn write(&self, path: &Path, key: &str, bytes: &[u8]) {
         // Whatever the umask says; what is there already stays as it is.
         let made = DirBuilder::new().recursive(true).mode(0o777 & !OTHERS_WRITE).create(&self.folder);
         let written = made.and_then(|()| {
@@ -118,7 +121,8 @@ impl ExecutableCache {
                 permissions.set_mode(permissions.mode() & !OTHERS_WRITE);
                 file.get_ref().set_permissions(permissions)?;
                 file.write_all(MAGIC)?;
-                file.write_all(&Sha256::digest(bytes))?;
+                file.write_all(&Sha256::new().chain_update(key).chain_update(bytes).finalize())?;
+                file.write_all(key.as_bytes())?;
                 file.write_all(bytes)
             })
         });
@@ -136,7 +140,8 @@ impl ExecutableCache {
             return false;
         }
         if found.mode() & OTHERS_WRITE != 0 {
-            self.warn(&format!("others can write to {path}; compiling; `chmod go-w` mends it"));
+            // Not to take the right away: what others wrote before would be trusted then.
+            self.warn(&format!("others can write to {path}; compiling; remove it"));
             return false;
         }
         true
@@ -207,6 +212,9 @@ fn key(client: &Client, program: &Module<'_>, options: &CompileOptions) -> Resul
     // Flags that are not among the options.
     for variable in ["XLA_FLAGS", "LIBTPU_INIT_ARGS"] {
         add(std::env::var_os(variable).unwrap_or_default().as_encoded_bytes());
+    }
+    if let Some(file) = flags_file() {
+        add(&fs::read(file).unwrap_or_default());
     }
     add(&options.to_bytes());
     add(program.code);

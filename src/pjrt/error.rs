@@ -13,9 +13,14 @@ pub enum Error {
     #[error("unknown backend \"{0}\": expected cpu, gpu or tpu")]
     UnknownBackend(String),
     #[error(
-        "no {backend} plugin found, looked at {}; run `bert-xla plugins install {backend}`", list(.looked)
+        "no {backend} plugin found, looked at {}; {}", list(.looked), remedy(*backend, *named)
     )]
-    NotFound { backend: Backend, looked: Vec<String> },
+    NotFound {
+        backend: Backend,
+        looked: Vec<String>,
+        /// Whether the user has named the place.
+        named: bool,
+    },
     #[error("cannot load the {backend} plugin {}: {message}; expected a PJRT plugin, a shared library", path.display())]
     Load { backend: Backend, path: PathBuf, message: String },
     #[error("{} is not a PJRT plugin: it has no symbol {symbol}", path.display())]
@@ -54,6 +59,10 @@ pub enum Error {
     #[error("no device {index}: the client has {count}")]
     NoDevice { index: usize, count: usize },
 
+    #[error(
+        "replicas are for devices {asked:?}, and the plugin runs {listed:?} here: expected each of these once"
+    )]
+    DeviceAssignment { asked: Vec<i32>, listed: Vec<i32> },
     #[error("expected arguments for {expected} replicas, found {found}")]
     ReplicaCount { expected: usize, found: usize },
     #[error("replica {replica}: expected {expected} arguments, found {found}")]
@@ -110,6 +119,7 @@ impl Error {
             | Self::NoCacheFolder => true,
             Self::MissingFunction(_)
             | Self::Plugin { .. }
+            | Self::DeviceAssignment { .. }
             | Self::ReplicaCount { .. }
             | Self::ArgumentCount { .. }
             | Self::ArgumentShape { .. }
@@ -147,6 +157,13 @@ impl Error {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+}
+
+fn remedy(backend: Backend, named: bool) -> String {
+    match named {
+        true => "name another file, or none for the one that is installed".to_owned(),
+        false => format!("run `bert-xla plugins install {backend}`"),
     }
 }
 

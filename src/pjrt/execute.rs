@@ -118,11 +118,18 @@ impl LoadedExecutable {
         let listed = listed.collect::<Vec<_>>();
         // Those of other processes are not listed.
         let slot = |id: &i32| Some((*id, listed.iter().position(|listed| listed == id)?));
-        let (devices, slots) = options.device_ids().unwrap_or(&listed).iter().filter_map(slot).unzip();
+        let asked = options.device_ids().unwrap_or(&listed);
+        let (ids, slots): (Vec<_>, Vec<_>) = asked.iter().filter_map(slot).unzip();
+        // A place left empty would be a null pointer to the plugin.
+        let mut places = slots.clone();
+        places.sort_unstable();
+        if !places.into_iter().eq(0..devices.len()) {
+            return Err(Error::DeviceAssignment { asked: asked.to_vec(), listed });
+        }
         let executable = Executable::new(description)?;
         let parameters = program.parameters.to_vec();
         let launch_ids = LaunchIds::new(program, options);
-        Ok(Self { executable, raw, parameters, devices, slots, launch_ids, client })
+        Ok(Self { executable, raw, parameters, devices: ids, slots, launch_ids, client })
     }
 
     /// The compiled program's description.
@@ -216,8 +223,9 @@ impl LoadedExecutable {
             device_complete_events: events.as_mut_ptr(),
             ..Default::default()
         };
-        // SAFETY: the program and the arguments are live, and of one client, as `check` has seen; slots are distinct
-        // and as many as lists; each list has the length stated or asked for, and lives until the call returns.
+        // SAFETY: the program and the arguments are live, and of one client, as `check` has seen; slots are those of
+        // the lists, each once, as `new` has seen; each list has the length stated or asked for, and lives until the
+        // call returns.
         unsafe { self.client.api().call(args) }?;
         Ok((outputs, events))
     }

@@ -35,12 +35,10 @@ impl GpuOptions {
         if let Some(allocator) = read(&variable, "XLA_PYTHON_CLIENT_ALLOCATOR", parse_allocator)? {
             values.push(("allocator", Value::String(allocator)));
         }
-        let mut fraction = self.memory_fraction;
-        for name in ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"] {
-            if fraction.is_none() {
-                fraction = read(&variable, name, parse_fraction)?;
-            }
-        }
+        let fraction = match self.memory_fraction {
+            Some(fraction) => Some(fraction),
+            None => memory_fraction(&variable)?,
+        };
         values.extend(fraction.map(|fraction| ("memory_fraction", Value::Float(fraction))));
         let preallocate = || variable("XLA_PYTHON_CLIENT_PREALLOCATE").map(|value| is_true(&value));
         let preallocate = self.preallocate.or_else(preallocate);
@@ -71,7 +69,22 @@ fn parse_allocator(text: &str) -> std::result::Result<String, String> {
     if is_known { Ok(name) } else { Err(format!("one of {}", ALLOCATORS.join(", "))) }
 }
 
-/// Reads a share of the memory; the error says what is expected.
+/// JAX's share of the memory, under either of its names; above 1 too, for unified memory.
+fn memory_fraction(variable: impl Fn(&str) -> Option<String>) -> Result<Option<f32>> {
+    const NAMES: [&str; 2] = ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"];
+    if let [Some(value), Some(_)] = NAMES.map(&variable) {
+        let expected = format!("no {} beside it: unset one", NAMES[1]);
+        return Err(Error::Variable { name: NAMES[0], value, expected });
+    }
+    let parse = |text: &str| {
+        let fraction = text.trim().parse::<f32>().ok().filter(|share| *share > 0.0 && share.is_finite());
+        fraction.ok_or_else(|| "a share of the memory, above 0".to_owned())
+    };
+    let [newer, older] = NAMES.map(|name| read(&variable, name, parse));
+    Ok(newer?.or(older?))
+}
+
+/// Reads a share of the memory, of a flag; the error says what is expected.
 pub fn parse_fraction(text: &str) -> std::result::Result<f32, String> {
     let fraction = text.trim().parse::<f32>().ok().filter(|fraction| *fraction > 0.0 && *fraction <= 1.0);
     fraction.ok_or_else(|| "a share of the memory, above 0 and up to 1".to_owned())
@@ -107,6 +120,7 @@ mod tests {
         assert_eq!(values(&none, &[]).unwrap(), []);
         for (variable, value, name, expected) in [
             ("XLA_CLIENT_MEM_FRACTION", ".25", "memory_fraction", Value::Float(0.25)),
+            ("XLA_CLIENT_MEM_FRACTION", "4.0", "memory_fraction", Value::Float(4.0)),
             ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5", "memory_fraction", Value::Float(0.5)),
             ("XLA_PYTHON_CLIENT_PREALLOCATE", "false", "preallocate", Value::Bool(false)),
             ("XLA_PYTHON_CLIENT_PREALLOCATE", "False", "preallocate", Value::Bool(false)),
@@ -131,6 +145,7 @@ mod tests {
         let variables = [
             // Not even read.
             ("XLA_CLIENT_MEM_FRACTION", "much"),
+            ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5"),
             ("XLA_PYTHON_CLIENT_PREALLOCATE", "0"),
             ("JAX_CUDA_VISIBLE_DEVICES", "none"),
         ];
@@ -143,11 +158,30 @@ mod tests {
     }
 
     #[test]
+    fn both_names_of_the_fraction_together_are_refused() {
+        let both = [("XLA_CLIENT_MEM_FRACTION", "0.5"), ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")];
+        let error = values(&GpuOptions::default(), &both).unwrap_err();
+        let expected =
+            "XLA_CLIENT_MEM_FRACTION=0.5: expected no XLA_PYTHON_CLIENT_MEM_FRACTION beside it: unset one";
+        assert_eq!(error.to_string(), expected);
+        assert!(error.is_input_error());
+    }
+
+    #[test]
+    fn a_flags_fraction_is_of_what_there_is() {
+        assert_eq!(["0.5", "1"].map(parse_fraction), [Ok(0.5), Ok(1.0)]);
+        for text in ["0", "1.01", "4.0", "inf", "NaN", "half"] {
+            assert!(parse_fraction(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_variable_that_cant_be_read_is_named() {
         for (name, value, expected) in [
-            ("XLA_PYTHON_CLIENT_MEM_FRACTION", "much", "a share of the memory, above 0 and up to 1"),
-            ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0", "a share of the memory, above 0 and up to 1"),
-            ("XLA_CLIENT_MEM_FRACTION", "50", "a share of the memory, above 0 and up to 1"),
+            ("XLA_PYTHON_CLIENT_MEM_FRACTION", "much", "a share of the memory, above 0"),
+            ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0", "a share of the memory, above 0"),
+            ("XLA_CLIENT_MEM_FRACTION", "inf", "a share of the memory, above 0"),
+            ("XLA_CLIENT_MEM_FRACTION", "NaN", "a share of the memory, above 0"),
             (
                 "XLA_PYTHON_CLIENT_ALLOCATOR",
                 "none",

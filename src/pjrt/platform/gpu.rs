@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use libloading::os::unix::{Library, RTLD_LAZY};
 
 use super::cuda::LIBRARIES;
-use super::{Absence, Backend, Build, Member, Platform, Wheel, has_numbered};
+use super::{Absence, Backend, Build, Member, Platform, Wheel, flags_file, has_numbered};
 use crate::pjrt::install::backend_folder;
 
 pub(super) static GPU: Platform = Platform {
@@ -128,7 +128,8 @@ fn environment(plugin: &Path) -> Vec<(&'static str, String)> {
     let data =
         [home, wheels, installed, system].into_iter().flatten().find(|folder| folder.join("nvvm").is_dir());
     match data {
-        Some(folder) if !flags.contains(FLAG) => {
+        // Nothing can be added to a file's name.
+        Some(folder) if flags_file().is_none() && !flags.contains(FLAG) => {
             vec![("XLA_FLAGS", format!("{flags} {FLAG}={}", folder.display()).trim().to_owned())]
         }
         _ => Vec::new(),

@@ -4,8 +4,9 @@ mod cuda;
 mod gpu;
 mod tpu;
 
+use std::env;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::error::{Error, Result};
@@ -144,6 +145,13 @@ impl FromStr for Backend {
             .find(|backend| backend.platform().name == name)
             .ok_or_else(|| Error::UnknownBackend(name.to_owned()))
     }
+}
+
+/// The file that `XLA_FLAGS` names: XLA takes a value that doesn't start with a dash for one.
+pub(super) fn flags_file() -> Option<PathBuf> {
+    let flags = env::var_os("XLA_FLAGS")?;
+    let first = flags.as_encoded_bytes().trim_ascii_start().first();
+    first.is_some_and(|&first| first != b'-').then(|| flags.into())
 }
 
 /// Whether something in the folder is called `prefix` and a number.
