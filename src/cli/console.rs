@@ -62,7 +62,7 @@ impl Console {
         }
     }
 
-    /// As [`padding_note`], where there is something to note.
+    /// Says where a tokenizer pads with another token than the configuration beside it says.
     pub fn note_padding(&self, bert: &BertConfig, tokenizer: &Tokenizer) {
         if let Some(note) = padding_note(bert.pad_token_id.into(), tokenizer) {
             self.note(&note);
