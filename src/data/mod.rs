@@ -55,8 +55,13 @@ pub enum DataError {
         rows: Vec<BadRow>,
         total: usize,
     },
-    #[error("{}: {}", path.display(), no_rows(*skipped))]
-    NoRows { path: PathBuf, skipped: usize },
+    #[error("{}: {}", path.display(), no_rows(rows, *skipped))]
+    NoRows {
+        path: PathBuf,
+        skipped: usize,
+        /// The first few of those that were skipped.
+        rows: Vec<BadRow>,
+    },
     /// Polars and this crate's own scan disagree about the file.
     #[error("{}: reading the table failed: {message}", path.display())]
     Parse { path: PathBuf, message: String },
@@ -71,10 +76,10 @@ pub enum DataError {
     Encode(String),
 }
 
-fn no_rows(skipped: usize) -> String {
+fn no_rows(rows: &[BadRow], skipped: usize) -> String {
     match skipped {
         0 => "there are no rows".to_owned(),
-        skipped => format!("no usable row ({skipped} left out)"),
+        skipped => format!("no row is left: {}", bad_rows::list(rows, skipped)),
     }
 }
 

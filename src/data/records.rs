@@ -169,7 +169,7 @@ impl Records {
         if self.has_failed() {
             Err(DataError::BadRows { path, rows: mem::take(&mut self.tally.bad.shown), total })
         } else if self.tally.used == 0 {
-            Err(DataError::NoRows { path, skipped: total })
+            Err(DataError::NoRows { path, skipped: total, rows: mem::take(&mut self.tally.bad.shown) })
         } else {
             Ok(())
         }

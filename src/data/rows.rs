@@ -88,11 +88,21 @@ struct Row {
 
 impl Rows {
     /// # Errors
-    /// If the file's first bytes can't be read.
+    /// If the file's first bytes can't be read, or are those of UTF-16 or gzip.
     pub fn new(source: Source, syntax: Syntax, limits: Limits) -> io::Result<Self> {
         // A line break beyond the longest row is to be seen, too.
         let mut window = Window::new(source, limits.chunk, limits.row + 2);
         window.fill()?;
+        let other = match window.bytes() {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+                Some("it is in UTF-16; write it in UTF-8 (iconv -f UTF-16 -t UTF-8)")
+            }
+            [0x1f, 0x8b, ..] => Some("it is compressed; unpack it (gunzip)"),
+            _ => None,
+        };
+        if let Some(other) = other {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, other));
+        }
         while window.bytes().starts_with(BYTE_ORDER_MARK) {
             window.advance(BYTE_ORDER_MARK.len());
         }

@@ -426,6 +426,21 @@ fn blank_lines_are_rows_where_rows_have_one_field() {
         assert_eq!(table.texts, ["a", "", "b", "", "c"]);
         assert_eq!(table.ids, ["1", "2", "3", "4", "5"]);
     }
+}
+
+#[test]
+fn what_holds_no_rows_is_told_why() {
+    for (bytes, part) in [
+        (&b"\xff\xfei\0d\0"[..], "in UTF-16"),
+        (b"\xfe\xff\0i\0d", "in UTF-16"),
+        (b"\x1f\x8b\x08", "compressed"),
+    ] {
+        let error = read(bytes, &TableOptions::default(), Purpose::Predict).unwrap_err();
+        assert!(error.is_input_error() && error.to_string().contains(part), "{error}");
+    }
+    let bad = read("id,text,label\n1,a,x\n", &skipping(TableOptions::default()), Purpose::Train).unwrap_err();
+    let expected = "no row is left: 1 row can't be used: line 2: label `x` is not one of -1, 0, 1";
+    assert!(bad.to_string().ends_with(expected), "{bad}");
     let empty = read("", &TableOptions::default(), Purpose::Predict).unwrap_err();
     assert!(empty.to_string().ends_with("there are no rows"), "{empty}");
 }
