@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wait_is_told_of_once_and_goes_on() {
+    fn a_long_wait_is_told_of_once_for_its_phase_and_goes_on() {
         let (sender, notices) = channel();
         let options = DeviceOptions {
             wait_notice: Duration::from_millis(300),
@@ -212,8 +212,10 @@ mod tests {
         let notice = watch.during("a long one", || notices.recv_timeout(Duration::from_secs(60)));
         let (phase, waited) = notice.unwrap();
         assert!(phase == "a long one" && waited >= Duration::from_millis(300), "{phase}: {waited:?}");
-        watch.during("another", || sleep(1000));
-        assert!(notices.try_recv().is_err());
+        watch.during("a long one", || sleep(1000));
+        assert!(notices.try_recv().is_err(), "its phase was told of");
+        let notice = watch.during("another", || notices.recv_timeout(Duration::from_secs(60)));
+        assert_eq!(notice.unwrap().0, "another");
     }
 
     #[test]

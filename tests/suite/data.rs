@@ -425,6 +425,11 @@ fn blank_lines_are_rows_where_rows_have_one_field() {
         let table = read("a\n\nb\r\n\r\nc\n", &options, Purpose::Predict).unwrap();
         assert_eq!(table.texts, ["a", "", "b", "", "c"]);
         assert_eq!(table.ids, ["1", "2", "3", "4", "5"]);
+        let options = TableOptions { header: Header::Expected, quote, ..TableOptions::default() };
+        let table = read("text\n\n\na\n\n\n", &options, Purpose::Predict).unwrap();
+        assert_eq!(table.texts, ["", "", "a", "", ""]);
+        let table = read("text\n\n", &options, Purpose::Predict).unwrap();
+        assert_eq!(table.texts, [""]);
     }
 }
 

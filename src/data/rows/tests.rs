@@ -46,7 +46,7 @@ fn expected(file: &[u8], syntax: Syntax) -> Told {
         let (fields, length) = split(rest, syntax).unwrap_or((vec![b"\xff"], newline + 1));
         let texts = fields.iter().map(|field| std::str::from_utf8(field).ok()).collect::<Option<Vec<_>>>();
         match texts {
-            Some(fields) if fields == [""] => {}
+            Some(fields) if fields == [""] && width != Some(1) => {}
             Some(fields) if *width.get_or_insert(fields.len()) == fields.len() => {
                 told.lines.push(line);
                 let separator = char::from(syntax.separator).to_string();
