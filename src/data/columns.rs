@@ -115,7 +115,7 @@ impl Columns {
         let mut given = [&options.text_column, &options.id_column].into_iter().flatten().chain(label_column);
         let names_one = by_name || given.any(|column| matches!(column, ColumnRef::Name(_)));
         // No column is called by a number, unless by a program that has no name for it.
-        let has_number = header.iter().any(|name| name.trim().parse::<f64>().is_ok());
+        let has_number = header.iter().any(|name| name.trim().parse::<f64>().is_ok_and(f64::is_finite));
         let label = columns.label.and_then(|label| header.get(label));
         let is_data =
             !names_one || has_number || label.is_some_and(|label| options.labels.class_of(label).is_some());

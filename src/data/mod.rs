@@ -41,7 +41,7 @@ pub enum DataError {
         /// Number of columns; 1 is a sign of another separator.
         width: usize,
     },
-    /// The first row was to be the header, but names no column that is used, or has a label as rows have.
+    /// The first row was to be the header, but names no column that is used, or has a number, or a label as rows have.
     #[error("{}: the first row, `{}`, reads as data, not as column names", path.display(), columns::shown(row))]
     HeaderIsData { path: PathBuf, row: Vec<String> },
     /// A row that can't be used, where the first one is said to be the header.

@@ -27,8 +27,8 @@ pub enum Purpose {
 pub enum Header {
     /// It is data.
     Absent,
-    /// It does, and at least one of those that are used by its name. One that doesn't is refused, lest a row of data be
-    /// lost.
+    /// It does, and at least one of those that are used by its name, none by a number. One that doesn't is refused, lest a
+    /// row of data be lost.
     Expected,
     /// It does, whatever it says.
     Present,

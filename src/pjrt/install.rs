@@ -2,16 +2,16 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::error::{Error, Result};
 use super::platform::{Backend, Build, Member, Wheel};
 use super::plugin::Plugin;
+use crate::storage::sha256;
 
 /// Where a plugin lies, and whether it was there before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,16 +204,8 @@ impl Download {
 }
 
 fn check_hash(path: &Path, expected: &'static str) -> Result<()> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk).map_err(Error::io(path))? {
-            0 => break,
-            read => hash.update(&chunk[..read]),
-        }
-    }
-    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hashed = File::open(path).and_then(|mut file| sha256(&mut file));
+    let (_, found) = hashed.map_err(Error::io(path))?;
     if found == expected {
         return Ok(());
     }

@@ -124,6 +124,7 @@ fn a_file_without_a_header_does_not_lose_its_first_row() {
     let labelled = TableOptions { label_column: Some(ColumnRef::Name("sentiment".into())), ..at_1.clone() };
     is_data("1,a,b\n2,c,d\n", &labelled, Purpose::Predict, "1, a, b");
     is_data("1,text\n2,b\n", &expected, Purpose::Predict, "1, text");
+    assert_eq!(read("text,nan,Inf\na,b,c\n", &expected, Purpose::Predict).unwrap().texts, ["a"]);
     // A name is found, but the label is one.
     let last = TableOptions { label_column: Some(ColumnRef::Position(1)), ..expected.clone() };
     is_data("text,1\na,0\n", &last, Purpose::Train, "text, 1");
