@@ -8,7 +8,7 @@ mod upload;
 pub use encoder::Encoder;
 pub use predictor::Predictor;
 pub use programs::{EncodeProgram, EvalProgram, Evaluation, PredictProgram};
-pub use upload::{upload_batch, upload_weights};
+pub use upload::{MeetInput, upload_batch, upload_weights};
 
 use crate::data::DataError;
 use crate::exec;

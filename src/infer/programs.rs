@@ -1,6 +1,8 @@
 //! Running a compiled evaluation, prediction or encoding over a data set.
 
-use super::upload::upload_batch;
+use std::ops::ControlFlow;
+
+use super::upload::{MeetInput, upload_batch};
 use crate::data::{Dataset, Order};
 use crate::exec::{Error, Executable, Outputs, Pending, Replicas, Result, State};
 use crate::hlo::Graph;
@@ -35,17 +37,30 @@ impl EvalProgram {
     }
 
     /// Loss, accuracy and probabilities on `data`. `weights` is any state that has the model's weights.
-    pub fn evaluate(&self, replicas: &Replicas, weights: &State, data: &Dataset<'_>) -> Result<Evaluation> {
+    ///
+    /// Before each batch, `asks` says whether this host asks all hosts to meet. Once one has, in all hosts after the same
+    /// batch, there is no evaluation.
+    pub fn evaluate(
+        &self,
+        replicas: &Replicas,
+        weights: &State,
+        data: &Dataset<'_>,
+        asks: &dyn Fn() -> bool,
+    ) -> Result<Option<Evaluation>> {
         let (mut loss, mut correct, mut probabilities) = (0.0, 0.0, Vec::new());
-        self.0.run(replicas, weights, data, |rows, mut outputs| {
+        let end = self.0.run(replicas, weights, data, asks, |rows, mut outputs| {
             let metrics = outputs.take(&OutputId::Metrics);
+            if metrics[2] > 0.0 {
+                return Ok::<_, Error>(ControlFlow::Break(()));
+            }
             loss += f64::from(metrics[0]);
             correct += f64::from(metrics[1]);
             probabilities.extend(self.0.real_rows(rows, outputs.take(&OutputId::Probabilities)));
-            Ok::<_, Error>(())
+            Ok(ControlFlow::Continue(()))
         })?;
         let examples = data.len() as f64;
-        Ok(Evaluation { loss: loss / examples, accuracy: correct / examples, probabilities })
+        let evaluation = Evaluation { loss: loss / examples, accuracy: correct / examples, probabilities };
+        Ok(end.is_continue().then_some(evaluation))
     }
 }
 
@@ -95,11 +110,13 @@ struct Runner {
     executable: Executable,
     /// Over all replicas.
     batch_size: usize,
+    meet: MeetInput,
 }
 
 impl Runner {
     fn compile(replicas: &Replicas, step: Step<'_>, rows: usize) -> Result<Self> {
-        Ok(Self { executable: Executable::compile(replicas, step)?, batch_size: rows * replicas.count() })
+        let executable = Executable::compile(replicas, step)?;
+        Ok(Self { executable, batch_size: rows * replicas.count(), meet: MeetInput::new(replicas)? })
     }
 
     /// The values of a batch's first `rows` rows: the others only fill it up.
@@ -117,27 +134,36 @@ impl Runner {
         data: &Dataset<'_>,
         mut each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        self.run(replicas, weights, data, |rows, mut outputs| {
-            each(self.real_rows(rows, outputs.take(output)))
-        })
+        let end = self.run(replicas, weights, data, &|| false, |rows, mut outputs| {
+            each(self.real_rows(rows, outputs.take(output)))?;
+            Ok(ControlFlow::Continue(()))
+        });
+        end.map(|_| ())
     }
 
-    /// Runs each batch, one ahead of the reading, and hands the number of its real rows and its outputs to `each`.
+    /// Runs each batch, one ahead of the reading, and hands the number of its real rows and its outputs to `each`. When
+    /// that breaks, the batch that is queued already ends first. A step that takes it is told before each batch whether
+    /// this host `asks` all hosts to meet.
     fn run<E: From<Error>>(
         &self,
         replicas: &Replicas,
         weights: &State,
         data: &Dataset<'_>,
-        mut each: impl FnMut(usize, Outputs) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
+        asks: &dyn Fn() -> bool,
+        mut each: impl FnMut(usize, Outputs) -> std::result::Result<ControlFlow<()>, E>,
+    ) -> std::result::Result<ControlFlow<()>, E> {
         let mut ahead: Option<(usize, Pending)> = None;
         for batch in data.batches(self.batch_size, Order::Sequential) {
-            let inputs = upload_batch(replicas, self.executable.signature(), &batch)?;
-            let next = (batch.rows.len(), self.executable.query(replicas, weights, &[&inputs])?);
-            if let Some((rows, done)) = ahead.replace(next) {
-                each(rows, done.wait()?)?;
+            let uploaded = upload_batch(replicas, self.executable.signature(), &batch)?;
+            let inputs = [&uploaded, self.meet.when(asks())];
+            let next = (batch.rows.len(), self.executable.query(replicas, weights, &inputs)?);
+            if let Some((rows, done)) = ahead.replace(next)
+                && each(rows, done.wait()?)?.is_break()
+            {
+                ahead.map(|(_, last)| last.wait()).transpose()?;
+                return Ok(ControlFlow::Break(()));
             }
         }
-        ahead.map_or(Ok(()), |(rows, last)| each(rows, last.wait()?))
+        ahead.map_or(Ok(ControlFlow::Continue(())), |(rows, last)| each(rows, last.wait()?))
     }
 }

@@ -25,11 +25,32 @@ pub fn upload_batch(replicas: &Replicas, signature: &Signature, batch: &Batch) -
                 replicas.upload(&batch.labels, &[rows], Layout::Sharded)?
             }
             InputId::ExampleWeights => replicas.upload(&batch.weights, &[rows], Layout::Sharded)?,
-            InputId::Leaf(_) | InputId::LearningRate | InputId::Seed => continue,
+            InputId::Leaf(_) | InputId::LearningRate | InputId::Seed | InputId::Meet => continue,
         };
         inputs.push((port.id.clone(), placed));
     }
     Ok(inputs)
+}
+
+/// Whether this host asks all hosts to meet after a step: what the step takes for either answer, put on the replicas once.
+pub struct MeetInput {
+    no: Inputs,
+    yes: Inputs,
+}
+
+impl MeetInput {
+    pub fn new(replicas: &Replicas) -> Result<Self> {
+        let answer = |value: f32| -> Result<Inputs> {
+            let values = vec![value; replicas.count()];
+            Ok(vec![(InputId::Meet, replicas.upload(&values, &[values.len()], Layout::Sharded)?)])
+        };
+        Ok(Self { no: answer(0.0)?, yes: answer(1.0)? })
+    }
+
+    /// The input of the next step.
+    pub fn when(&self, asks: bool) -> &Inputs {
+        if asks { &self.yes } else { &self.no }
+    }
 }
 
 /// Puts weights on the replicas: the state that `signature` takes, if it is weights alone.

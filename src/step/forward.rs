@@ -39,17 +39,20 @@ pub(super) struct Batch<'g> {
     labels: Tensor<'g>,
     /// `f32[rows]`: 1 for an example, 0 for a row that only fills up the last batch.
     weights: Tensor<'g>,
+    /// `f32[1]`: 1 where the host asks all hosts to meet.
+    meet: Tensor<'g>,
 }
 
 impl<'g> Batch<'g> {
     pub fn new(interface: &mut Interface<'g>, config: &StepConfig) -> Self {
         let texts = Texts::new(interface, config.rows, config.model.max_length, config.model.mask);
-        let mut column =
-            |id, element_type| interface.input(id, Shape::new(element_type, [config.rows]), Layout::Sharded);
+        let mut vector =
+            |id, element_type, len| interface.input(id, Shape::new(element_type, [len]), Layout::Sharded);
         Self {
             texts,
-            labels: column(InputId::Labels, ElementType::S32),
-            weights: column(InputId::ExampleWeights, ElementType::F32),
+            labels: vector(InputId::Labels, ElementType::S32, config.rows),
+            weights: vector(InputId::ExampleWeights, ElementType::F32, config.rows),
+            meet: vector(InputId::Meet, ElementType::F32, 1),
         }
     }
 
@@ -67,6 +70,8 @@ pub(super) struct Loss<'g> {
     pub sum: Tensor<'g>,
     /// `f32[]`: the number of examples whose most probable class, of all classes, is their label: Keras' accuracy.
     correct: Tensor<'g>,
+    /// The batch's.
+    meet: Tensor<'g>,
 }
 
 impl<'g> Loss<'g> {
@@ -81,13 +86,15 @@ impl<'g> Loss<'g> {
             probabilities,
             sum: (loss * batch.weights).sum(&[0]),
             correct: (correct * batch.weights).sum(&[0]),
+            meet: batch.meet,
         }
     }
 
-    /// `f32[2]`: over all replicas, the loss sum and the number of correct answers.
+    /// `f32[3]`: over all replicas, the loss sum, the number of correct answers, and that of replicas whose host asks all
+    /// hosts to meet.
     pub fn metrics(&self, replicas: Mirrored) -> Tensor<'g> {
-        let pair = [self.sum.reshape(&[1]), self.correct.reshape(&[1])];
-        replicas.sum(self.sum.graph().concatenate(&pair, 0))
+        let parts = [self.sum.reshape(&[1]), self.correct.reshape(&[1]), self.meet];
+        replicas.sum(self.sum.graph().concatenate(&parts, 0))
     }
 }
 

@@ -42,6 +42,8 @@ pub enum InputId {
     Labels,
     /// `f32[rows]`: 1 for an example, 0 for a row that only fills up the last batch.
     ExampleWeights,
+    /// `f32[1]`: 1 where the replica's host asks all hosts to meet after this step, else 0.
+    Meet,
 }
 
 /// An output of a step.
@@ -49,7 +51,8 @@ pub enum InputId {
 pub enum OutputId {
     /// As the step leaves it, in its input's memory.
     Leaf(LeafId),
-    /// `f32[2]`: over all replicas, the sum over examples of the loss, and the number that the model got right.
+    /// `f32[3]`: over all replicas, the sum over examples of the loss, the number that the model got right, and the number
+    /// of replicas whose host asks all hosts to meet.
     Metrics,
     /// `f32[replicas * rows, classes]`
     Probabilities,
@@ -195,6 +198,7 @@ impl InputId {
             Self::AttentionMask => 7,
             Self::Labels => 8,
             Self::ExampleWeights => 9,
+            Self::Meet => 10,
         }
     }
 }
@@ -235,6 +239,7 @@ impl fmt::Display for InputId {
             Self::AttentionMask => "attention_mask",
             Self::Labels => "labels",
             Self::ExampleWeights => "weights",
+            Self::Meet => "meet",
         })
     }
 }

@@ -8,7 +8,7 @@ use super::{Error, Result};
 use crate::data::{Batch, Dataset, Order};
 use crate::exec::{self, Executable, Inputs, Pending, Replicas, State};
 use crate::hlo::Graph;
-use crate::infer::{EvalProgram, Evaluation, upload_batch};
+use crate::infer::{EvalProgram, Evaluation, MeetInput, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
 use crate::pjrt::MemoryStats;
@@ -38,6 +38,7 @@ pub struct Trainer {
     untrained: Vec<(Weight, Vec<f32>)>,
     /// Learning rate and seed.
     constants: Inputs,
+    meet: MeetInput,
     steps_done: u64,
     compile_time: Duration,
 }
@@ -82,9 +83,10 @@ impl Trainer {
             let untrained = untrained.into_iter().map(keep).collect::<Result<_>>()?;
             let rate = replicas.upload(&[options.learning_rate], &[], Layout::Mirrored)?;
             let seed = replicas.upload(&[options.seed], &[], Layout::Mirrored)?;
-            Ok::<_, Error>((state, untrained, vec![(InputId::LearningRate, rate), (InputId::Seed, seed)]))
+            let constants = vec![(InputId::LearningRate, rate), (InputId::Seed, seed)];
+            Ok::<_, Error>((state, untrained, constants, MeetInput::new(&replicas)?))
         };
-        let (state, untrained, constants) = replicas.meet("loading the weights", load())?;
+        let (state, untrained, constants, meet) = replicas.meet("loading the weights", load())?;
         Ok(Self {
             replicas,
             config,
@@ -95,6 +97,7 @@ impl Trainer {
             trained,
             untrained,
             constants,
+            meet,
             steps_done: 0,
             compile_time,
         })
@@ -163,7 +166,8 @@ impl Trainer {
     /// A loss that is not finite, so that weights that an epoch's last step spoiled are noticed; or a failure of the
     /// device.
     pub fn evaluate(&self, data: &Dataset<'_>) -> Result<Evaluation> {
-        let evaluation = self.eval.evaluate(&self.replicas, &self.state, data)?;
+        let evaluation = self.eval.evaluate(&self.replicas, &self.state, data, &|| false)?;
+        let evaluation = evaluation.expect("no host asks the others to meet");
         match evaluation.loss.is_finite() {
             true => Ok(evaluation),
             false => Err(Error::Diverged { loss: evaluation.loss, steps: self.steps_done }),
@@ -202,7 +206,8 @@ impl Trainer {
     /// Queues one optimizer step.
     fn launch(&mut self, batch: &Batch) -> Result<PendingStep> {
         let inputs = upload_batch(&self.replicas, self.step.signature(), batch)?;
-        let pending = self.step.update(&self.replicas, &mut self.state, &[&self.constants, &inputs])?;
+        let inputs = [&self.constants, self.meet.when(false), &inputs];
+        let pending = self.step.update(&self.replicas, &mut self.state, &inputs)?;
         self.steps_done += 1;
         Ok(PendingStep { rows: batch.rows.len(), pending })
     }

@@ -276,7 +276,7 @@ fn evaluation_reports_the_reference_loss() {
         let signature = eval_step(&Graph::new(), &step).signature;
         let weights = upload_weights(&replicas, &signature, &step.model.weights(), &values).unwrap();
         let program = EvalProgram::compile(&replicas, &step).unwrap();
-        let evaluation = program.evaluate(&replicas, &weights, data).unwrap();
+        let evaluation = program.evaluate(&replicas, &weights, data, &|| false).unwrap().unwrap();
         assert_close("loss", &[evaluation.loss as f32], &golden.f32s("loss"), 1e-5);
         let scores = golden.f32s("output");
         let expected =

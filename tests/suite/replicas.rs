@@ -1,13 +1,18 @@
 //! Replicas: any number of them trains, evaluates and predicts as one does.
 
-use bert_xla::data::{Dataset, LabelMap};
-use bert_xla::exec::{Error as ExecError, PlacementError};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fs;
+
+use bert_xla::data::{Dataset, LabelMap, Order};
+use bert_xla::exec::{Error as ExecError, Executable, PlacementError, State};
 use bert_xla::hlo::Graph;
-use bert_xla::infer::{EncodeProgram, EvalProgram, Evaluation, PredictProgram, upload_weights};
-use bert_xla::step::{EncodeConfig, Signature, StepConfig, encode_step, eval_step};
+use bert_xla::infer::{EncodeProgram, EvalProgram, Evaluation, PredictProgram, upload_batch, upload_weights};
+use bert_xla::step::{
+    EncodeConfig, InputId, Layout, LeafId, OutputId, Signature, StepConfig, StepKind, encode_step, eval_step,
+};
 use bert_xla::train::{Error, TrainOptions, Trainer};
 use bert_xla::weights::InitialValues;
-use std::fs;
 
 use crate::common::cli::{asset, demo, fails, with_run};
 use crate::common::empty_folder;
@@ -59,8 +64,8 @@ fn answers(replicas: usize) -> Answers {
     };
     let config = StepConfig { model: model.clone(), rows, replicas: replicas.count() };
     let weights = upload(&eval_step(&Graph::new(), &config).signature);
-    let evaluation =
-        EvalProgram::compile(&replicas, &config).unwrap().evaluate(&replicas, &weights, &data).unwrap();
+    let program = EvalProgram::compile(&replicas, &config).unwrap();
+    let evaluation = program.evaluate(&replicas, &weights, &data, &|| false).unwrap().unwrap();
     let mut predictions = Vec::new();
     let predict = PredictProgram::compile(&replicas, &config).unwrap();
     let each = |values| {
@@ -100,6 +105,85 @@ fn replicas_evaluate_predict_and_encode_as_one_does() {
         assert_eq!(rows(&many.states, MAX_LENGTH * hidden), [8, 8, 8, 6]);
         assert_close("hidden states", &many.states.concat(), &one.states.concat(), 1e-5);
     }
+}
+
+/// The metrics of a step with a batch of 4 whose replicas ask to meet or don't; its state is zeros.
+fn metrics(kind: StepKind, asks: &[f32]) -> Vec<f32> {
+    let (tokens, classes) = sample();
+    let data = Dataset::new(&tokens, &classes, (0..4).collect());
+    let batch = data.batches(4, Order::Sequential).next().unwrap();
+    let replicas = connect(asks.len());
+    let rows = replicas.rows(4).unwrap();
+    let config = StepConfig { model: model(0.0), rows, replicas: replicas.count() };
+    let graph = Graph::new();
+    let step = Executable::compile(&replicas, kind.build(&graph, &config)).unwrap();
+    let shapes = step.signature().leaves().map(|(leaf, port)| (leaf.clone(), port.shape.clone()));
+    let shapes = shapes.collect::<HashMap<_, _>>();
+    let mut state = State::start(step.signature(), |leaf| match leaf {
+        LeafId::Step => replicas.upload(&[0u32], &[], Layout::Mirrored),
+        _ => {
+            let shape = &shapes[leaf];
+            replicas.upload(vec![0f32; shape.num_elements()], &shape.dims, Layout::Mirrored)
+        }
+    })
+    .unwrap();
+    let inputs = upload_batch(&replicas, step.signature(), &batch).unwrap();
+    let others = vec![
+        (InputId::LearningRate, replicas.upload(&[1e-3f32], &[], Layout::Mirrored).unwrap()),
+        (InputId::Seed, replicas.upload(&[0u32], &[], Layout::Mirrored).unwrap()),
+        (InputId::Meet, replicas.upload(asks, &[asks.len()], Layout::Sharded).unwrap()),
+    ];
+    let inputs = [&inputs, &others];
+    let pending = match kind {
+        StepKind::Train => step.update(&replicas, &mut state, &inputs),
+        _ => step.query(&replicas, &state, &inputs),
+    };
+    pending.unwrap().wait().unwrap().take(&OutputId::Metrics)
+}
+
+#[test]
+fn replicas_that_ask_to_meet_are_counted_beside_loss_and_right_answers() {
+    for kind in [StepKind::Train, StepKind::Eval] {
+        for (asks, count) in
+            [(&[0.0][..], 0.0), (&[1.0], 1.0), (&[0.0; 4], 0.0), (&[0.0, 1.0, 1.0, 0.0], 2.0)]
+        {
+            let [loss, correct, meet] = metrics(kind, asks)[..] else { panic!("three metrics") };
+            // Weights of 0 give each of the 4 classes the same, and the answer to the first.
+            assert!((loss - 4.0 * 4f32.ln()).abs() < 1e-5, "{kind}, {asks:?}: {loss}");
+            let (_, classes) = sample();
+            assert_eq!(correct, classes[..4].iter().filter(|class| **class == 0).count() as f32);
+            assert_eq!(meet, count, "{kind}, {asks:?}");
+        }
+    }
+}
+
+#[test]
+fn an_evaluation_ends_one_batch_after_a_host_has_asked_to_meet() {
+    let (tokens, classes) = sample();
+    // Four batches of 8.
+    let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
+    let (replicas, model) = (connect(2), model(0.0));
+    let config = StepConfig { model: model.clone(), rows: 4, replicas: 2 };
+    let signature = eval_step(&Graph::new(), &config).signature;
+    let values = InitialValues::Random { seed: 7 };
+    let weights = upload_weights(&replicas, &signature, &model.weights(), &values).unwrap();
+    let program = EvalProgram::compile(&replicas, &config).unwrap();
+    // Asks before the batch of that number, counted from 0, and only then.
+    let asking_before = |number: usize| {
+        let asked = Cell::new(0);
+        let asks = || asked.replace(asked.get() + 1) == number;
+        let evaluation = program.evaluate(&replicas, &weights, &data, &asks).unwrap();
+        (evaluation, asked.get())
+    };
+    let (whole, batches) = asking_before(4);
+    assert_eq!(batches, 4);
+    let whole = whole.unwrap();
+    assert_eq!(whole.probabilities.len(), ROWS * 4);
+    for (number, batches) in [(0, 2), (1, 3), (2, 4), (3, 4)] {
+        assert_eq!(asking_before(number), (None, batches), "before batch {number}");
+    }
+    // What was queued when it ended is no part of the next one.
+    assert_eq!(asking_before(4), (Some(whole), 4));
 }
 
 #[test]

@@ -146,6 +146,7 @@ fn a_launch_that_fails_loses_the_state_and_says_so() {
             upload(InputId::InputIds, replicas.upload(&tokens, &[rows, MAX_LENGTH], Layout::Sharded)),
             upload(InputId::Labels, replicas.upload(vec![1i32; rows], &[rows], Layout::Sharded)),
             upload(InputId::ExampleWeights, replicas.upload(vec![1f32; rows], &[rows], Layout::Sharded)),
+            upload(InputId::Meet, replicas.upload(&[0f32], &[1], Layout::Sharded)),
         ]
     };
     let mut state = start();

@@ -184,7 +184,7 @@ fn fusions_are_counted_by_kind_where_they_run() {
     assert_eq!(fusions, [("kLoop", 2), ("__triton_gemm", 1)]);
 }
 
-/// Before any compiler: one all-reduce per trained weight, of the number of examples and of the two metrics; every
+/// Before any compiler: one all-reduce per trained weight, of the number of examples and of the three metrics; every
 /// weight, its moments and the step count in place; and each scope of the model in a group.
 #[test]
 fn a_train_step_has_what_it_was_built_with() {
@@ -208,7 +208,7 @@ fn a_train_step_has_what_it_was_built_with() {
 
     let analysis = analyse(hlo, 8, 0);
     assert_eq!(analysis.aliases, 3 * trained + 1);
-    let bytes = 4 * (values + 1 + 2) as u64;
+    let bytes = 4 * (values + 1 + 3) as u64;
     let expected = Collective { opcode: "all-reduce".into(), count: trained + 2, bytes };
     assert_eq!(analysis.collectives, [expected]);
 }
