@@ -18,7 +18,7 @@ use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
 use bert_xla::pjrt::Backend;
 use bert_xla::pjrt::install::ensure_installed;
 use bert_xla::step::{InputId, Layout, LeafId, StepConfig, train_step};
-use bert_xla::train::{TrainOptions, Trainer};
+use bert_xla::train::{Origin, TrainOptions, Trainer};
 use bert_xla::weights::InitialValues;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
@@ -53,8 +53,8 @@ fn model(size: Size) -> ClassifierConfig {
 fn trainer(name: &str, size: Size, replicas: usize) -> Trainer {
     let options = TrainOptions { batch_size: BATCH_SIZE, learning_rate: 1e-5, seed: 0 };
     let (model, started) = (model(size), Instant::now());
-    let trainer =
-        Trainer::new(Arc::new(connect(replicas)), &model, options, &InitialValues::Random { seed: 0 });
+    let values = InitialValues::Random { seed: 0 };
+    let trainer = Trainer::new(Arc::new(connect(replicas)), &model, options, Origin::Weights(&values));
     let trainer = trainer.expect("the train step compiles");
     eprintln!(
         "{name}: {} parameters; train step compiled in {:.1} s, ready after {:.1} s; {:?}",

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Parser};
+use clap::Args;
 
-use super::{Cli, Console, Error, Result};
+use super::{Cli, Console, Error, Exit, Result};
 use crate::pjrt::Backend;
 use crate::pjrt::install::ensure_installed;
 use crate::run::layout::{ACCURACY_CHART, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, TOKENIZER, WEIGHTS};
@@ -31,7 +31,7 @@ pub struct DemoArgs {
     output: PathBuf,
 }
 
-pub fn run(args: &DemoArgs, console: &Arc<Console>) -> Result<()> {
+pub fn run(args: &DemoArgs, console: &Arc<Console>) -> Result<Exit> {
     let folder = &args.output;
     ensure_installed(Backend::Cpu)?;
     for (name, text) in FILES {
@@ -51,7 +51,10 @@ pub fn run(args: &DemoArgs, console: &Arc<Console>) -> Result<()> {
         "--random-weights".into(),
     ];
     let recipe = ["--max-length", "24", "--batch-size", "8", "--learning-rate", "5e-4", "--epochs", "6"];
-    command(train.into_iter().chain(recipe.map(OsString::from)).chain(on_cpu.clone()), console)?;
+    let train = train.into_iter().chain(recipe.map(OsString::from)).chain(on_cpu.clone());
+    if let stopped @ Exit::Stopped = command(train, console)? {
+        return Ok(stopped);
+    }
     let evaluate = ["evaluate".into(), "--run".into(), path("run"), "--data".into(), path("sample.csv")];
     command(evaluate.into_iter().chain(on_cpu.clone()), console)?;
     let predict: [OsString; 7] = [
@@ -72,14 +75,15 @@ pub fn run(args: &DemoArgs, console: &Arc<Console>) -> Result<()> {
     ];
     let files = files.map(|(name, what)| format!("  {:<32} {what}\n", format!("run/{name}"))).concat();
     let submission = format!("  {:<32} the labels of sample_test.csv\n", "submission.csv");
-    Ok(console.print(&format!("\nIn {}:\n{files}{submission}", folder.display()))?)
+    console.print(&format!("\nIn {}:\n{files}{submission}", folder.display()))?;
+    Ok(Exit::Done)
 }
 
 /// Shows a command line of this program, and runs it.
-fn command(arguments: impl Iterator<Item = OsString>, console: &Arc<Console>) -> Result<()> {
+fn command(arguments: impl Iterator<Item = OsString>, console: &Arc<Console>) -> Result<Exit> {
     let line = ["bert-xla".into()].into_iter().chain(arguments).collect::<Vec<OsString>>();
     let words = line.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
     console.print(&format!("\n$ {}\n", words.join(" ")))?;
-    let cli = Cli::try_parse_from(line).map_err(|error| Error::Usage(error.to_string()))?;
+    let cli = Cli::parse_line(&line).map_err(|error| Error::Usage(error.to_string()))?;
     super::run(cli, console)
 }

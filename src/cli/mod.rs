@@ -14,9 +14,11 @@ mod plugins;
 mod predict;
 mod train;
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use train::TrainArgs;
 
 use crate::data::Tokenizer;
 
@@ -31,7 +33,8 @@ pub use error::{Error, Result};
     version,
     max_term_width = 110,
     after_help = "Start with `bert-xla demo`; `bert-xla COMMAND --help` explains a command by example.\n\n\
-                  Exit status: 0 done, 1 a failure, 2 an input or a usage that can't be worked with."
+                  Exit status: 0 done, 1 a failure, 2 an input or a usage that can't be worked with, 75 a training that was \
+                  stopped and saved."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -50,18 +53,74 @@ enum Command {
     Plugins(plugins::PluginsArgs),
 }
 
+/// How a command ends that doesn't fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    /// Training was asked to stop, and has saved what it did: the same command goes on from there.
+    Stopped,
+}
+
+impl Exit {
+    /// The exit status; for a stop, that of `sysexits.h` for what is worth another try.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Stopped => 75,
+        }
+    }
+}
+
+impl Cli {
+    /// Parses a command line.
+    ///
+    /// # Errors
+    /// Clap's, which prints itself; `--help` is one.
+    pub fn parse_line(line: &[OsString]) -> std::result::Result<Self, clap::Error> {
+        Ok(Self::keep_line(Self::try_parse_from(line)?, line))
+    }
+
+    /// As [`parse_line`](Self::parse_line), of a `train` in which later arguments take the place of earlier ones.
+    fn train_again(line: &[OsString]) -> Result<TrainArgs> {
+        let again = Self::command().mut_subcommand("train", |train| train.args_override_self(true));
+        let usage = |error: clap::Error| Error::Usage(first_line(&error));
+        let matches = again.try_get_matches_from(line).map_err(usage)?;
+        match Self::keep_line(Self::from_arg_matches(&matches).map_err(usage)?, line).command {
+            Command::Train(args) => Ok(*args),
+            _ => Err(Error::Usage("the run was not started by `train`".to_owned())),
+        }
+    }
+
+    /// Training keeps the arguments that it was given.
+    fn keep_line(mut self, line: &[OsString]) -> Self {
+        if let Command::Train(args) = &mut self.command {
+            args.written =
+                line.iter().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
+        }
+        self
+    }
+}
+
 /// Runs the command that `cli` names; what it has to say goes through `console`.
-pub fn run(cli: Cli, console: &Arc<Console>) -> Result<()> {
+pub fn run(cli: Cli, console: &Arc<Console>) -> Result<Exit> {
     match cli.command {
-        Command::Train(args) => train::run(&args, console),
+        Command::Train(args) => return train::run(&args, console),
         Command::Evaluate(args) => evaluate::run(&args, console),
         Command::Predict(args) => predict::run(&args, console),
         Command::Encode(args) => encode::run(&args, console),
-        Command::Demo(args) => demo::run(&args, console),
+        Command::Demo(args) => return demo::run(&args, console),
         Command::Graph(args) => graph::run(&args, console),
         Command::Plan(args) => plan::run(&args, console),
         Command::Plugins(args) => plugins::run(&args, console),
-    }
+    }?;
+    Ok(Exit::Done)
+}
+
+/// What clap says first, without its prefix.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// Bytes in the unit that suits them.

@@ -1,6 +1,7 @@
 //! `bert-xla train`: from a labelled table and a checkpoint to a run folder.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,13 @@ use serde_json::Value;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, count};
-use super::{Console, Error, Result, guess_note, padding_note, plural};
+use super::{Cli, Console, Error, Exit, Result, guess_note, padding_note, plural};
 use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
-use crate::run::{model_files, read_json};
+use crate::run::{last_arguments, model_files, read_json};
 use crate::storage::FileError;
-use crate::train::{Job, Observer, Recipe, Session};
+use crate::train::{self, Cadence, Ending, Job, Observer, Recipe, SaveOptions, Session, Started, Stop};
 use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
 
 /// Fine-tune a classifier on a labelled table.
@@ -29,17 +30,26 @@ use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
     bert-xla train --train train.csv --output run\n  \
     bert-xla train --train tunizi.txt --separator ';' --no-header --skip-bad-rows --model ./minilm \\\n      \
     --max-length 64 --learning-rate 5e-5 --epochs 4 --output run\n  \
-    bert-xla train --train train.csv --output run --dry-run    # the model, layer by layer")]
+    bert-xla train --train train.csv --output run --dry-run    # the model, layer by layer\n  \
+    bert-xla train --train train.csv --output run --checkpoint-every 10m\n  \
+    bert-xla train --output run --resume                       # as above, from the newest checkpoint on\n\n\
+    A run that was cut short goes on with the same command: from its newest checkpoint, bit for bit as if it had not\n\
+    been cut. SIGTERM, Ctrl-C or a TPU VM's notice of preemption save first; the exit status is 75 then.")]
 pub struct TrainArgs {
     /// The labelled table: texts and labels
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "resume",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub train: PathBuf,
     /// Where the weights, curves and predictions go
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Replace the run that --output holds
-    #[arg(long)]
-    pub overwrite: bool,
+    #[command(flatten)]
+    pub save: SaveArgs,
     /// Say what would be trained, layer by layer, and stop
     #[arg(long)]
     pub dry_run: bool,
@@ -54,6 +64,38 @@ pub struct TrainArgs {
     pub table: TableArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// All of these as they were written, to be found in the run's checkpoints.
+    #[arg(skip)]
+    pub written: Vec<String>,
+}
+
+/// What becomes of the folder.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Checkpoints")]
+pub struct SaveArgs {
+    /// Replace the run that --output holds; one of the same command that is not finished goes on all the same
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Go on with the run that --output holds, with its own arguments where no others are given here
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Save between the ends of epochs too: each N steps, or N minutes (Nm)
+    #[arg(long, value_name = "N|Nm")]
+    pub checkpoint_every: Option<Cadence>,
+    /// How many of the last checkpoints are kept; that of the best epoch (by val_loss) is kept besides
+    #[arg(long, default_value_t = 2, value_parser = count(), value_name = "K")]
+    pub keep_last: usize,
+}
+
+impl SaveArgs {
+    fn options(&self) -> SaveOptions {
+        SaveOptions {
+            replace: self.overwrite,
+            resume: self.resume,
+            cadence: self.checkpoint_every.unwrap_or_default(),
+            keep_last: self.keep_last,
+        }
+    }
 }
 
 /// The pretrained encoder and the head on it.
@@ -100,21 +142,61 @@ pub struct RecipeArgs {
     pub labels: LabelMap,
 }
 
-pub fn run(args: &TrainArgs, console: &Arc<Console>) -> Result<()> {
+pub fn run(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
+    match args.save.resume {
+        true => train(&resumed(args)?, console),
+        false => train(args, console),
+    }
+}
+
+/// The arguments of the run that is to go on, with those that are given now in their place.
+fn resumed(args: &TrainArgs) -> Result<TrainArgs> {
+    let nothing = || train::Error::NothingToResume { path: args.output.clone() };
+    let before = last_arguments(&args.output)?.ok_or_else(nothing)?;
+    let decided = ["--resume", "--overwrite"];
+    let before = before.into_iter().filter(|argument| !decided.contains(&argument.as_str()));
+    let line = ["bert-xla", "train"].map(str::to_owned).into_iter().chain(before).chain(args.written.clone());
+    Cli::train_again(&line.map(OsString::from).collect::<Vec<_>>())
+}
+
+fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let job = prepare(args)?;
     let description = describe(args, &job);
     if args.dry_run {
         console.note(&description);
-        return Ok(console.print(&format!("{}\n", job.model.summary()))?);
+        console.print(&format!("{}\n", job.model.summary()))?;
+        return Ok(Exit::Done);
     }
     let replicas = args.device.connect(console)?;
     console.note(&description);
     let quiet = args.json || !replicas.is_chief();
     let mut progress = Progress { console, json: args.json, quiet, epoch: None };
-    let mut session = Session::start(job, replicas, &args.output, args.overwrite, &mut progress)?;
-    session.run(&mut progress)?;
-    console.note(&format!("Saved in {}", args.output.display()));
-    Ok(())
+    let output = &args.output;
+    let mut session = match Session::start(job, replicas, output, args.save.options(), &mut progress)? {
+        Started::Ready(session) => session,
+        Started::Finished { epochs } => {
+            let path = output.display();
+            console.note(&format!(
+                "Nothing to do: {path} holds this run, with all of its epochs ({epochs}); --epochs N goes on to more, \
+                 --overwrite starts anew"
+            ));
+            return Ok(Exit::Done);
+        }
+    };
+    let stop = Stop::default();
+    match session.run(&stop, &mut progress)? {
+        Ending::Finished => {
+            console.note(&format!("Saved in {}", output.display()));
+            Ok(Exit::Done)
+        }
+        Ending::Stopped { reason, step } => {
+            console.note(&format!(
+                "Stopped ({reason}) after step {step}, which is saved in {}; the same command goes on from there",
+                output.display()
+            ));
+            Ok(Exit::Stopped)
+        }
+    }
 }
 
 /// Reads and checks all that the job needs.
@@ -143,10 +225,13 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
         batch_size: *batch_size,
         epochs: *epochs,
         learning_rate: *learning_rate,
+        dev_size: *dev_size,
+        split_seed: *split_seed,
         seed: *seed,
         labels: labels.clone(),
     };
-    let job = Job { original, model, pretrained, tokenizer, table, split, recipe };
+    let arguments = args.written.clone();
+    let job = Job { original, model, pretrained, tokenizer, table, split, recipe, arguments };
     job.initial_values().check(&job.model.weights())?;
     Ok(job)
 }
@@ -218,12 +303,16 @@ struct Progress<'a> {
 }
 
 impl Observer for Progress<'_> {
+    fn note(&mut self, text: &str) {
+        self.console.note(text);
+    }
+
     fn ready(&mut self, after: Duration) {
         self.console.note(&format!("Ready to train after {:.1} s", after.as_secs_f64()));
     }
 
-    fn epoch_starts(&mut self, epoch: u32, epochs: u32, steps: u64) {
-        self.epoch = Some(EpochProgress::new(epoch, epochs, steps, self.quiet));
+    fn epoch_starts(&mut self, epoch: u32, epochs: u32, steps: u64, done: u64) {
+        self.epoch = Some(EpochProgress::new(epoch, epochs, steps, done, self.quiet));
     }
 
     fn step(&mut self, loss: f64, accuracy: f64) {

@@ -136,6 +136,12 @@ impl Iterator for Batches<'_> {
         Some(self.dataset.batch(rows, self.batch_size))
     }
 
+    /// Passes batches over without making them.
+    fn nth(&mut self, n: usize) -> Option<Batch> {
+        self.next = n.saturating_mul(self.batch_size).saturating_add(self.next).min(self.rows.len());
+        self.next()
+    }
+
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = (self.rows.len() - self.next).div_ceil(self.batch_size);
         (left, Some(left))

@@ -3,6 +3,7 @@
 mod agreement;
 mod backend;
 mod barrier;
+mod broadcast;
 mod executable;
 mod lowering;
 mod placement;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use agreement::Fingerprint;
 pub use backend::DeviceOptions;
+pub use broadcast::CHUNK_BYTES;
 pub use executable::{Executable, Inputs, Outputs, Pending};
 pub use lowering::Lowered;
 pub use placement::{Placement, PlacementError};

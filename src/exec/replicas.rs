@@ -1,14 +1,15 @@
 //! The replicas of a job: one connection, on whose devices programs are compiled, arrays are put and steps are run.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::agreement::Fingerprint;
 use super::backend::{DeviceOptions, connect};
 use super::barrier::Barrier;
+use super::broadcast::Broadcast;
 use super::lowering::Lowered;
 use super::placement::Placement;
-use super::runtime::{Array, Compiled, Element, Runtime};
+use super::runtime::{Array, Compiled, Element, Readback, Runtime};
 use super::watch::Watch;
 use super::{Error, Result};
 use crate::hlo::Program;
@@ -23,6 +24,8 @@ pub struct Replicas {
     placement: Placement,
     /// `None` for a process that drives all replicas.
     barrier: Option<Barrier>,
+    /// Compiled when it is first asked for.
+    broadcast: OnceLock<Broadcast>,
     watch: Watch,
     /// See [`DeviceOptions::deterministic`].
     deterministic: bool,
@@ -55,7 +58,8 @@ impl Replicas {
             Some(barrier) => meet(barrier, &runtime, &watch, "placing the replicas", placement),
             None => placement,
         }?;
-        Ok(Self { placement, barrier, watch, deterministic: options.deterministic, passed_over, runtime })
+        let (broadcast, deterministic) = (OnceLock::new(), options.deterministic);
+        Ok(Self { placement, barrier, broadcast, watch, deterministic, passed_over, runtime })
     }
 
     pub fn backend(&self) -> Backend {
@@ -85,6 +89,11 @@ impl Replicas {
     /// Whether this is the process that reports and writes files.
     pub fn is_chief(&self) -> bool {
         self.process_index() == 0
+    }
+
+    /// See [`DeviceOptions::deterministic`].
+    pub fn is_deterministic(&self) -> bool {
+        self.deterministic
     }
 
     /// What to change of this machine's set-up for its devices, in one line.
@@ -169,6 +178,23 @@ impl Replicas {
         }
     }
 
+    /// Starts to copy the whole of an array to the host; its parts, in order.
+    pub(super) fn read(&self, placed: &Placed) -> Result<Vec<Readback>> {
+        match placed.layout {
+            Layout::Mirrored => Ok(vec![placed.arrays[0].read()?]),
+            Layout::Sharded if self.is_shared() => Err(Error::Elsewhere),
+            Layout::Sharded => placed.arrays.iter().map(Array::read).collect(),
+        }
+    }
+
+    /// Waits for the parts of an array, and puts them together.
+    pub(super) fn join(&self, parts: Vec<Readback>) -> Result<Vec<f32>> {
+        let mut parts = parts.into_iter().map(|part| self.waiting("a step", || part.wait()));
+        let mut whole = parts.next().unwrap_or_else(|| Ok(vec![]))?;
+        parts.try_for_each(|part| part.map(|part| whole.extend(part)))?;
+        Ok(whole)
+    }
+
     /// An array as one local replica has it, row-major.
     ///
     /// # Panics
@@ -219,6 +245,84 @@ impl Replicas {
         let words = super::agreement::words(&parts);
         let gathered = self.waiting(PHASE, || barrier.gather(&self.runtime, &words))?;
         Ok(super::agreement::compare(&gathered, &parts)?)
+    }
+
+    /// What each process of the slice passes, in their order; all pass as many words, up to 32. A process that is alone
+    /// gets its own.
+    ///
+    /// # Errors
+    /// A failure of the runtime.
+    ///
+    /// # Panics
+    /// If there are more words.
+    pub fn gather(&self, phase: &'static str, words: &[u32]) -> Result<Vec<Vec<u32>>> {
+        let Some(barrier) = &self.barrier else { return Ok(vec![words.to_vec()]) };
+        let gathered = self.waiting(phase, || barrier.gather(&self.runtime, words))?;
+        let own_length = |(_, mut passed): (i32, Vec<u32>)| {
+            passed.truncate(words.len());
+            passed
+        };
+        Ok(gathered.into_iter().map(own_length).collect())
+    }
+
+    /// Sends bytes to all other processes of the slice, which [`receive`](Self::receive) them meanwhile, over the devices;
+    /// no more than [`CHUNK_BYTES`](super::CHUNK_BYTES) are held at a time. `source` puts them into what it is given and
+    /// gives their number, 0 at the end, as [`Read::read`](std::io::Read::read) does. A process that is alone sends
+    /// nothing.
+    ///
+    /// # Errors
+    /// The source's, a failure of the runtime, or that another process has failed: all of them meet at the end.
+    pub fn send<E: From<Error>>(
+        &self,
+        phase: &'static str,
+        source: impl FnMut(&mut [u8]) -> std::result::Result<usize, E>,
+    ) -> std::result::Result<(), E> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let broadcast = self.broadcast(phase)?;
+        let sent = broadcast.send(source, |words| self.run_broadcast(phase, broadcast, words));
+        self.meet(phase, sent)
+    }
+
+    /// Receives the bytes that one other process of the slice [`send`](Self::send)s, a part after another. A process that is
+    /// alone receives nothing.
+    ///
+    /// # Errors
+    /// The sink's, once all is received; a failure of the runtime; or that another process has failed.
+    ///
+    /// # Panics
+    /// If not one process sends.
+    pub fn receive<E: From<Error>>(
+        &self,
+        phase: &'static str,
+        sink: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let broadcast = self.broadcast(phase)?;
+        let received = broadcast.receive(sink, |words| self.run_broadcast(phase, broadcast, words));
+        self.meet(phase, received)
+    }
+
+    fn broadcast(&self, phase: &'static str) -> Result<&Broadcast> {
+        match self.broadcast.get() {
+            Some(broadcast) => Ok(broadcast),
+            None => {
+                let broadcast = self.meet(phase, Broadcast::new(&self.runtime, &self.placement))?;
+                Ok(self.broadcast.get_or_init(|| broadcast))
+            }
+        }
+    }
+
+    fn run_broadcast<E: From<Error>>(
+        &self,
+        phase: &'static str,
+        broadcast: &Broadcast,
+        words: Option<&[u32]>,
+    ) -> std::result::Result<Vec<u32>, E> {
+        Ok(self.waiting(phase, || broadcast.run(&self.runtime, words))?)
     }
 }
 

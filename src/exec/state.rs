@@ -54,6 +54,16 @@ impl State {
         replicas.to_host(self.get(id)?)
     }
 
+    /// As [`to_host`](Self::to_host), of many leaves of f32: all copies are under way at once.
+    pub fn to_host_all<'i>(
+        &self,
+        replicas: &Replicas,
+        ids: impl Iterator<Item = &'i LeafId>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let reads = ids.map(|id| replicas.read(self.get(id)?)).collect::<Result<Vec<_>>>()?;
+        reads.into_iter().map(|read| replicas.join(read)).collect()
+    }
+
     /// A leaf as one local replica has it.
     ///
     /// # Panics

@@ -154,8 +154,12 @@ impl Runner {
     ) -> std::result::Result<ControlFlow<()>, E> {
         let mut ahead: Option<(usize, Pending)> = None;
         for batch in data.batches(self.batch_size, Order::Sequential) {
+            let asks = asks();
+            if asks && !replicas.is_shared() {
+                return Ok(ControlFlow::Break(()));
+            }
             let uploaded = upload_batch(replicas, self.executable.signature(), &batch)?;
-            let inputs = [&uploaded, self.meet.when(asks())];
+            let inputs = [&uploaded, self.meet.when(asks)];
             let next = (batch.rows.len(), self.executable.query(replicas, weights, &inputs)?);
             if let Some((rows, done)) = ahead.replace(next)
                 && each(rows, done.wait()?)?.is_break()

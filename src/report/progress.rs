@@ -27,20 +27,30 @@ pub struct EpochProgress {
 }
 
 impl EpochProgress {
-    /// Starts the clock of `epoch` (from 1) of `epochs`, which has `steps` steps. `quiet` prints nothing at all.
-    pub fn new(epoch: u32, epochs: u32, steps: u64, quiet: bool) -> Self {
+    /// Starts the clock of `epoch` (from 1) of `epochs`, which has `steps` steps, of which `done` were done before. `quiet`
+    /// prints nothing at all.
+    pub fn new(epoch: u32, epochs: u32, steps: u64, done: u64, quiet: bool) -> Self {
         let target = if quiet || !std::io::stderr().is_terminal() {
             ProgressDrawTarget::hidden()
         } else {
             ProgressDrawTarget::stderr_with_hz(10)
         };
-        Self::with_target(epoch, epochs, steps, quiet, target)
+        let progress = Self::with_target(epoch, epochs, steps, quiet, target);
+        progress.skip(done)
+    }
+
+    /// Starts after steps that neither the time per step nor what is left is to count.
+    fn skip(self, done: u64) -> Self {
+        self.bar.set_position(done);
+        self.bar.reset_eta();
+        self.bar.set_style(style(Arc::clone(&self.metrics), done));
+        self
     }
 
     fn with_target(epoch: u32, epochs: u32, steps: u64, quiet: bool, target: ProgressDrawTarget) -> Self {
         let metrics = Arc::new(Mutex::new((0.0, 0.0)));
         let bar = ProgressBar::with_draw_target(Some(steps), target)
-            .with_style(style(Arc::clone(&metrics)))
+            .with_style(style(Arc::clone(&metrics), 0))
             .with_prefix(format!("Epoch {epoch}/{epochs}"))
             // An epoch that fails midway leaves its bar where it stopped.
             .with_finish(ProgressFinish::Abandon);
@@ -85,13 +95,13 @@ impl EpochProgress {
     }
 }
 
-fn style(metrics: Arc<Mutex<Metrics>>) -> ProgressStyle {
+fn style(metrics: Arc<Mutex<Metrics>>, skipped: u64) -> ProgressStyle {
     let show_metrics = move |_: &ProgressState, out: &mut dyn Write| {
         let (loss, accuracy) = *metrics.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = write!(out, "loss {loss:.4} acc {accuracy:.4}");
     };
-    let show_step = |state: &ProgressState, out: &mut dyn Write| {
-        let _ = out.write_str(&per_step(state.elapsed(), state.pos()));
+    let show_step = move |state: &ProgressState, out: &mut dyn Write| {
+        let _ = out.write_str(&per_step(state.elapsed(), state.pos().saturating_sub(skipped)));
     };
     let show_eta = |state: &ProgressState, out: &mut dyn Write| {
         let seconds = state.eta().as_secs();
@@ -142,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_line_reads_as_in_keras() {
-        let mut progress = EpochProgress::new(2, 5, 169, true);
+        let mut progress = EpochProgress::new(2, 5, 169, 0, true);
         progress.step(0.81234, 0.64312);
         progress.steps_done = 169;
         progress.step_time = Duration::from_millis(88_049);

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! run/
-//!   run.json                  which checkpoint counts: the one thing that our own readers go by
+//!   run.json                  which checkpoints count: the one thing that our own readers go by
 //!   checkpoints/step-N/       what was committed after N steps: never changed again, whole once it has manifest.json
-//!   config.json, ...          the files of that checkpoint once more, for those who expect a Hub model's folder
+//!   config.json, ...          the model's files of the last whole epoch, for those who expect a Hub model's folder
 //! ```
 
 pub use crate::weights::{CONFIG, TOKENIZER, WEIGHTS};
 
-/// Names the checkpoint that counts; replaced as one file.
+/// Names the checkpoints that count; replaced as one file.
 pub const RUN: &str = "run.json";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -19,12 +19,33 @@ pub const LOSS_CHART: &str = "loss.png";
 pub const ACCURACY_CHART: &str = "accuracy.png";
 /// The held-out rows with their labels and probabilities.
 pub const DEV_PREDICTIONS: &str = "dev_predictions.csv";
+/// How far training has come, and with what.
+pub const PROGRESS: &str = "progress.json";
+/// Adam's running means of the gradients, and of their squares.
+pub const MOMENTS: [&str; 2] = ["first_moments.safetensors", "second_moments.safetensors"];
 
-/// What a checkpoint holds, beside its manifest.
+/// What a trained model's folder holds: the checkpoint of a whole epoch, and the run itself.
 pub const FILES: [&str; 7] =
     [CONFIG, TOKENIZER, WEIGHTS, HISTORY, LOSS_CHART, ACCURACY_CHART, DEV_PREDICTIONS];
+
+/// What a checkpoint holds besides, so that training goes on from it. One in the middle of an epoch has these, and of
+/// [`FILES`] the first four.
+pub const TRAINING_FILES: [&str; 3] = [PROGRESS, MOMENTS[0], MOMENTS[1]];
 
 /// The name, among [`CHECKPOINTS`], of what is committed after `step` steps.
 pub fn checkpoint(step: u64) -> String {
     format!("step-{step}")
+}
+
+/// The steps after which a checkpoint of this name was committed; `None` for a name that is none's.
+pub fn step(checkpoint: &str) -> Option<u64> {
+    let mut numbers = checkpoint.strip_prefix("step-")?.split('-');
+    let step = number(numbers.next()?)?;
+    // Whatever follows tells checkpoints of one step apart.
+    numbers.all(|text| number(text).is_some()).then_some(step)
+}
+
+/// A number of digits alone: `parse` would take a sign as well.
+fn number(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }

@@ -1,16 +1,20 @@
 //! The folder of a training run: what is in it, how it is committed, and what reads it back.
 
+mod checkpoint;
 mod description;
 pub mod layout;
 mod predictions;
+mod progress;
 mod reader;
 mod writer;
 
 use std::path::PathBuf;
 
+pub use checkpoint::{Checkpoint, Newest, last_arguments};
 pub use predictions::{DevPredictions, Submission, write_submission};
+pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
 pub use reader::{Run, model_files, model_folder, read_json};
-pub use writer::{Description, Snapshot, Tensors, Writer};
+pub use writer::{Description, Snapshot, Tensor, Writer};
 
 use crate::data::DataError;
 use crate::model::ConfigError;
@@ -33,6 +37,13 @@ pub enum Error {
     },
     #[error("{}: another process is writing a run there", path.display())]
     InUse { path: PathBuf },
+    /// A run in a bucket, that another process has gone on with.
+    #[error("{}: another process has taken the run over; this one stops, and has replaced nothing of it", path.display())]
+    TakenOver { path: PathBuf },
+    #[error("{}: no epoch of this run is done yet{}", path.display(), so_far(newest))]
+    NoEpoch { path: PathBuf, newest: Option<String> },
+    #[error("tensor `{tensor}` has values that are no numbers after {step} steps: the run has diverged")]
+    NotFinite { tensor: String, step: u64 },
     /// A file that doesn't hold what it should.
     #[error("{}: {message}", path.display())]
     Input { path: PathBuf, message: String },
@@ -54,8 +65,12 @@ impl Error {
     /// True where the folder or its files are at fault, false where reading or writing failed.
     pub fn is_input_error(&self) -> bool {
         match self {
-            Self::NoRun { .. } | Self::Holds { .. } | Self::InUse { .. } | Self::Input { .. } => true,
-            Self::File(_) => false,
+            Self::NoRun { .. }
+            | Self::Holds { .. }
+            | Self::InUse { .. }
+            | Self::NoEpoch { .. }
+            | Self::Input { .. } => true,
+            Self::TakenOver { .. } | Self::NotFinite { .. } | Self::File(_) => false,
             Self::Config(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
             Self::Hub(error) => error.is_input_error(),
@@ -63,6 +78,10 @@ impl Error {
             Self::Report(error) => error.is_input_error(),
         }
     }
+}
+
+fn so_far(newest: &Option<String>) -> String {
+    newest.as_ref().map_or_else(String::new, |newest| format!("; {newest} in it is a model so far"))
 }
 
 fn held(name: &str) -> String {

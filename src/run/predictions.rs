@@ -18,7 +18,7 @@ pub struct DevPredictions<'a> {
     /// Of every row of that table.
     pub classes: &'a [u32],
     /// `[rows, num_classes]`, row-major.
-    pub probabilities: &'a [f32],
+    pub probabilities: Vec<f32>,
     pub num_classes: usize,
     pub labels: &'a LabelMap,
 }
@@ -26,7 +26,7 @@ pub struct DevPredictions<'a> {
 impl DevPredictions<'_> {
     /// Writes `row,id,label,predicted` and a column of probabilities per class, `p_` and the class's name.
     pub fn write(&self, writer: &mut dyn Write) -> io::Result<()> {
-        let Self { rows, ids, classes, probabilities, num_classes, labels } = *self;
+        let &Self { rows, ids, classes, ref probabilities, num_classes, labels } = self;
         let texts = |name: &str, texts: &mut dyn Iterator<Item = String>| {
             Column::new(name.into(), texts.collect::<Vec<_>>())
         };

@@ -9,17 +9,31 @@ use super::layout::{CHECKPOINTS, RUN};
 use super::{Error, Result, description};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
-use crate::storage::{FileError, Folder, MANIFEST, Manifest};
+use crate::storage::{FileError, Folder, MANIFEST, Manifest, ManifestEntry};
 use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer, open_weights};
 
-/// `run.json`.
-#[derive(Debug, Serialize, Deserialize)]
+/// `run.json`. Folders are relative to the run's.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Pointer {
-    /// The folder of the checkpoint that counts, relative to the run's.
-    pub checkpoint: String,
-    /// What the checkpoint holds, so that the run's own folder can stand in for it.
-    #[serde(flatten)]
-    pub manifest: Manifest,
+    /// The checkpoint that readers are given: that of the last whole epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// The checkpoint that was committed last, from which training goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
+    /// That of the best epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<String>,
+    /// Which run it is, or is to be: see [`Progress::run`](super::Progress::run). Until its first epoch is whole,
+    /// `checkpoint` is that of the run that it replaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// The process that writes it, where nothing else keeps others from doing so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writer: Option<String>,
+    /// The files of `checkpoint`, so that the run's own folder can stand in for it.
+    pub files: Vec<ManifestEntry>,
 }
 
 impl Pointer {
@@ -30,40 +44,48 @@ impl Pointer {
         let broken = |cause| error(format!("it should name the run's checkpoint, but is no JSON: {cause}"));
         let json: Value = serde_json::from_slice(&bytes).map_err(broken)?;
         // Somebody else's file of that name.
-        if json.get("checkpoint").is_none() {
+        if json.get("checkpoint").is_none() && json.get("run").is_none() {
             return Ok(None);
         }
         let unlike = |cause: serde_json::Error| {
             error(format!("not a run's, whose checkpoint it should name: {cause}"))
         };
         let pointer = Self::deserialize(json).map_err(unlike)?;
-        let name = pointer.name();
-        match name.is_some_and(|name| !name.is_empty() && !name.contains(['/', '\\']) && name != "..") {
-            true => Ok(Some(pointer)),
-            false => Err(error(format!("`{}` is no checkpoint of this run", pointer.checkpoint))),
+        let is_name = |name: &str| !name.is_empty() && !name.contains(['/', '\\']) && name != "..";
+        match &pointer.checkpoint {
+            Some(path) if !name(path).is_some_and(is_name) => {
+                Err(error(format!("`{path}` is no checkpoint of this run")))
+            }
+            Some(path) if pointer.files.is_empty() => {
+                Err(error(format!("not a run's: it lists no file of `{path}`")))
+            }
+            _ => Ok(Some(pointer)),
         }
     }
 
-    /// The checkpoint's name among all.
-    pub fn name(&self) -> Option<&str> {
-        self.checkpoint.strip_prefix(CHECKPOINTS)?.strip_prefix('/')
-    }
-
-    /// The folder whose files are those of the checkpoint: its own, or, for a run that was copied without its
+    /// The folder whose files are those of the checkpoint that counts: its own, or, for a run that was copied without its
     /// checkpoints, the run's.
     fn folder(&self, root: &Folder) -> Result<Folder> {
-        let own = root.folder(&self.checkpoint);
-        let damaged = |error: FileError| Error::Input { path: error.path, message: error.source.to_string() };
-        let (folder, manifest) = match own.path().exists() {
-            true => (own.clone(), Manifest::read(&own).map_err(damaged)?),
-            false => (root.clone(), Some(self.manifest.clone())),
+        let error = |path: PathBuf, message: &str| Error::Input { path, message: message.to_owned() };
+        let Some(checkpoint) = &self.checkpoint else {
+            return Err(Error::NoEpoch { path: root.path().to_owned(), newest: self.newest.clone() });
         };
-        let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
-        let not_whole = || error(MANIFEST, "there is none: the checkpoint is not whole".to_owned());
-        let manifest = manifest.ok_or_else(not_whole)?;
-        manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
+        let own = root.folder(checkpoint);
+        let damaged = |error: FileError| Error::Input { path: error.path, message: error.source.to_string() };
+        let folder = if own.path().exists() { own } else { root.clone() };
+        if folder != *root && Manifest::read(&folder).map_err(damaged)?.is_none() {
+            let message = "there is none: the checkpoint is not whole";
+            return Err(error(folder.path().join(MANIFEST), message));
+        }
+        let manifest = Manifest { files: self.files.clone() };
+        manifest.check(&folder).map_err(|(name, message)| error(folder.path().join(name), &message))?;
         Ok(folder)
     }
+}
+
+/// The name, among all checkpoints, of the one at this path.
+pub(super) fn name(checkpoint: &str) -> Option<&str> {
+    checkpoint.strip_prefix(CHECKPOINTS)?.strip_prefix('/')
 }
 
 /// The folder that holds the files of the model in `root`: the checkpoint that `run.json` names, or, for a folder

@@ -51,7 +51,8 @@ impl Manifest {
 }
 
 impl ManifestEntry {
-    fn check(&self, folder: &Folder) -> std::result::Result<(), String> {
+    /// What is wrong with the file in `folder`, if anything is.
+    pub fn check(&self, folder: &Folder) -> std::result::Result<(), String> {
         let mut file = File::open(folder.path().join(&self.name)).map_err(|error| error.to_string())?;
         match sha256(&mut file).map_err(|error| error.to_string())? {
             (size, _) if size != self.size => {
@@ -70,7 +71,8 @@ pub fn sha256(bytes: &mut impl Read) -> io::Result<(u64, String)> {
     Ok((hashing.size, hex(hashing.hash)))
 }
 
-fn hex(hash: Sha256) -> String {
+/// A hash in hexadecimal digits.
+pub fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use atomic::probe;
 pub use atomic::{PART, write_atomic};
-pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, sha256};
+pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, sha256};
 
 /// A file that could not be read, written or removed.
 #[derive(Debug, thiserror::Error)]

@@ -1,15 +1,26 @@
 //! Training: the loop over a compiled step, and the job around it.
 
+mod cadence;
+mod epochs;
+mod keeper;
+mod resume;
+mod saver;
 mod session;
+mod stop;
+mod terms;
 mod trainer;
 
-pub use session::{Job, Observer, Recipe, Session};
-pub use trainer::{EpochMetrics, TrainOptions, Trainer};
+use std::path::PathBuf;
+
+pub use cadence::Cadence;
+pub use session::{Ending, Job, Observer, Recipe, SaveOptions, Session, Started};
+pub use stop::Stop;
+pub use trainer::{EpochMetrics, Origin, Pause, SavedTensor, TrainOptions, Trainer};
 
 use crate::data::DataError;
 use crate::exec;
 use crate::infer;
-use crate::run;
+use crate::run::{self, Difference};
 use crate::storage::FileError;
 use crate::weights::WeightsError;
 
@@ -18,8 +29,19 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why a model isn't trained. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the loss is {loss} after {steps} steps: the run has diverged")]
-    Diverged { loss: f64, steps: u64 },
+    #[error("{what} after {steps} steps: the run has diverged{}", kept_after(*.kept))]
+    Diverged {
+        /// What is no number.
+        what: String,
+        steps: u64,
+        /// The steps after which the last checkpoint was made.
+        kept: Option<u64>,
+    },
+    /// Its folder holds a run that was started otherwise.
+    #[error("the run in {} is another's: {}", path.display(), all(different))]
+    Differs { path: PathBuf, different: Vec<Difference> },
+    #[error("{}: there is no checkpoint of a run to go on from", path.display())]
+    NothingToResume { path: PathBuf },
     /// What an observer could not tell.
     #[error(transparent)]
     Observer(#[from] FileError),
@@ -36,10 +58,28 @@ pub enum Error {
 }
 
 impl Error {
+    fn diverged(what: String, steps: u64) -> Self {
+        Self::Diverged { what, steps, kept: None }
+    }
+
+    /// A run that has diverged, with the steps after which the last checkpoint was made.
+    fn with_kept(self, kept: Option<u64>) -> Self {
+        match self {
+            Self::Diverged { what, steps, .. } => Self::Diverged { what, steps, kept },
+            Self::Run(run::Error::NotFinite { tensor, step }) => Self::Diverged {
+                what: format!("`{tensor}` has values that are no numbers"),
+                steps: step,
+                kept,
+            },
+            other => other,
+        }
+    }
+
     /// True where the user's input or files are at fault.
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Diverged { .. } | Self::Observer(_) => false,
+            Self::Differs { .. } | Self::NothingToResume { .. } => true,
             Self::Exec(error) => error.is_input_error(),
             Self::Infer(error) => error.is_input_error(),
             Self::Run(error) => error.is_input_error(),
@@ -47,4 +87,12 @@ impl Error {
             Self::Weights(error) => error.is_input_error(),
         }
     }
+}
+
+fn kept_after(kept: Option<u64>) -> String {
+    kept.map_or_else(String::new, |step| format!("; the checkpoint of step {step} is kept"))
+}
+
+fn all(different: &[Difference]) -> String {
+    different.iter().map(Difference::to_string).collect::<Vec<_>>().join("; ")
 }

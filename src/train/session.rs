@@ -1,23 +1,29 @@
-//! A training job from start to end: epochs, evaluation, and a commit after each.
+//! A training job from start to end: epochs, evaluation, and checkpoints.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use super::trainer::{EpochMetrics, TrainOptions, Trainer};
+use super::cadence::Cadence;
+use super::epochs::Epochs;
+use super::keeper::Keeper;
+use super::resume::Saved;
+use super::saver::Saver;
+use super::stop::Stop;
+use super::terms::{hash_data, terms};
+use super::trainer::{Origin, TrainOptions, Trainer};
 use super::{Error, Result};
-use crate::data::{Dataset, LabelMap, Order, Split, Table, Tokenizer, Tokens};
+use crate::data::{Dataset, LabelMap, Split, Table, Tokenizer, Tokens};
 use crate::exec::{Fingerprint, Replicas};
 use crate::hlo::Graph;
-use crate::infer::{Evaluation, Predictor};
+use crate::infer::Predictor;
 use crate::model::ClassifierConfig;
-use crate::report::{EpochRecord, History, median};
-use crate::run::{Description, DevPredictions, Snapshot, Tensors, Writer};
+use crate::report::{EpochRecord, History};
+use crate::run::{Description, Progress, Writer, differences};
 use crate::step::{StepConfig, train_step};
-use crate::storage::FileError;
+use crate::storage::{FileError, Folder};
 use crate::weights::{InitialValues, TensorFiles};
 
 /// Everything that is decided and read before a device is taken: on a slice of several hosts, what fails on one of them
@@ -33,6 +39,8 @@ pub struct Job {
     /// Rows to train on, and those held out.
     pub split: Split,
     pub recipe: Recipe,
+    /// The command line that asked for it, to be found in its checkpoints.
+    pub arguments: Vec<String>,
 }
 
 /// How a job trains.
@@ -42,9 +50,31 @@ pub struct Recipe {
     pub batch_size: usize,
     pub epochs: u32,
     pub learning_rate: f64,
+    /// Share of the rows that is held out, and what decides which.
+    pub dev_size: f64,
+    pub split_seed: u32,
     /// Of the head's first values, the order of the examples and dropout.
     pub seed: u32,
     pub labels: LabelMap,
+}
+
+/// Where a job's run goes, and how it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SaveOptions {
+    /// A run of another job that is there is replaced.
+    pub replace: bool,
+    /// There must be a run to go on with.
+    pub resume: bool,
+    /// When checkpoints are made between the ends of epochs.
+    pub cadence: Cadence,
+    /// How many of the last checkpoints are kept; the best epoch's is besides.
+    pub keep_last: usize,
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        Self { replace: false, resume: false, cadence: Cadence::Epochs, keep_last: 2 }
+    }
 }
 
 impl Job {
@@ -58,47 +88,35 @@ impl Job {
     }
 
     /// The rows to train on, and those held out.
-    fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 2] {
+    pub(super) fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 2] {
         [&self.split.train, &self.split.test]
             .map(|rows| Dataset::new(tokens, &self.table.classes, rows.clone()))
     }
 
     /// Makes sure that all processes of a slice train the same.
-    fn agree(&self, tokens: &Tokens, replicas: &Replicas) -> Result<()> {
+    fn agree(&self, tokens: &Tokens, replicas: &Replicas, save: &SaveOptions) -> Result<()> {
         let config = StepConfig { model: self.model.clone(), rows: 1, replicas: 1 };
         replicas.agree(|| {
             Ok::<_, Error>(vec![
                 Fingerprint::program(&train_step(&Graph::new(), &config).program),
-                Fingerprint::options(replicas.count(), &self.recipe),
-                Fingerprint::data(hash(&self.datasets(tokens))),
+                Fingerprint::options(replicas.count(), &(&self.recipe, save)),
+                Fingerprint::data(hash_data(&self.datasets(tokens))),
                 Fingerprint::weights(self.pretrained.iter().flat_map(TensorFiles::files)),
             ])
         })
     }
 }
 
-/// All that is fed to the devices, and how many rows it is.
-fn hash(datasets: &[Dataset<'_>]) -> Sha256 {
-    const ROWS: usize = 256;
-    let mut hash = Sha256::new();
-    for data in datasets {
-        hash.update((data.len() as u64).to_le_bytes());
-        for batch in data.batches(ROWS, Order::Sequential) {
-            hash.update(bytemuck::cast_slice(&batch.input_ids));
-            hash.update(bytemuck::cast_slice(&batch.lengths));
-            hash.update(bytemuck::cast_slice(&batch.labels));
-        }
-    }
-    hash
-}
-
 /// What is told while a session runs: to a person, a log or a plot. On a slice, every process tells its own.
 pub trait Observer {
+    /// Something that is worth a line.
+    fn note(&mut self, _text: &str) {}
+
     /// The steps are compiled and the weights loaded, `after` the start.
     fn ready(&mut self, _after: Duration) {}
 
-    /// An epoch (from 1) of `epochs` starts, which has `steps` steps.
-    fn epoch_starts(&mut self, _epoch: u32, _epochs: u32, _steps: u64) {}
+    /// An epoch (from 1) of `epochs` starts, which has `steps` steps, or goes on after `done` of them.
+    fn epoch_starts(&mut self, _epoch: u32, _epochs: u32, _steps: u64, _done: u64) {}
 
     /// A step is done; the arguments are the epoch's running means.
     fn step(&mut self, _loss: f64, _accuracy: f64) {}
@@ -115,89 +133,140 @@ pub trait Observer {
 /// An observer that tells nobody.
 impl Observer for () {}
 
+/// A job, looked at beside what its folder holds.
+pub enum Started {
+    Ready(Box<Session>),
+    /// All its epochs are done already.
+    Finished {
+        epochs: u32,
+    },
+}
+
+/// How a session has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    Finished,
+    /// It was asked to stop, and why; the checkpoint of `step` is there to go on from.
+    Stopped {
+        reason: String,
+        step: u64,
+    },
+}
+
 /// A job on its devices.
 pub struct Session {
     job: Job,
     tokens: Tokens,
     trainer: Trainer,
     history: History,
+    progress: Progress,
+    save: SaveOptions,
     /// The chief's.
-    output: Option<(Writer, Description)>,
+    output: Option<Output>,
+}
+
+/// What a run is written with.
+struct Output {
+    writer: Writer,
+    description: Description,
 }
 
 impl Session {
-    /// Compiles the job's steps and loads its weights. What it leaves behind goes to the folder `output`.
+    /// Compiles the job's steps and loads its weights, or the newest checkpoint of this job that the folder `output_path`
+    /// holds, on any host of a slice. What the session leaves behind goes there.
     ///
     /// # Errors
-    /// An `output` that holds a run, unless it is to be replaced; processes of a slice that differ; a failure of the
+    /// A folder that holds another run, unless it is to be replaced; processes of a slice that differ; a failure of the
     /// devices. In all processes, if one of them fails.
     pub fn start(
         job: Job,
         replicas: Replicas,
-        output: &Path,
-        replace: bool,
+        output_path: &Path,
+        save: SaveOptions,
         observer: &mut dyn Observer,
-    ) -> Result<Self> {
+    ) -> Result<Started> {
         let replicas = Arc::new(replicas);
+        let root = Folder::new(output_path);
         // Before the long compilation, to fail early.
         let prepare = || {
             let tokens = job.tokenizer.encode(&job.table.texts)?;
             let Job { original, tokenizer, model, recipe, .. } = &job;
             let output = match replicas.is_chief() {
-                true => Some((
-                    Writer::create(output, replace)?,
-                    Description::new(original, tokenizer, model, &recipe.labels)?,
-                )),
+                true => Some(Output {
+                    writer: Writer::open(output_path)?,
+                    description: Description::new(original, tokenizer, model, &recipe.labels)?,
+                }),
                 false => None,
             };
             Ok::<_, Error>((tokens, output))
         };
-        let (tokens, output) = replicas.meet("preparing the output", prepare())?;
-        job.agree(&tokens, &replicas)?;
+        let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
+        job.agree(&tokens, &replicas, &save)?;
+        let saved = Saved::find(&replicas, &root, &mut |text| observer.note(text))?;
+        let mut progress = Progress {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            run: String::new(),
+            arguments: job.arguments.clone(),
+            terms: terms(&job, &tokens, &replicas, &save),
+            step: 0,
+            epoch: 0,
+            within: None,
+            best: None,
+        };
+        let is_finished = |saved: &Saved| saved.progress.epoch >= job.recipe.epochs;
+        let saved = match saved {
+            Some(saved) => {
+                let different = differences(&saved.progress.terms.fixed, &progress.terms.fixed);
+                match different.is_empty() {
+                    true => Some(saved).filter(|saved| !(save.replace && is_finished(saved))),
+                    false if save.replace => None,
+                    false => return Err(Error::Differs { path: output_path.to_owned(), different }),
+                }
+            }
+            None if save.resume => return Err(Error::NothingToResume { path: output_path.to_owned() }),
+            None => None,
+        };
+        if let Some(saved) = saved.as_ref().filter(|saved| is_finished(saved)) {
+            let tidied = output.as_mut().map(|output| output.go_on(&saved.progress, &save)).transpose();
+            replicas.meet("saving", tidied)?;
+            return Ok(Started::Finished { epochs: saved.progress.epoch });
+        }
+        let begun = output.as_mut().map(|output| match &saved {
+            Some(saved) => output.go_on(&saved.progress, &save),
+            None => Ok(output.writer.start(save.keep_last, save.replace)?),
+        });
+        if let Some(run) = replicas.meet("preparing the output", begun.transpose())? {
+            progress.run = run;
+        }
+        let history = saved.as_ref().map_or_else(History::default, |saved| saved.history.clone());
+        if let Some(saved) = &saved {
+            observer.note(&describe(saved, &progress));
+            let Progress { step, epoch, within, best, .. } = saved.progress.clone();
+            progress = Progress { step, epoch, within, best, ..progress };
+        }
         let started = Instant::now();
-        let Recipe { batch_size, learning_rate, seed, .. } = job.recipe;
-        let options = TrainOptions { batch_size, learning_rate: learning_rate as f32, seed };
-        let trainer = Trainer::new(replicas, &job.model, options, &job.initial_values())?;
+        let trainer = trainer(&job, replicas, saved)?;
         observer.ready(started.elapsed());
-        Ok(Self { job, tokens, trainer, history: History::default(), output })
+        Ok(Started::Ready(Box::new(Self { job, tokens, trainer, history, progress, save, output })))
     }
 
-    /// Runs all epochs. After each, the run folder holds it, and whatever happens next, a whole one.
+    /// Runs all epochs that are left. After each, the run folder holds it, and whatever happens next, a whole one. If `stop`
+    /// is asked for, what is queued is finished and saved.
     ///
     /// # Errors
     /// A run that diverges, a failure of the devices, an observer's error, a folder that can't be written. Those that one
     /// process meets between steps end all of them; one in the middle of a step leaves the others to their time limit.
-    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let Self { job, tokens, trainer, history, output } = self;
-        let [train, dev] = job.datasets(tokens);
-        let Recipe { epochs, batch_size, learning_rate, .. } = job.recipe;
-        for epoch in 1..=epochs {
-            let started = Instant::now();
-            observer.epoch_starts(epoch, epochs, train.len().div_ceil(batch_size) as u64);
-            let metrics =
-                trainer.train_epoch(&train, epoch, |loss, accuracy| observer.step(loss, accuracy))?;
-            let evaluation = trainer.evaluate(&dev)?;
-            let record = EpochRecord {
-                epoch,
-                step: trainer.steps_done(),
-                loss: metrics.loss,
-                accuracy: metrics.accuracy,
-                val_loss: Some(evaluation.loss),
-                val_accuracy: Some(evaluation.accuracy),
-                seconds: started.elapsed().as_secs_f64(),
-                step_ms: step_ms(&metrics).unwrap_or(f64::NAN),
-                examples_per_second: metrics.examples as f64 / training_seconds(&metrics),
-                learning_rate,
-            };
-            let told = observer.epoch_ends(&record).map_err(Error::from);
-            history.push(record);
-            let committed = told.and_then(|()| match output {
-                Some(output) => commit(job, trainer, history, &evaluation, output),
-                None => Ok(()),
-            });
-            trainer.replicas().meet("saving", committed)?;
-        }
-        Ok(())
+    pub fn run(&mut self, stop: &Stop, observer: &mut dyn Observer) -> Result<Ending> {
+        let Self { job, tokens, trainer, history, progress, save, output } = self;
+        let data = job.datasets(tokens);
+        std::thread::scope(|scope| {
+            let saver =
+                output.as_mut().map(|output| Saver::start(scope, &mut output.writer, &output.description));
+            let keeper = Keeper::new(trainer.replicas().clone(), job, save.cadence, saver, stop);
+            let mut epochs = Epochs { job, trainer, history, progress, keeper };
+            let end = epochs.run(&data, observer);
+            epochs.keeper.end(end)
+        })
     }
 
     /// The epochs so far.
@@ -216,34 +285,38 @@ impl Session {
     }
 }
 
-/// Median time of a step, in milliseconds.
-fn step_ms(metrics: &EpochMetrics) -> Option<f64> {
-    median(&metrics.step_times.iter().map(|time| time.as_secs_f64() * 1e3).collect::<Vec<_>>())
+impl Output {
+    /// Goes on with a run, and gives its name. What a commit that was cut short has left to do is done.
+    fn go_on(&mut self, from: &Progress, save: &SaveOptions) -> Result<String> {
+        self.writer.go_on(from, save.keep_last)?;
+        Ok(from.run.clone())
+    }
 }
 
-fn training_seconds(metrics: &EpochMetrics) -> f64 {
-    metrics.step_times.iter().map(|time| time.as_secs_f64() * 1e3).sum::<f64>() / 1e3
+/// Where training goes on, and what is different from then on.
+fn describe(saved: &Saved, now: &Progress) -> String {
+    let Progress { step, epoch, within, terms, .. } = &saved.progress;
+    let within = within.as_ref().map_or(0, |within| within.steps);
+    let mut text = format!("Going on after step {step} ({epoch} epochs and {within} steps)");
+    for change in differences(&terms.free, &now.terms.free) {
+        text.push_str(&format!("; {change}"));
+    }
+    text
 }
 
-fn commit(
-    job: &Job,
-    trainer: &Trainer,
-    history: &History,
-    evaluation: &Evaluation,
-    (writer, description): &mut (Writer, Description),
-) -> Result<()> {
-    let weights = trainer.weights();
-    let predictions = DevPredictions {
-        rows: &job.split.test,
-        ids: &job.table.ids,
-        classes: &job.table.classes,
-        probabilities: &evaluation.probabilities,
-        num_classes: job.model.head.num_classes(),
-        labels: &job.recipe.labels,
+/// The trainer of a job, as it was saved or from its first step on.
+fn trainer(job: &Job, replicas: Arc<Replicas>, saved: Option<Saved>) -> Result<Trainer> {
+    let Recipe { batch_size, learning_rate, seed, .. } = job.recipe;
+    let options = TrainOptions { batch_size, learning_rate: learning_rate as f32, seed };
+    let values = job.initial_values();
+    let shared = replicas.clone();
+    let tensor;
+    let origin = match &saved {
+        Some(saved) => {
+            tensor = |name: &str, dims: &[usize]| saved.tensor(&shared, name, dims);
+            Origin::Saved { steps: saved.progress.step, tensor: &tensor }
+        }
+        None => Origin::Weights(&values),
     };
-    let names = weights.iter().map(|weight| (weight.name.clone(), weight.shape.clone())).collect();
-    let mut bytes = |i: usize| Ok(bytemuck::cast_slice(&trainer.values(weights[i])?).to_vec());
-    let weights = Tensors { names, bytes: &mut bytes };
-    let step = trainer.steps_done();
-    Ok(writer.commit(Snapshot { step, description, history, predictions, weights })?)
+    Trainer::new(replicas, &job.model, options, origin)
 }

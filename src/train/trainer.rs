@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::{Error, Result};
 use crate::data::{Batch, Dataset, Order};
-use crate::exec::{self, Executable, Inputs, Pending, Replicas, State};
+use crate::exec::{self, Executable, Inputs, Pending, Placed, Replicas, State};
 use crate::hlo::Graph;
 use crate::infer::{EvalProgram, Evaluation, MeetInput, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
 use crate::pjrt::MemoryStats;
-use crate::step::{InputId, Layout, OutputId, StepConfig, train_step, zeros_step};
+use crate::run::Tensor;
+use crate::step::{InputId, Layout, LeafId, Moment, OutputId, StepConfig, train_step, zeros_step};
 use crate::weights::InitialValues;
 
 /// What a model trains with.
@@ -23,6 +24,29 @@ pub struct TrainOptions {
     pub learning_rate: f32,
     /// Of the head's first values, the order of the examples and dropout.
     pub seed: u32,
+}
+
+/// What training starts from.
+pub enum Origin<'a> {
+    /// These weights, with which no step was done.
+    Weights(&'a InitialValues<'a>),
+    /// The state after some steps.
+    Saved { steps: u64, tensor: &'a SavedTensor<'a> },
+}
+
+/// The values of a weight, or of a moment, by its name and shape, row-major. All are asked for, once each, in an order that
+/// is the same in all processes.
+pub type SavedTensor<'a> = dyn Fn(&str, &[usize]) -> Result<Vec<f32>> + 'a;
+
+/// Why training pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// The epoch's steps are done.
+    EpochEnds,
+    /// As many steps are done as were asked for.
+    Step,
+    /// A host has asked all to meet.
+    Meeting,
 }
 
 /// A model in training.
@@ -43,15 +67,17 @@ pub struct Trainer {
     compile_time: Duration,
 }
 
-/// What an epoch measured while it trained.
+/// What an epoch has measured so far.
 #[derive(Clone, Debug, Default)]
 pub struct EpochMetrics {
+    /// Batches of its order that are done.
+    pub steps: u64,
     /// Mean over the examples, each seen by the weights of its own step, in nats.
     pub loss: f64,
     /// Keras': see [`Evaluation::accuracy`].
     pub accuracy: f64,
     pub examples: usize,
-    /// From one step's end to the next one's.
+    /// From one step's end to the next one's; of the steps that this process has done.
     pub step_times: Vec<Duration>,
 }
 
@@ -61,32 +87,43 @@ impl Trainer {
         replicas: Arc<Replicas>,
         model: &ClassifierConfig,
         options: TrainOptions,
-        values: &InitialValues<'_>,
+        origin: Origin<'_>,
     ) -> Result<Self> {
         let weights = model.weights();
-        values.check(&weights)?;
         let rows = replicas.rows(options.batch_size)?;
         let config = StepConfig { model: model.clone(), rows, replicas: replicas.count() };
+        if let Origin::Weights(values) = &origin {
+            values.check(&weights)?;
+        }
         let compile = || {
             let started = Instant::now();
             let step = Executable::compile(&replicas, train_step(&Graph::new(), &config))?;
             let compile_time = started.elapsed();
-            let zeros = Executable::compile_local(&replicas, zeros_step(&Graph::new(), step.signature()))?;
+            let zeros = match origin {
+                Origin::Weights(_) => {
+                    let graph = Graph::new();
+                    Some(Executable::compile_local(&replicas, zeros_step(&graph, step.signature()))?)
+                }
+                Origin::Saved { .. } => None,
+            };
             Ok((step, compile_time, zeros, EvalProgram::compile(&replicas, &config)?))
         };
         let (step, compile_time, zeros, eval) = replicas.meet("compiling", compile().map_err(exec_error))?;
         let is_trained = |weight: &Weight| step.signature().takes(&InputId::Leaf(weight.leaf()));
         let (trained, untrained): (Vec<_>, Vec<_>) = weights.into_iter().partition(is_trained);
         let load = || {
-            let state = initial_state(&replicas, &step, &zeros, &trained, values)?;
-            let keep = |weight: Weight| Ok((weight.clone(), values.get(&weight)?.into_owned()));
+            let mut first =
+                FirstValues { origin, zeros: zeros.map(|zeros| zeros.make(&replicas)).transpose()? };
+            let state = first.state(&replicas, &step, &trained)?;
+            let keep = |weight: Weight| Ok((weight.clone(), first.values(&weight)?));
             let untrained = untrained.into_iter().map(keep).collect::<Result<_>>()?;
             let rate = replicas.upload(&[options.learning_rate], &[], Layout::Mirrored)?;
             let seed = replicas.upload(&[options.seed], &[], Layout::Mirrored)?;
             let constants = vec![(InputId::LearningRate, rate), (InputId::Seed, seed)];
-            Ok::<_, Error>((state, untrained, constants, MeetInput::new(&replicas)?))
+            Ok::<_, Error>((state, untrained, constants, MeetInput::new(&replicas)?, first.steps()))
         };
-        let (state, untrained, constants, meet) = replicas.meet("loading the weights", load())?;
+        let loaded = replicas.meet("loading the weights", load())?;
+        let (state, untrained, constants, meet, steps_done) = loaded;
         Ok(Self {
             replicas,
             config,
@@ -98,7 +135,7 @@ impl Trainer {
             untrained,
             constants,
             meet,
-            steps_done: 0,
+            steps_done,
             compile_time,
         })
     }
@@ -126,52 +163,108 @@ impl Trainer {
     /// and accuracy.
     ///
     /// # Errors
-    /// A loss that is not finite, or a failure of the device.
+    /// As of [`train`](Self::train).
     pub fn train_epoch(
         &mut self,
         data: &Dataset<'_>,
         epoch: u32,
-        mut progress: impl FnMut(f64, f64),
+        progress: impl FnMut(f64, f64),
     ) -> Result<EpochMetrics> {
-        let order = Order::Shuffled { seed: u64::from(self.options.seed), epoch };
         let mut metrics = EpochMetrics::default();
+        self.train(data, epoch, &mut metrics, |_| false, || false, progress)?;
+        Ok(metrics)
+    }
+
+    /// Goes on with a pass over `data`, in the order of `epoch`, of which `metrics` tells how much is done: until its end,
+    /// until the step after which `is_due`, given the steps done since training began, or until a host `asks` all to
+    /// meet. It asks by the step itself, so that all hosts pause after the same one; where there is one alone, it need not.
+    /// When this returns, no step is under way.
+    ///
+    /// # Errors
+    /// A loss that is not finite, or a failure of the device.
+    pub fn train(
+        &mut self,
+        data: &Dataset<'_>,
+        epoch: u32,
+        metrics: &mut EpochMetrics,
+        is_due: impl Fn(u64) -> bool,
+        mut asks: impl FnMut() -> bool,
+        mut progress: impl FnMut(f64, f64),
+    ) -> Result<Pause> {
+        let order = Order::Shuffled { seed: u64::from(self.options.seed), epoch };
+        let done = metrics.steps as usize;
         let mut last_end = Instant::now();
-        let mut finish = |step: PendingStep, steps_done: u64| {
-            let (rows, [loss, correct]) = (step.rows, step.wait()?);
+        let mut finish = |step: PendingStep| {
+            let (rows, steps, [loss, correct, asking]) = (step.rows, step.steps, step.wait()?);
             if !loss.is_finite() {
-                return Err(Error::Diverged { loss, steps: steps_done });
+                return Err(Error::diverged(format!("the loss is {loss}"), steps));
             }
             metrics.add(rows, loss, correct);
             metrics.step_times.push(std::mem::replace(&mut last_end, Instant::now()).elapsed());
             progress(metrics.loss, metrics.accuracy);
-            Ok(())
+            Ok(asking > 0.0)
         };
         // The next step is queued before the last one's metrics are read, so that the device never waits.
         let mut ahead: Option<PendingStep> = None;
-        for batch in data.batches(self.options.batch_size, order) {
-            let step = self.launch(&batch)?;
+        let (mut pause, mut meeting) = (Pause::EpochEnds, false);
+        for batch in data.batches(self.options.batch_size, order).skip(done) {
+            let asks = asks();
+            if asks && !self.replicas.is_shared() {
+                meeting = true;
+                break;
+            }
+            let step = self.launch(&batch, asks)?;
             if let Some(done) = ahead.replace(step) {
-                finish(done, self.steps_done - 1)?;
+                meeting |= finish(done)?;
+            }
+            if meeting || is_due(self.steps_done) {
+                pause = Pause::Step;
+                break;
             }
         }
         if let Some(last) = ahead {
-            finish(last, self.steps_done)?;
+            meeting |= finish(last)?;
         }
-        Ok(metrics)
+        Ok(if meeting { Pause::Meeting } else { pause })
     }
 
-    /// Loss, accuracy and probabilities on `data` as the weights are now.
+    /// Loss, accuracy and probabilities on `data` as the weights are now; `None` once a host `asks` all to meet, as in
+    /// [`train`](Self::train).
     ///
     /// # Errors
     /// A loss that is not finite, so that weights that an epoch's last step spoiled are noticed; or a failure of the
     /// device.
-    pub fn evaluate(&self, data: &Dataset<'_>) -> Result<Evaluation> {
-        let evaluation = self.eval.evaluate(&self.replicas, &self.state, data, &|| false)?;
-        let evaluation = evaluation.expect("no host asks the others to meet");
-        match evaluation.loss.is_finite() {
-            true => Ok(evaluation),
-            false => Err(Error::Diverged { loss: evaluation.loss, steps: self.steps_done }),
+    pub fn evaluate(&self, data: &Dataset<'_>, asks: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
+        let evaluation = self.eval.evaluate(&self.replicas, &self.state, data, asks)?;
+        match evaluation {
+            Some(Evaluation { loss, .. }) if !loss.is_finite() => {
+                Err(Error::diverged(format!("the loss is {loss}"), self.steps_done))
+            }
+            other => Ok(other),
         }
+    }
+
+    /// Copies of everything that training goes on from, of weights and of both moments, as they are now. The names of the
+    /// moments are those of the state's leaves.
+    ///
+    /// # Errors
+    /// A state that was lost in a step that failed.
+    pub fn snapshot(&self) -> Result<[Vec<Tensor>; 3]> {
+        let leaf = |weight: &Weight, id: LeafId| (id, weight.shape.dims.clone());
+        let of = |id: fn(&Weight) -> LeafId| self.trained.iter().map(move |weight| leaf(weight, id(weight)));
+        let leaves = of(Weight::leaf).chain(of(first_moment)).chain(of(second_moment)).collect::<Vec<_>>();
+        let ids = leaves.iter().map(|(id, _)| id);
+        let values = self.state.to_host_all(&self.replicas, ids)?;
+        let tensors = leaves.into_iter().zip(values);
+        let mut tensors = tensors.map(|((id, dims), values)| Tensor { name: id.to_string(), dims, values });
+        let mut next = || tensors.by_ref().take(self.trained.len()).collect::<Vec<_>>();
+        let [mut weights, first, second] = [next(), next(), next()];
+        weights.extend(self.untrained.iter().map(|(weight, values)| Tensor {
+            name: weight.name.clone(),
+            dims: weight.shape.dims.clone(),
+            values: values.clone(),
+        }));
+        Ok([weights, first, second])
     }
 
     /// Every weight of the model.
@@ -204,13 +297,21 @@ impl Trainer {
     }
 
     /// Queues one optimizer step.
-    fn launch(&mut self, batch: &Batch) -> Result<PendingStep> {
+    fn launch(&mut self, batch: &Batch, asks: bool) -> Result<PendingStep> {
         let inputs = upload_batch(&self.replicas, self.step.signature(), batch)?;
-        let inputs = [&self.constants, self.meet.when(false), &inputs];
+        let inputs = [&self.constants, self.meet.when(asks), &inputs];
         let pending = self.step.update(&self.replicas, &mut self.state, &inputs)?;
         self.steps_done += 1;
-        Ok(PendingStep { rows: batch.rows.len(), pending })
+        Ok(PendingStep { rows: batch.rows.len(), steps: self.steps_done, pending })
     }
+}
+
+fn first_moment(weight: &Weight) -> LeafId {
+    LeafId::Moment(Moment::First, weight.name.clone())
+}
+
+fn second_moment(weight: &Weight) -> LeafId {
+    LeafId::Moment(Moment::Second, weight.name.clone())
 }
 
 fn exec_error(error: exec::Error) -> Error {
@@ -221,6 +322,7 @@ impl EpochMetrics {
     /// Adds a step: sums over its `rows` examples.
     fn add(&mut self, rows: usize, loss: f64, correct: f64) {
         let before = self.examples as f64;
+        self.steps += 1;
         self.examples += rows;
         let after = self.examples as f64;
         self.loss = (self.loss * before + loss) / after;
@@ -228,35 +330,61 @@ impl EpochMetrics {
     }
 }
 
-/// Weights by `values`, all else from `zeros`.
-fn initial_state(
-    replicas: &Replicas,
-    step: &Executable,
-    zeros: &Executable,
-    weights: &[Weight],
-    values: &InitialValues<'_>,
-) -> Result<State> {
-    let mut zeros = zeros.make(replicas)?;
-    let weights = weights.iter().map(|weight| (weight.leaf(), weight)).collect::<HashMap<_, _>>();
-    State::start(step.signature(), |leaf| match zeros.remove(leaf) {
-        Some(zeros) => Ok(zeros),
-        None => {
-            let weight = weights[leaf];
-            Ok(replicas.upload(values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
+/// The values that training starts with.
+struct FirstValues<'a> {
+    origin: Origin<'a>,
+    /// All but the weights, where no step was done.
+    zeros: Option<HashMap<LeafId, Placed>>,
+}
+
+impl FirstValues<'_> {
+    fn state(&mut self, replicas: &Replicas, step: &Executable, weights: &[Weight]) -> Result<State> {
+        let weights = weights.iter().map(|weight| (&*weight.name, weight)).collect::<HashMap<_, _>>();
+        State::start(step.signature(), |leaf| {
+            if let Some(zeros) = self.zeros.as_mut().and_then(|zeros| zeros.remove(leaf)) {
+                return Ok(zeros);
+            }
+            let (LeafId::Weight(name) | LeafId::Moment(_, name)) = leaf else {
+                return Ok(replicas.upload(&[self.steps() as u32], &[], Layout::Mirrored)?);
+            };
+            let weight = weights[&**name];
+            let dims = &weight.shape.dims;
+            let values = match &mut self.origin {
+                Origin::Weights(values) => values.get(weight)?,
+                Origin::Saved { tensor, .. } => tensor(&leaf.to_string(), dims)?.into(),
+            };
+            Ok(replicas.upload(values, dims, Layout::Mirrored)?)
+        })
+    }
+
+    /// Those of a weight that is no part of the state.
+    fn values(&mut self, weight: &Weight) -> Result<Vec<f32>> {
+        match &mut self.origin {
+            Origin::Weights(values) => Ok(values.get(weight)?.into_owned()),
+            Origin::Saved { tensor, .. } => tensor(&weight.name, &weight.shape.dims),
         }
-    })
+    }
+
+    fn steps(&self) -> u64 {
+        match self.origin {
+            Origin::Weights(_) => 0,
+            Origin::Saved { steps, .. } => steps,
+        }
+    }
 }
 
 /// A step that the devices work on.
 struct PendingStep {
     rows: usize,
+    /// Steps done with it, since training began.
+    steps: u64,
     pending: Pending,
 }
 
 impl PendingStep {
-    /// The sums of loss and of correct answers over the step's examples.
-    fn wait(self) -> Result<[f64; 2]> {
+    /// The sums of loss and of correct answers over the step's examples, and of the replicas whose host asks to meet.
+    fn wait(self) -> Result<[f64; 3]> {
         let values = self.pending.wait()?.take(&OutputId::Metrics);
-        Ok([f64::from(values[0]), f64::from(values[1])])
+        Ok([0, 1, 2].map(|i| values.get(i).map_or(0.0, |value| f64::from(*value))))
     }
 }

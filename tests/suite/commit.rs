@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bert_xla::data::{LabelMap, Tokenizer};
+use bert_xla::nn::Weight;
 use bert_xla::report::{EpochRecord, History};
-use bert_xla::run::{Description, DevPredictions, Run, Snapshot, Tensors, Writer, layout, model_folder};
+use bert_xla::run::{
+    Description, DevPredictions, Error, Progress, Run, Snapshot, Tensor, Terms, Writer, layout, model_folder,
+};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
@@ -35,29 +38,49 @@ fn commit(root: &Path, step: u64) {
         examples_per_second: 1.0,
         learning_rate: 1e-5,
     });
-    let weights = model.weights();
-    let mut bytes = |i: usize| {
-        let values = vec![step as f32; weights[i].shape.num_elements()];
-        Ok(bytemuck::cast_slice(&values).to_vec())
+    let tensor = |name: String, dims: &[usize]| Tensor {
+        name,
+        dims: dims.to_vec(),
+        values: vec![step as f32; dims.iter().product()],
     };
+    let tensors = |prefix: &str| {
+        let named = |weight: &Weight| tensor(format!("{prefix}{}", weight.name), &weight.shape.dims);
+        model.weights().iter().map(named).collect::<Vec<_>>()
+    };
+    let (ids, classes) = (["a".to_owned()], [1]);
+    let description = Description::new(&original(), &tokenizer, &model, &labels).unwrap();
+    let mut writer = Writer::open(root).unwrap();
     let snapshot = Snapshot {
-        step,
-        description: &Description::new(&original(), &tokenizer, &model, &labels).unwrap(),
-        history: &history,
-        predictions: DevPredictions {
+        progress: Progress {
+            version: "0.0.0".to_owned(),
+            run: writer.start(1, true).unwrap(),
+            arguments: vec![],
+            terms: Terms::default(),
+            step,
+            epoch: 1,
+            within: None,
+            best: None,
+        },
+        history,
+        predictions: Some(DevPredictions {
             rows: &[0],
-            ids: &["a".to_owned()],
-            classes: &[1],
-            probabilities: &[step as f32; 4],
+            ids: &ids,
+            classes: &classes,
+            probabilities: vec![step as f32; 4],
             num_classes: 4,
             labels: &labels,
-        },
-        weights: Tensors {
-            names: weights.iter().map(|weight| (weight.name.clone(), weight.shape.clone())).collect(),
-            bytes: &mut bytes,
-        },
+        }),
+        weights: tensors(""),
+        moments: [tensors("m."), tensors("v.")],
     };
-    Writer::create(root, true).unwrap().commit(snapshot).unwrap();
+    writer.commit(&description, &snapshot).unwrap();
+}
+
+/// Opens a folder and starts a run in it.
+fn start(root: &Path, replace: bool) -> Result<Writer, Error> {
+    let mut writer = Writer::open(root)?;
+    writer.start(1, replace)?;
+    Ok(writer)
 }
 
 /// The step that our readers see, after checking that every file in their folder is of it.
@@ -88,7 +111,7 @@ fn step_of(root: &Path) -> u64 {
         );
     }
     let names = listed.iter().map(|file| file["name"].as_str().unwrap()).collect::<BTreeSet<_>>();
-    assert_eq!(names, layout::FILES.into_iter().collect());
+    assert_eq!(names, layout::FILES.into_iter().chain(layout::TRAINING_FILES).collect());
     step
 }
 
@@ -115,7 +138,8 @@ fn check_tree(root: &Path, checkpoints: &[&str]) {
     expected.extend(layout::FILES.map(PathBuf::from));
     for checkpoint in checkpoints {
         let folder = PathBuf::from(layout::CHECKPOINTS).join(checkpoint);
-        expected.extend(layout::FILES.map(|name| folder.join(name)));
+        expected
+            .extend(layout::FILES.into_iter().chain(layout::TRAINING_FILES).map(|name| folder.join(name)));
         expected.extend([folder.join("manifest.json"), folder]);
     }
     assert_eq!(tree(root), expected);
@@ -193,10 +217,9 @@ fn a_first_commit_that_is_cut_short_is_no_run() {
         if !kill(&library, &root, runs.len() + 1) {
             break;
         }
-        let is_run = root.join(layout::RUN).exists();
-        assert_eq!(Run::open(&root).is_ok(), is_run);
         // Without leave to replace anything.
-        assert_eq!(Writer::create(&root, false).is_ok(), !is_run);
+        let is_run = start(&root, false).is_err();
+        assert_eq!(Run::open(&root).is_ok(), is_run);
         runs.push(is_run);
     }
     assert!(runs.is_sorted() && runs.contains(&true) && runs.contains(&false), "{runs:?}");
@@ -276,7 +299,7 @@ fn other_peoples_files_stay() {
     for name in [layout::CONFIG, layout::HISTORY, layout::RUN] {
         let root = empty_folder("commit_holds");
         fs::write(root.join(name), "{}").unwrap();
-        let error = Writer::create(&root, false).err().unwrap();
+        let error = start(&root, false).err().unwrap();
         assert!(error.is_input_error() && error.to_string().contains("already holds"), "{error}");
         assert_eq!(tree(&root), BTreeSet::from([name.into()]));
     }
@@ -285,12 +308,12 @@ fn other_peoples_files_stay() {
 #[test]
 fn one_process_writes_to_a_folder_at_a_time() {
     let root = empty_folder("commit_lock").join("run");
-    let first = Writer::create(&root, false).unwrap();
-    let error = Writer::create(&root, true).err().unwrap();
+    let first = start(&root, false).unwrap();
+    let error = start(&root, true).err().unwrap();
     assert!(error.is_input_error(), "{error}");
     assert!(error.to_string().ends_with("run: another process is writing a run there"), "{error}");
     drop(first);
-    Writer::create(&root, false).unwrap();
+    start(&root, false).unwrap();
 }
 
 #[test]
@@ -300,7 +323,7 @@ fn a_folder_that_cant_take_a_run_is_told_before_it_is_trained() {
     fs::create_dir_all(folder.join("b")).unwrap();
     fs::write(folder.join("b/checkpoints"), "a file").unwrap();
     for (name, part) in [("a", "history.jsonl"), ("b", "checkpoints")] {
-        let error = Writer::create(&folder.join(name), true).err().unwrap();
+        let error = start(&folder.join(name), true).err().unwrap();
         assert!(error.to_string().contains(part), "{error}");
     }
 }

@@ -13,7 +13,7 @@ use bert_xla::nn::{Mode, Params, Part, Randomness, Weight};
 use bert_xla::pjrt::{Argument, Buffer, Element};
 use bert_xla::shape::{ElementType, Shape};
 use bert_xla::step::{EncodeConfig, StepConfig, eval_step};
-use bert_xla::train::{TrainOptions, Trainer};
+use bert_xla::train::{Origin, TrainOptions, Trainer};
 use bert_xla::weights::{InitialValues, TensorFiles};
 use ndarray::Array2;
 use safetensors::SafeTensors;
@@ -179,7 +179,7 @@ fn three_adam_steps_equal_the_reference() {
     with_tiny(&golden, |checkpoint, data| {
         let options = TrainOptions { batch_size: 6, learning_rate: 1e-3, seed: 0 };
         let values = InitialValues::Trained(checkpoint);
-        let mut trainer = Trainer::new(connect(1), &tiny(false), options, &values).unwrap();
+        let mut trainer = Trainer::new(connect(1), &tiny(false), options, Origin::Weights(&values)).unwrap();
 
         // One batch per epoch: the order within it changes nothing.
         let losses = (1..=3).map(|epoch| trainer.train_epoch(data, epoch, |_, _| ()).unwrap().loss as f32);

@@ -11,7 +11,7 @@ use bert_xla::infer::{EncodeProgram, EvalProgram, Evaluation, PredictProgram, up
 use bert_xla::step::{
     EncodeConfig, InputId, Layout, LeafId, OutputId, Signature, StepConfig, StepKind, encode_step, eval_step,
 };
-use bert_xla::train::{Error, TrainOptions, Trainer};
+use bert_xla::train::{Error, Origin, TrainOptions, Trainer};
 use bert_xla::weights::InitialValues;
 
 use crate::common::cli::{asset, demo, fails, with_run};
@@ -204,7 +204,7 @@ fn a_batch_that_cant_be_split_is_refused() {
     let expected = "a batch of 6 can't be split evenly over 4 replicas; choose a --batch-size that is a multiple of \
                     4, or other --replicas";
     let values = InitialValues::Random { seed: 7 };
-    let error = Trainer::new(connect(4), &model(0.1), options(6, 7), &values).err().unwrap();
+    let error = Trainer::new(connect(4), &model(0.1), options(6, 7), Origin::Weights(&values)).err().unwrap();
     let placement = PlacementError::Batch { batch_size: 6, replicas: 4 };
     assert!(matches!(&error, Error::Exec(ExecError::Placement(found)) if *found == placement), "{error}");
     let (run, data) = (demo().join("run"), asset("sample.csv"));
@@ -249,13 +249,14 @@ fn each_replica_has_its_own_dropout_masks() {
 fn the_last_batch_counts_each_example_once() {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..7).collect());
-    let one_by_one = trainer(connect(1), &model(0.0), options(1, 7)).evaluate(&data).unwrap();
+    let one_by_one =
+        trainer(connect(1), &model(0.0), options(1, 7)).evaluate(&data, &|| false).unwrap().unwrap();
     // At a rate of 0 the weights stay, so that training measures what evaluation does.
     let still = TrainOptions { learning_rate: 0.0, ..options(4, 7) };
     for replicas in [1, 2] {
         let mut trainer = trainer(connect(replicas), &model(0.0), still.clone());
         let metrics = trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
-        let evaluation = trainer.evaluate(&data).unwrap();
+        let evaluation = trainer.evaluate(&data, &|| false).unwrap().unwrap();
         assert_eq!((metrics.examples, metrics.step_times.len()), (7, 2));
         for (loss, accuracy) in [(metrics.loss, metrics.accuracy), (evaluation.loss, evaluation.accuracy)] {
             assert!((loss - one_by_one.loss).abs() < 1e-6, "{loss}, {}", one_by_one.loss);

@@ -13,7 +13,7 @@ use bert_xla::report::{EpochRecord, History};
 use bert_xla::run::{Run, layout, model_folder};
 use bert_xla::step::{InputId, Layout, LeafId, StepConfig, train_step};
 use bert_xla::storage::FileError;
-use bert_xla::train::{Job, Observer, Recipe, Session};
+use bert_xla::train::{Ending, Job, Observer, Recipe, SaveOptions, Session, Started, Stop};
 
 use crate::common::cli::asset;
 use crate::common::empty_folder;
@@ -37,9 +37,12 @@ fn job() -> Job {
             batch_size: 8,
             epochs: 2,
             learning_rate: 1e-3,
+            dev_size: 0.2,
+            split_seed: 42,
             seed: 7,
             labels: LabelMap::default(),
         },
+        arguments: vec![],
     }
 }
 
@@ -56,7 +59,8 @@ impl Observer for Log {
         self.said.push("ready".into());
     }
 
-    fn epoch_starts(&mut self, epoch: u32, epochs: u32, steps: u64) {
+    fn epoch_starts(&mut self, epoch: u32, epochs: u32, steps: u64, done: u64) {
+        assert_eq!(done, 0);
         self.said.push(format!("epoch {epoch}/{epochs} of {steps}"));
     }
 
@@ -76,7 +80,10 @@ impl Observer for Log {
 
 fn start(output: &Path, log: &mut Log) -> Session {
     let replicas = Arc::into_inner(connect(1)).unwrap();
-    Session::start(job(), replicas, output, false, log).unwrap()
+    match Session::start(job(), replicas, output, SaveOptions::default(), log).unwrap() {
+        Started::Ready(session) => *session,
+        Started::Finished { .. } => panic!("there is nothing yet"),
+    }
 }
 
 #[test]
@@ -84,7 +91,7 @@ fn a_session_tells_its_observer_and_answers_on_the_same_devices() {
     let output = empty_folder("session").join("run");
     let mut log = Log::default();
     let mut session = start(&output, &mut log);
-    session.run(&mut log).unwrap();
+    assert_eq!(session.run(&Stop::default(), &mut log).unwrap(), Ending::Finished);
     // 48 rows to train on.
     let epoch = |epoch: u32| [vec![format!("epoch {epoch}/2 of 6")], vec!["step".to_owned(); 6]].concat();
     assert_eq!(log.said, [vec!["ready".to_owned()], epoch(1), epoch(2)].concat());
@@ -110,12 +117,12 @@ fn a_session_tells_its_observer_and_answers_on_the_same_devices() {
 fn an_observer_that_fails_ends_the_session_and_keeps_the_last_commit() {
     let output = empty_folder("session_observer").join("run");
     let mut log = Log { fails: true, ..Log::default() };
-    let error = start(&output, &mut log).run(&mut log).unwrap_err();
+    let error = start(&output, &mut log).run(&Stop::default(), &mut log).unwrap_err();
     assert_eq!(
         (error.to_string().as_str(), error.is_input_error()),
         ("can't write to nowhere: it is gone", false)
     );
-    assert!(!output.join(layout::RUN).exists());
+    assert!(model_folder(&output).unwrap_err().to_string().contains("no epoch of this run is done yet"));
 }
 
 /// A step that the runtime refuses takes the state with it, and every use says so.

@@ -5,7 +5,7 @@ use std::path::Path;
 use bert_xla::data::{Dataset, LabelMap, Purpose, Table, TableOptions, Tokenizer};
 use bert_xla::infer::{Evaluation, Predictor};
 use bert_xla::report::History;
-use bert_xla::run::{Description, DevPredictions, Run, Snapshot, Tensors, Writer};
+use bert_xla::run::{Description, DevPredictions, Progress, Run, Snapshot, Terms, Writer};
 use bert_xla::train::{Error, TrainOptions, Trainer};
 use bert_xla::weights::{TensorFiles, key};
 
@@ -33,27 +33,32 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
     let description = Description::new(&original(), &tokenizer, &model(0.1), labels).unwrap();
-    let evaluation = trainer.evaluate(&data).unwrap();
-    let weights = trainer.weights();
-    let mut bytes = |i: usize| Ok(bytemuck::cast_slice(&trainer.values(weights[i]).unwrap()).to_vec());
-    let names = weights.iter().map(|weight| (weight.name.clone(), weight.shape.clone())).collect();
+    let evaluation = trainer.evaluate(&data, &|| false).unwrap().unwrap();
+    let [weights, first, second] = trainer.snapshot().unwrap();
     let ids = (0..ROWS).map(|row| row.to_string()).collect::<Vec<_>>();
     let predictions = DevPredictions {
         rows: &(0..ROWS).collect::<Vec<_>>(),
         ids: &ids,
         classes: &classes,
-        probabilities: &evaluation.probabilities,
+        probabilities: evaluation.probabilities.clone(),
         num_classes: 4,
         labels,
     };
-    let snapshot = Snapshot {
+    let mut writer = Writer::open(folder).unwrap();
+    let progress = Progress {
+        version: String::new(),
+        run: writer.start(1, false).unwrap(),
+        arguments: vec![],
+        terms: Terms::default(),
         step: trainer.steps_done(),
-        description: &description,
-        history: &History::default(),
-        predictions,
-        weights: Tensors { names, bytes: &mut bytes },
+        epoch: 1,
+        within: None,
+        best: None,
     };
-    Writer::create(folder, false).unwrap().commit(snapshot).unwrap();
+    let history = History::default();
+    let (predictions, moments) = (Some(predictions), [first, second]);
+    let snapshot = Snapshot { progress, history, predictions, weights, moments };
+    writer.commit(&description, &snapshot).unwrap();
     (trainer, evaluation)
 }
 
@@ -94,7 +99,7 @@ fn a_loss_that_is_not_finite_ends_the_run() {
     assert!(matches!(error, Error::Diverged { steps: 2, .. }), "{error}");
     assert!(!error.is_input_error());
     assert!(error.to_string().contains("after 2 steps: the run has diverged"), "{error}");
-    let error = trainer.evaluate(&data).unwrap_err();
+    let error = trainer.evaluate(&data, &|| false).unwrap_err();
     assert!(matches!(error, Error::Diverged { .. }), "{error}");
 }
 
@@ -161,5 +166,5 @@ fn transformers_reads_a_saved_run_and_agrees() {
 fn rows_without_labels_are_not_taken_for_class_0() {
     let (tokens, _) = sample();
     let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect());
-    let _ = trainer(connect(1), &model(0.0), options(8, 0)).evaluate(&data);
+    let _ = trainer(connect(1), &model(0.0), options(8, 0)).evaluate(&data, &|| false);
 }

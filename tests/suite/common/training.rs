@@ -9,7 +9,7 @@ use bert_xla::model::head::DenseHeadConfig;
 use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
 use bert_xla::nn::Weight;
 use bert_xla::pjrt::Backend;
-use bert_xla::train::{TrainOptions, Trainer};
+use bert_xla::train::{Origin, TrainOptions, Trainer};
 use bert_xla::weights::{InitialValues, ModelFiles};
 
 use super::cli::asset;
@@ -65,7 +65,7 @@ pub fn options(batch_size: usize, seed: u32) -> TrainOptions {
 
 pub fn trainer(replicas: Arc<Replicas>, model: &ClassifierConfig, options: TrainOptions) -> Trainer {
     let values = InitialValues::Random { seed: options.seed };
-    Trainer::new(replicas, model, options, &values).unwrap()
+    Trainer::new(replicas, model, options, Origin::Weights(&values)).unwrap()
 }
 
 /// What five epochs of four steps, the last of them of 6 rows in 8, leave behind.
@@ -98,7 +98,7 @@ pub fn run(replicas: Arc<Replicas>, rate: f64, seed: u32) -> Run {
     };
     let weights = |replica| trainer.weights().into_iter().map(|weight| on(replica, weight)).collect();
     let weights = (0..replicas.local_count()).map(weights).collect();
-    Run { history, weights, evaluation: trainer.evaluate(&data).unwrap() }
+    Run { history, weights, evaluation: trainer.evaluate(&data, &|| false).unwrap().unwrap() }
 }
 
 #[track_caller]

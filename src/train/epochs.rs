@@ -1,0 +1,153 @@
+//! The epochs of a session: steps, evaluation, a record, a checkpoint.
+
+use std::time::Instant;
+
+use super::Result;
+use super::keeper::{Keeper, Meeting};
+use super::session::{Ending, Job, Observer};
+use super::trainer::{EpochMetrics, Pause, Trainer};
+use crate::data::Dataset;
+use crate::infer::Evaluation;
+use crate::report::{EpochRecord, History, median};
+use crate::run::{Best, Progress, Within};
+
+/// A session's parts while it runs.
+pub(super) struct Epochs<'s, 't> {
+    pub job: &'s Job,
+    pub trainer: &'t mut Trainer,
+    pub history: &'t mut History,
+    pub progress: &'t mut Progress,
+    pub keeper: Keeper<'s>,
+}
+
+/// What an epoch has come to: an evaluation, or the reason to stop before it.
+type Measured = std::result::Result<Evaluation, String>;
+
+/// The clocks of an epoch, in seconds: of this process, and before it was started.
+struct Clock {
+    started: Instant,
+    before: Within,
+}
+
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.before.seconds + self.started.elapsed().as_secs_f64()
+    }
+
+    /// What is done of the epoch.
+    fn within(&self, metrics: &EpochMetrics) -> Within {
+        let in_steps = metrics.step_times.iter().map(std::time::Duration::as_secs_f64).sum::<f64>();
+        Within {
+            steps: metrics.steps,
+            examples: metrics.examples,
+            loss: metrics.loss,
+            accuracy: metrics.accuracy,
+            seconds: self.seconds(),
+            step_seconds: self.before.step_seconds + in_steps,
+        }
+    }
+}
+
+impl Epochs<'_, '_> {
+    pub fn run(&mut self, [train, dev]: &[Dataset<'_>; 2], observer: &mut dyn Observer) -> Result<Ending> {
+        let epochs = self.job.recipe.epochs;
+        let steps = train.len().div_ceil(self.job.recipe.batch_size) as u64;
+        for epoch in self.progress.epoch + 1..=epochs {
+            let before = self.progress.within.clone().unwrap_or_default();
+            observer.epoch_starts(epoch, epochs, steps, before.steps);
+            let mut metrics = EpochMetrics {
+                steps: before.steps,
+                loss: before.loss,
+                accuracy: before.accuracy,
+                examples: before.examples,
+                step_times: vec![],
+            };
+            let clock = Clock { started: Instant::now(), before };
+            let evaluation = match self.measure(train, dev, epoch, &mut metrics, &clock, observer)? {
+                Ok(evaluation) => evaluation,
+                Err(reason) => {
+                    self.save(None)?;
+                    return Ok(Ending::Stopped { reason, step: self.progress.step });
+                }
+            };
+            let record = self.record(epoch, &clock.within(&metrics), &metrics, &evaluation);
+            self.history.push(record.clone());
+            let is_better = |best: &Best| evaluation.loss < best.val_loss;
+            if self.progress.best.as_ref().is_none_or(is_better) {
+                self.progress.best = Some(Best { epoch, val_loss: evaluation.loss });
+            }
+            (self.progress.epoch, self.progress.within) = (epoch, None);
+            let told = observer.epoch_ends(&record).map_err(super::Error::from);
+            let saved = told.and_then(|()| self.save(Some(evaluation)));
+            self.trainer.replicas().meet("saving", saved)?;
+        }
+        Ok(Ending::Finished)
+    }
+
+    /// Trains to the end of an epoch and evaluates, with checkpoints on the way.
+    fn measure(
+        &mut self,
+        train: &Dataset<'_>,
+        dev: &Dataset<'_>,
+        epoch: u32,
+        metrics: &mut EpochMetrics,
+        clock: &Clock,
+        observer: &mut dyn Observer,
+    ) -> Result<Measured> {
+        let steps = train.len().div_ceil(self.job.recipe.batch_size) as u64;
+        loop {
+            let keeper = &self.keeper;
+            let pause = self.trainer.train(
+                train,
+                epoch,
+                metrics,
+                |steps| keeper.is_due_after(steps),
+                || keeper.asks(),
+                |loss, accuracy| observer.step(loss, accuracy),
+            )?;
+            self.progress.step = self.trainer.steps_done();
+            self.progress.within = Some(clock.within(metrics));
+            let Meeting { stops, saves } = match pause {
+                // The epoch's own checkpoint is about to come.
+                Pause::Step => Meeting { stops: None, saves: metrics.steps < steps },
+                Pause::Meeting => keeper.meet()?,
+                Pause::EpochEnds => match self.trainer.evaluate(dev, &|| keeper.asks_to_end())? {
+                    Some(evaluation) => return Ok(Ok(evaluation)),
+                    None => keeper.meet()?,
+                },
+            };
+            if let Some(reason) = stops {
+                return Ok(Err(reason));
+            }
+            if saves {
+                self.save(None)?;
+            }
+        }
+    }
+
+    fn save(&self, evaluation: Option<Evaluation>) -> Result<()> {
+        self.keeper.save(self.trainer, self.progress, self.history, evaluation)
+    }
+
+    fn record(
+        &self,
+        epoch: u32,
+        done: &Within,
+        metrics: &EpochMetrics,
+        evaluation: &Evaluation,
+    ) -> EpochRecord {
+        let times = metrics.step_times.iter().map(|time| time.as_secs_f64() * 1e3).collect::<Vec<_>>();
+        EpochRecord {
+            epoch,
+            step: self.progress.step,
+            loss: done.loss,
+            accuracy: done.accuracy,
+            val_loss: Some(evaluation.loss),
+            val_accuracy: Some(evaluation.accuracy),
+            seconds: done.seconds,
+            step_ms: median(&times).unwrap_or(f64::NAN),
+            examples_per_second: done.examples as f64 / done.step_seconds,
+            learning_rate: self.job.recipe.learning_rate,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! When training pauses, and what is kept then: one decision for all hosts of a slice.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::cadence::Cadence;
+use super::saver::Saver;
+use super::session::{Ending, Job};
+use super::stop::Stop;
+use super::trainer::Trainer;
+use super::{Error, Result};
+use crate::exec::Replicas;
+use crate::infer::Evaluation;
+use crate::report::History;
+use crate::run::{DevPredictions, Progress, Snapshot};
+
+/// Has checkpoints made, and tells when all hosts are to meet for one.
+pub(super) struct Keeper<'s> {
+    replicas: Arc<Replicas>,
+    job: &'s Job,
+    cadence: Cadence,
+    /// The chief's.
+    saver: RefCell<Option<Saver<'s>>>,
+    stop: &'s Stop,
+    /// Why a commit has failed, until all hosts know.
+    failed: RefCell<Option<Error>>,
+    saved_at: Cell<Instant>,
+    /// The last step that was given to be committed, and the last that is.
+    given: Cell<Option<u64>>,
+    kept: Cell<Option<u64>>,
+}
+
+impl<'s> Keeper<'s> {
+    pub fn new(
+        replicas: Arc<Replicas>,
+        job: &'s Job,
+        cadence: Cadence,
+        saver: Option<Saver<'s>>,
+        stop: &'s Stop,
+    ) -> Self {
+        Self {
+            replicas,
+            job,
+            cadence,
+            saver: RefCell::new(saver),
+            stop,
+            failed: RefCell::default(),
+            saved_at: Cell::new(Instant::now()),
+            given: Cell::default(),
+            kept: Cell::default(),
+        }
+    }
+
+    /// Whether a checkpoint is due after so many steps.
+    pub fn is_due_after(&self, steps: u64) -> bool {
+        self.cadence.is_due_after(steps)
+    }
+
+    /// Whether this host asks all to meet while an epoch trains.
+    pub fn asks(&self) -> bool {
+        self.asks_to_end() || self.is_due()
+    }
+
+    /// Whether it does while there is nothing new to save.
+    pub fn asks_to_end(&self) -> bool {
+        if let Some(saver) = &mut *self.saver.borrow_mut()
+            && let Err(error) = saver.check()
+        {
+            self.failed.replace(Some(error));
+        }
+        self.stop.reason().is_some() || self.failed.borrow().is_some()
+    }
+
+    /// The chief's clock counts.
+    fn is_due(&self) -> bool {
+        self.saver.borrow().is_some() && self.cadence.is_due_since(self.saved_at.get().elapsed())
+    }
+
+    /// All hosts meet: why training is to stop, if it is, and whether a checkpoint is to be made.
+    ///
+    /// # Errors
+    /// A commit that has failed, in all of them.
+    pub fn meet(&self) -> Result<Meeting> {
+        const PHASE: &str = "saving";
+        let own = [self.stop.reason().is_some(), self.is_due()];
+        let all = self.replicas.gather(PHASE, &own.map(u32::from))?;
+        let failed = self.failed.take().map_or(Ok(()), Err);
+        self.replicas.meet(PHASE, failed)?;
+        let any = |word: usize| all.iter().any(|words| words[word] != 0);
+        let elsewhere = || "another host of the slice was asked to".to_owned();
+        let stops = any(0).then(|| self.stop.reason().unwrap_or_else(elsewhere));
+        Ok(Meeting { stops, saves: any(1) })
+    }
+
+    /// Has the state committed, unless that of this step is; with an evaluation, it is a whole epoch's.
+    ///
+    /// # Errors
+    /// Of this commit, those of reading the state; others are told later.
+    pub fn save(
+        &self,
+        trainer: &Trainer,
+        progress: &Progress,
+        history: &History,
+        evaluation: Option<Evaluation>,
+    ) -> Result<()> {
+        let is_new = evaluation.is_some() || self.given.get() != Some(progress.step);
+        let mut saver = self.saver.borrow_mut();
+        let Some(saver) = saver.as_mut().filter(|_| is_new) else { return Ok(()) };
+        saver.wait()?;
+        self.kept.set(self.given.get());
+        let [weights, first, second] = trainer.snapshot()?;
+        let snapshot = Snapshot {
+            progress: progress.clone(),
+            history: history.clone(),
+            predictions: evaluation.map(|evaluation| predictions(self.job, evaluation)),
+            weights,
+            moments: [first, second],
+        };
+        saver.save(snapshot);
+        self.given.set(Some(progress.step));
+        self.saved_at.set(Instant::now());
+        Ok(())
+    }
+
+    /// Waits until everything is committed, and for the other hosts.
+    ///
+    /// # Errors
+    /// That of `end`, or of the last commit.
+    pub fn end(&self, end: Result<Ending>) -> Result<Ending> {
+        let committed = match &mut *self.saver.borrow_mut() {
+            Some(saver) => saver.wait(),
+            None => Ok(()),
+        };
+        let committed = self.failed.take().map_or(committed, Err);
+        if committed.is_ok() {
+            self.kept.set(self.given.get());
+        }
+        let end = match end {
+            // All hosts come here.
+            Ok(ending) => self.replicas.meet("saving", committed).map(|()| ending),
+            // One that ends alone doesn't wait for others. Weights that are no numbers come before the loss that they lead to.
+            Err(error @ Error::Diverged { .. }) => Err(committed.err().unwrap_or(error)),
+            Err(error) => Err(error),
+        };
+        end.map_err(|error| error.with_kept(self.kept.get()))
+    }
+}
+
+/// What the hosts have agreed on.
+pub(super) struct Meeting {
+    /// Why training stops.
+    pub stops: Option<String>,
+    pub saves: bool,
+}
+
+fn predictions(job: &Job, evaluation: Evaluation) -> DevPredictions<'_> {
+    DevPredictions {
+        rows: &job.split.test,
+        ids: &job.table.ids,
+        classes: &job.table.classes,
+        probabilities: evaluation.probabilities,
+        num_classes: job.model.head.num_classes(),
+        labels: &job.recipe.labels,
+    }
+}

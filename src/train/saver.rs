@@ -1,0 +1,72 @@
+//! A thread that commits snapshots while training goes on.
+
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::Scope;
+
+use super::Result;
+use crate::run::{Description, Snapshot, Writer};
+
+/// One snapshot is committed at a time; the next one waits for it. An error is told at the next call.
+pub(super) struct Saver<'s> {
+    snapshots: Sender<Snapshot<'s>>,
+    /// Of each snapshot, how it ended.
+    ends: Receiver<Result<()>>,
+    is_busy: bool,
+}
+
+impl<'s> Saver<'s> {
+    /// It ends when it is dropped, and `scope` waits for that.
+    pub fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        writer: &'s mut Writer,
+        description: &'s Description,
+    ) -> Self
+    where
+        's: 'scope,
+    {
+        let (snapshots, received) = channel::<Snapshot<'s>>();
+        let (ended, ends) = channel();
+        scope.spawn(move || {
+            for snapshot in received {
+                let end = writer.commit(description, &snapshot).map_err(Into::into);
+                // Gigabytes, perhaps: before anybody takes the next.
+                drop(snapshot);
+                if ended.send(end).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { snapshots, ends, is_busy: false }
+    }
+
+    /// Has a snapshot committed. The one before must be: see [`wait`](Self::wait).
+    pub fn save(&mut self, snapshot: Snapshot<'s>) {
+        self.is_busy = self.snapshots.send(snapshot).is_ok();
+    }
+
+    /// The error of a commit that has failed since the last call.
+    pub fn check(&mut self) -> Result<()> {
+        if !self.is_busy {
+            return Ok(());
+        }
+        match self.ends.try_recv() {
+            Ok(end) => {
+                self.is_busy = false;
+                end
+            }
+            // The thread is gone when it has panicked alone, which the scope tells.
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(()),
+        }
+    }
+
+    /// Waits until everything is committed.
+    ///
+    /// # Errors
+    /// That of the last commit, unless it was told.
+    pub fn wait(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.is_busy) {
+            true => self.ends.recv().unwrap_or(Ok(())),
+            false => Ok(()),
+        }
+    }
+}
