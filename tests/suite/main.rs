@@ -30,6 +30,7 @@ mod runs;
 mod session;
 mod slices;
 mod slices_faults;
+mod slices_streams;
 mod split;
 mod tokens;
 mod tpu_vm;
