@@ -1,13 +1,13 @@
 //! Many files that count together: from the moment on that their manifest is there.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::atomic::sync_folder;
-use super::{BoxError, FileError, Folder, Result};
+use super::{BoxError, FileError, Folder, NewFile, Result};
 
 /// The file that is written last, and lists the others.
 pub const MANIFEST: &str = "manifest.json";
@@ -38,7 +38,8 @@ impl Manifest {
         serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.into()))
     }
 
-    /// Whether `folder` has every file as it was written.
+    /// Whether `folder` has every file as it was written. In a bucket, only sizes are looked at: hashes are, where a file
+    /// is [read](ManifestEntry::copy_to).
     ///
     /// # Errors
     /// One that is not: its name, and what is wrong with it.
@@ -53,13 +54,36 @@ impl Manifest {
 impl ManifestEntry {
     /// What is wrong with the file in `folder`, if anything is.
     pub fn check(&self, folder: &Folder) -> std::result::Result<(), String> {
-        let mut file = File::open(folder.path().join(&self.name)).map_err(|error| error.to_string())?;
-        match sha256(&mut file).map_err(|error| error.to_string())? {
-            (size, _) if size != self.size => {
-                Err(format!("it has {size} bytes where {} were committed", self.size))
+        match folder.local() {
+            Some(path) => {
+                let mut file = File::open(path.join(&self.name)).map_err(|error| error.to_string())?;
+                let (size, sha256) = sha256(&mut file).map_err(|error| error.to_string())?;
+                self.compare(size, Some(&sha256))
             }
-            (_, sha256) if sha256 != self.sha256 => Err("it is not as it was committed".to_owned()),
-            _ => Ok(()),
+            None => match folder.size(&self.name).map_err(|error| error.source.to_string())? {
+                Some(size) => self.compare(size, None),
+                None => Err("there is no such file".to_owned()),
+            },
+        }
+    }
+
+    /// Copies the file out of `folder` to `sink`, and checks what was copied.
+    ///
+    /// # Errors
+    /// What is wrong with it, or with `sink`.
+    pub fn copy_to(&self, folder: &Folder, sink: &mut dyn Write) -> std::result::Result<(), String> {
+        let mut hashing = Hashing { inner: sink, hash: Sha256::new(), size: 0 };
+        folder.copy_to(&self.name, &mut hashing).map_err(|error| error.source.to_string())?;
+        self.compare(hashing.size, Some(&hex(hashing.hash)))
+    }
+
+    fn compare(&self, size: u64, sha256: Option<&str>) -> std::result::Result<(), String> {
+        if size != self.size {
+            return Err(format!("it has {size} bytes where {} were committed", self.size));
+        }
+        match sha256.is_none_or(|sha256| sha256 == self.sha256) {
+            true => Ok(()),
+            false => Err("it is not as it was committed".to_owned()),
         }
     }
 }
@@ -76,7 +100,7 @@ pub fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A folder that is being filled, and that nobody looks into before it is whole.
+/// A folder that is being filled, here or in a bucket, and that nobody looks into before it is whole.
 pub struct Commit {
     folder: Folder,
     files: Vec<ManifestEntry>,
@@ -85,7 +109,12 @@ pub struct Commit {
 impl Commit {
     /// Makes `folder`, which must not be there.
     pub fn begin(folder: Folder) -> Result<Self> {
-        fs::create_dir(folder.path()).map_err(FileError::new("can't make", folder.path()))?;
+        let made = match folder.local() {
+            Some(path) => fs::create_dir(path),
+            None if folder.exists("")? => Err(io::ErrorKind::AlreadyExists.into()),
+            None => Ok(()),
+        };
+        made.map_err(FileError::new("can't make", folder.path()))?;
         Ok(Self { folder, files: vec![] })
     }
 
@@ -98,15 +127,12 @@ impl Commit {
         name: &str,
         write: impl FnOnce(&mut dyn Write) -> std::result::Result<(), BoxError>,
     ) -> Result<()> {
-        let path = self.folder.path().join(name);
-        let failed = || FileError::new("can't write", &path);
-        let file = File::create(&path).map_err(failed())?;
-        let inner = BufWriter::with_capacity(1 << 20, file);
+        let inner = NewFile::create(&self.folder, name)?;
         let mut hashing = Hashing { inner, hash: Sha256::new(), size: 0 };
-        write(&mut hashing).map_err(|error| failed()(into_io(error)))?;
+        let failed = FileError::new("can't write", self.folder.path().join(name));
+        write(&mut hashing).map_err(|error| failed(into_io(error)))?;
         let Hashing { inner, hash, size } = hashing;
-        let file = inner.into_inner().map_err(|error| failed()(error.into_error()))?;
-        file.sync_all().map_err(failed())?;
+        inner.finish()?;
         self.files.push(ManifestEntry { name: name.to_owned(), size, sha256: hex(hash) });
         Ok(())
     }
@@ -116,10 +142,13 @@ impl Commit {
         let manifest = Manifest { files: self.files };
         let failed = || FileError::new("can't write", self.folder.path().join(MANIFEST));
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| failed()(error.into()))?;
+        let Some(path) = self.folder.local() else {
+            return self.folder.write(MANIFEST, &text).map(|()| manifest);
+        };
         // The names of the files before the one that vouches for them.
-        sync_folder(self.folder.path()).map_err(failed())?;
+        sync_folder(path).map_err(failed())?;
         self.folder.write(MANIFEST, &text)?;
-        if let Some(parent) = self.folder.path().parent() {
+        if let Some(parent) = path.parent() {
             sync_folder(parent).map_err(failed())?;
         }
         Ok(manifest)

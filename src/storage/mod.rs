@@ -2,15 +2,23 @@
 //! files by one that is written last. Nothing is renamed, appended to or locked through this interface.
 
 mod atomic;
+#[cfg(feature = "cloud")]
+mod bucket;
+#[cfg(not(feature = "cloud"))]
+#[path = "no_bucket.rs"]
+mod bucket;
 mod commit;
+mod local;
+mod new_file;
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use atomic::probe;
 pub use atomic::{PART, write_atomic};
+use bucket::Bucket;
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, sha256};
+use new_file::NewFile;
 
 /// A file that could not be read, written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +43,21 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub type Result<T> = std::result::Result<T, FileError>;
 
-/// A folder of this machine. Files are named relative to it, with `/` between folders.
+/// Which content of a file was read or written. A local file's is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version(Option<String>);
+
+/// What became of a file that was to be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is, by this version.
+    Done(Version),
+    /// It isn't: meanwhile, somebody else had replaced it.
+    Outdated,
+}
+
+/// A folder of this machine, or, as `gs://bucket/prefix`, of a bucket of Cloud Storage. Files are named relative to it, with
+/// `/` between folders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
     path: PathBuf,
@@ -46,8 +68,24 @@ impl Folder {
         Self { path: path.into() }
     }
 
+    /// The folder that the file `path` is in, and its name there.
+    pub fn of(path: &Path) -> (Self, String) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        (Self::new(path.parent().unwrap_or(Path::new("."))), name)
+    }
+
+    /// As it was given: of a bucket, for messages alone.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn is_local(&self) -> bool {
+        !is_bucket(&self.path)
+    }
+
+    /// The path of a folder of this machine.
+    pub fn local(&self) -> Option<&Path> {
+        self.is_local().then_some(&self.path)
     }
 
     /// The folder `name` in this one.
@@ -57,93 +95,161 @@ impl Folder {
 
     /// The file's bytes; `None` if there is no such file.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.path.join(name);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(FileError::new("can't read", path)(error)),
+        Ok(self.read_versioned(name)?.map(|(bytes, _)| bytes))
+    }
+
+    /// The file's bytes, and which version of it they are; `None` if there is no such file.
+    pub fn read_versioned(&self, name: &str) -> Result<Option<(Vec<u8>, Version)>> {
+        match self.is_local() {
+            true => Ok(local::read(&self.path.join(name))?.map(|bytes| (bytes, Version(None)))),
+            false => self.in_bucket("can't read", name, |bucket| bucket.read(name)),
+        }
+    }
+
+    /// Writes the file's bytes to `sink` as they come, and gives their number.
+    ///
+    /// # Errors
+    /// No such file, and the sink's.
+    pub fn copy_to(&self, name: &str, sink: &mut dyn Write) -> Result<u64> {
+        match self.is_local() {
+            true => {
+                let path = self.path.join(name);
+                let copied = fs::File::open(&path).and_then(|mut file| io::copy(&mut file, sink));
+                copied.map_err(FileError::new("can't read", path))
+            }
+            false => self.in_bucket("can't read", name, |bucket| bucket.download(name, sink)),
+        }
+    }
+
+    /// The file's size in bytes; `None` if there is no such file.
+    pub fn size(&self, name: &str) -> Result<Option<u64>> {
+        match self.is_local() {
+            true => Ok(fs::metadata(self.path.join(name))
+                .ok()
+                .filter(fs::Metadata::is_file)
+                .map(|file| file.len())),
+            false => self.in_bucket("can't read", name, |bucket| bucket.size(name)),
+        }
+    }
+
+    /// Whether there is a file or a folder of this name.
+    pub fn exists(&self, name: &str) -> Result<bool> {
+        match self.is_local() {
+            true => Ok(self.path.join(name).symlink_metadata().is_ok()),
+            false => self.in_bucket("can't read", name, |bucket| bucket.exists(name)),
         }
     }
 
     /// Writes a file whole, in place of any of that name; folders on the way are made.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        write_file(&self.path.join(name), bytes)
+        match self.is_local() {
+            true => write_file(&self.path.join(name), bytes),
+            false => self.in_bucket("can't write", name, |bucket| bucket.write(name, bytes)),
+        }
+    }
+
+    /// Writes a file whole, if the one that is there is still of `version`; with `None`, if there is none. Bytes that are
+    /// already there as they are count as written, since an answer may have been lost: have them say whose they are. In a
+    /// local folder, it is written whatever is there: a lock must keep others away.
+    pub fn replace(&self, name: &str, bytes: &[u8], version: Option<&Version>) -> Result<Replaced> {
+        match self.is_local() {
+            true => self.write(name, bytes).map(|()| Replaced::Done(Version(None))),
+            false => self.in_bucket("can't write", name, |bucket| bucket.replace(name, bytes, version)),
+        }
     }
 
     /// The names of the files and folders here, sorted; empty if there is no such folder.
     pub fn list(&self) -> Result<Vec<String>> {
-        let failed = |error| FileError::new("can't list", &self.path)(error);
-        let entries = match fs::read_dir(&self.path) {
-            Ok(entries) => entries,
-            Err(error) if is_absent(&error) => return Ok(vec![]),
-            Err(error) => return Err(failed(error)),
-        };
-        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-        let mut names = entries.map(name).collect::<io::Result<Vec<_>>>().map_err(failed)?;
-        names.sort();
-        Ok(names)
+        match self.is_local() {
+            true => local::list(&self.path),
+            false => self.in_bucket("can't list", "", |bucket| bucket.list()),
+        }
     }
 
     /// Removes a file, or a folder with all that is in it; it is no failure if it isn't there.
     pub fn remove(&self, name: &str) -> Result<()> {
-        let path = self.path.join(name);
-        let removed = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(error) => Err(error),
-        };
-        match removed {
-            Err(error) if !is_absent(&error) => Err(FileError::new("can't remove", path)(error)),
-            _ => Ok(()),
+        match self.is_local() {
+            true => local::remove(&self.path.join(name)),
+            false => self.in_bucket("can't remove", name, |bucket| bucket.remove(name)),
         }
     }
 
     /// Makes `name` here the same file as `name` in `from`, in place of any that is there: by a hard link, or by a copy
     /// where there are none.
     pub fn link(&self, from: &Self, name: &str) -> Result<()> {
-        let (source, target) = (from.path.join(name), self.path.join(name));
-        let part = format!(".{name}.link{PART}");
-        self.remove(&part)?;
-        // A link can't take another's place, a rename can.
-        match fs::hard_link(&source, self.path.join(&part)) {
-            Ok(()) => {
-                fs::rename(self.path.join(&part), &target).map_err(FileError::new("can't write", &target))?
-            }
-            Err(_) => self.copy(from, name)?,
+        match (from.local(), self.local()) {
+            (Some(source), Some(target)) if local::link(source, target, name)? => Ok(()),
+            _ => self.copy(from, name),
         }
-        // Renaming one name of a file to another of the same file does nothing, and leaves both.
-        self.remove(&part)
     }
 
-    /// Copies `name` from `from`, in place of any file of that name.
+    /// Copies `name` from `from`, in place of any file of that name; within a bucket, without bringing it here.
     pub fn copy(&self, from: &Self, name: &str) -> Result<()> {
-        let (source, target) = (from.path.join(name), self.path.join(name));
-        let copied = write_atomic(&target, |file| io::copy(&mut fs::File::open(&source)?, file).map(drop));
-        copied.map_err(FileError::new("can't write", target))
+        if let (Some(source), Some(target)) = (from.local(), self.local()) {
+            return local::copy(&source.join(name), &target.join(name));
+        }
+        let within = |bucket: Bucket| bucket.copy(&Bucket::open(&from.path)?, name);
+        if !from.is_local() && !self.is_local() && self.in_bucket("can't write", name, within)? {
+            return Ok(());
+        }
+        if let Some(target) = self.local() {
+            let target = target.join(name);
+            let copied =
+                write_atomic(&target, |file| from.copy_to(name, file).map(drop).map_err(io::Error::other));
+            return copied.map_err(FileError::new("can't write", target));
+        }
+        let mut file = NewFile::create(self, name)?;
+        from.copy_to(name, &mut file)?;
+        file.finish()
     }
 
     /// Makes the folder, and finds out whether files can be made in it, to be told before long work.
     pub fn make(&self) -> Result<()> {
-        fs::create_dir_all(&self.path).map_err(FileError::new("can't make", &self.path))?;
-        probe(&self.path).map_err(FileError::new("can't write to", &self.path))
+        match self.is_local() {
+            true => local::make(&self.path),
+            false => self.in_bucket("can't write to", "", |bucket| bucket.probe()),
+        }
     }
+
+    /// Does something in the bucket, for the file `name`.
+    fn in_bucket<T>(
+        &self,
+        action: &'static str,
+        name: &str,
+        act: impl FnOnce(Bucket) -> io::Result<T>,
+    ) -> Result<T> {
+        let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
+        Bucket::open(&self.path).and_then(act).map_err(FileError::new(action, path))
+    }
+}
+
+/// Whether a path is an address in Cloud Storage.
+pub fn is_bucket(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().starts_with(b"gs://")
+}
+
+/// Opens a file for one pass: one in a bucket is copied into a temporary file.
+pub fn open_once(path: &Path) -> io::Result<fs::File> {
+    if !is_bucket(path) {
+        return fs::File::open(path);
+    }
+    let (folder, name) = Folder::of(path);
+    let mut copy = tempfile::tempfile()?;
+    Bucket::open(folder.path())?.download(&name, &mut copy)?;
+    copy.rewind()?;
+    Ok(copy)
 }
 
 /// Opens a file that is to be gone through more than once. One that can be read just once, such as a pipe, is copied into a
 /// temporary file, to its end.
 pub fn open_for_passes(path: &Path) -> io::Result<fs::File> {
-    let mut file = fs::File::open(path)?;
+    let mut file = open_once(path)?;
     if file.metadata()?.is_file() {
         return Ok(file);
     }
     let mut copy = tempfile::tempfile()?;
     io::copy(&mut file, &mut copy)?;
     Ok(copy)
-}
-
-/// No such file, or no such folder on the way to it.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Writes a file, whole or not at all.
