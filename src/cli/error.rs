@@ -1,6 +1,6 @@
 //! What a command can fail with, the flag that helps, and the exit code.
 
-use std::fmt;
+use std::{fmt, io};
 
 use crate::data::DataError;
 use crate::exec::PlacementError;
@@ -30,6 +30,7 @@ pub enum Error {
     Report(ReportError),
     Pjrt(pjrt::Error),
     File(FileError),
+    Signals(io::Error),
 }
 
 impl Error {
@@ -37,7 +38,7 @@ impl Error {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Usage(_) => true,
-            Self::File(_) => false,
+            Self::File(_) | Self::Signals(_) => false,
             Self::Exec(error) => error.is_input_error(),
             Self::Plan(error) => error.is_input_error(),
             Self::Run(error) => error.is_input_error(),
@@ -108,6 +109,7 @@ impl fmt::Display for Error {
             Self::Report(error) => error.fmt(f),
             Self::Pjrt(error) => error.fmt(f),
             Self::File(error) => error.fmt(f),
+            Self::Signals(error) => write!(f, "can't tell when a signal comes: {error}"),
         }?;
         self.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }

@@ -12,6 +12,7 @@ mod output;
 mod plan;
 mod plugins;
 mod predict;
+mod signals;
 mod train;
 
 use std::ffi::OsString;

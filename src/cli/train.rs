@@ -11,13 +11,15 @@ use serde_json::Value;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, count};
-use super::{Cli, Console, Error, Exit, Result, guess_note, padding_note, plural};
+use super::{Cli, Console, Error, Exit, Result, guess_note, padding_note, plural, signals};
 use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
 use crate::run::{last_arguments, model_files, read_json};
 use crate::storage::FileError;
-use crate::train::{self, Cadence, Ending, Job, Observer, Recipe, SaveOptions, Session, Started, Stop};
+use crate::train::{
+    self, Cadence, Ending, Job, Observer, Recipe, SaveOptions, Session, Started, Stop, notices,
+};
 use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
 
 /// Fine-tune a classifier on a labelled table.
@@ -169,6 +171,7 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     }
     let replicas = args.device.connect(console)?;
     console.note(&description);
+    let backend = replicas.backend();
     let quiet = args.json || !replicas.is_chief();
     let mut progress = Progress { console, json: args.json, quiet, epoch: None };
     let output = &args.output;
@@ -183,7 +186,12 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
             return Ok(Exit::Done);
         }
     };
+    // Before this, there is nothing to save.
     let stop = Stop::default();
+    signals::install(&stop)?;
+    if let Some(host) = notices::host(backend) {
+        notices::watch(&stop, &host);
+    }
     match session.run(&stop, &mut progress)? {
         Ending::Finished => {
             console.note(&format!("Saved in {}", output.display()));

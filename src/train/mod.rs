@@ -3,6 +3,7 @@
 mod cadence;
 mod epochs;
 mod keeper;
+pub mod notices;
 mod resume;
 mod saver;
 mod session;

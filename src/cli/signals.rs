@@ -1,0 +1,127 @@
+//! What signals do to a command that can stop in good order.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
+use signal_hook::iterator::Signals;
+
+use super::{Error, Result};
+use crate::train::Stop;
+
+/// What shells say of a process that an interrupt has ended.
+const INTERRUPTED: i32 = 128 + SIGINT;
+
+/// From now on, SIGTERM and SIGINT ask to stop in good order; a second SIGINT ends the process at once, with status 130.
+///
+/// # Errors
+/// A system that has no room for what this takes.
+pub fn install(stop: &Stop) -> Result<()> {
+    listen(stop.clone()).map_err(Error::Signals)
+}
+
+fn listen(stop: Stop) -> io::Result<()> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // In the handler itself, whatever the threads do; in this order, so that the first one only arms it.
+    register_conditional_shutdown(SIGINT, INTERRUPTED, interrupted.clone())?;
+    signal_hook::flag::register(SIGINT, interrupted)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    thread::Builder::new().spawn(move || {
+        for signal in signals.forever() {
+            stop.ask(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+        }
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Lines};
+    use std::process::{Child, ChildStdout, Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+
+    /// A process that listens, and says on stdout what it then has as the reason to stop.
+    struct Process(Child, Lines<BufReader<ChildStdout>>);
+
+    impl Process {
+        fn start() -> Self {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args([
+                "--exact",
+                "cli::signals::tests::process_that_listens",
+                "--ignored",
+                "--nocapture",
+            ]);
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap() == "ready"));
+            Self(child, lines)
+        }
+
+        fn send(&self, signal: Signal) {
+            kill_process(Pid::from_child(&self.0), signal).unwrap();
+        }
+
+        /// What it says of a signal that it survives.
+        #[track_caller]
+        fn answer(&mut self, signal: Signal) -> String {
+            self.send(signal);
+            self.1.next().expect("it goes on").unwrap()
+        }
+
+        /// The status that a signal ends it with.
+        fn end(mut self, signal: Signal) -> Option<i32> {
+            self.send(signal);
+            assert!(self.1.next().is_none());
+            self.0.wait().unwrap().code()
+        }
+    }
+
+    impl Drop for Process {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn the_first_signal_asks_and_a_second_interrupt_ends_the_process() {
+        let mut process = Process::start();
+        assert_eq!(process.answer(Signal::INT), "2: SIGINT");
+        assert_eq!(process.answer(Signal::TERM), "15: SIGINT");
+        assert_eq!(process.end(Signal::INT), Some(130));
+
+        let mut process = Process::start();
+        for _ in 0..3 {
+            assert_eq!(process.answer(Signal::TERM), "15: SIGTERM");
+        }
+        // The first one after them is the first.
+        assert_eq!(process.answer(Signal::INT), "2: SIGTERM");
+        assert_eq!(process.end(Signal::INT), Some(130));
+    }
+
+    #[test]
+    #[ignore = "the process of the_first_signal_asks_and_a_second_interrupt_ends_the_process"]
+    fn process_that_listens() {
+        let stop = Stop::default();
+        install(&stop).unwrap();
+        // Its handlers come after the others: what it hears of, they have seen.
+        let mut signals = Signals::new([SIGTERM, SIGINT]).unwrap();
+        println!("\nready");
+        for signal in signals.forever() {
+            let reason = loop {
+                match stop.reason() {
+                    Some(reason) => break reason,
+                    None => thread::yield_now(),
+                }
+            };
+            println!("{signal}: {reason}");
+        }
+    }
+}
