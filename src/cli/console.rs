@@ -9,7 +9,7 @@ use super::padding_note;
 use crate::data::Tokenizer;
 use crate::exec::Replicas;
 use crate::model::BertConfig;
-use crate::storage::FileError;
+use crate::storage::{FileError, as_given};
 
 /// One command's voice. On a slice of several hosts, all processes take the same steps and have the same to say: the
 /// chief says it. Errors are for each to tell.
@@ -40,7 +40,7 @@ impl Console {
     /// Says what the command failed with, and on a slice, in which process. Not by `eprintln`, which panics where stderr
     /// is closed.
     pub fn error(&self, error: &dyn std::fmt::Display) {
-        let _ = writeln!(std::io::stderr(), "error: {}{error}", self.prefix());
+        let _ = writeln!(std::io::stderr(), "error: {}{}", self.prefix(), as_given(error.to_string()));
     }
 
     /// Says on stderr what goes on in this process, and on a slice, in which.

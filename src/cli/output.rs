@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Error, Result};
 use crate::exec::Replicas;
+use crate::storage::is_bucket;
 
 /// Tells the processes of one another's failures where none waits for another in a step: before the steps, and after
 /// them.
@@ -25,6 +26,10 @@ enum Stage {
 pub fn check_is_other(inputs: &[&Path], output: &Path) -> Result<()> {
     let refuse =
         |what| Err(Error::Usage(format!("--output {}: it is {what}; name another file", output.display())));
+    // One in a bucket is its address.
+    if is_bucket(output) {
+        return if inputs.contains(&output) { refuse("the input") } else { Ok(()) };
+    }
     let Ok(written) = output.canonicalize() else { return Ok(()) };
     let is_it = |input: &&Path| input.canonicalize().is_ok_and(|read| read == written && read.is_file());
     match inputs.iter().any(is_it) {

@@ -16,7 +16,7 @@ use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
 use crate::run::{last_arguments, model_files, read_json};
-use crate::storage::FileError;
+use crate::storage::{FileError, check_is_there};
 use crate::train::{
     self, Cadence, Ending, Job, Observer, Recipe, SaveOptions, Session, Started, Stop, notices,
 };
@@ -216,7 +216,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
         return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
     }
     // Before anything is downloaded.
-    args.train.metadata().map_err(|source| DataError::Read { path: args.train.clone(), source })?;
+    check_is_there(&args.train).map_err(|source| DataError::Read { path: args.train.clone(), source })?;
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
     // A dry run downloads no weights; those that are here are looked at.
     let weights = !random_weights && (!args.dry_run || Path::new(name).is_dir());

@@ -1,7 +1,6 @@
 //! One pass over a table, in bounded memory: its rows checked, and their labels and columns understood.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{io, mem};
 
@@ -14,6 +13,7 @@ use super::parse::{Batch, Parser, Values};
 use super::rows::{Limits, Rows, SoundRows, Syntax};
 use super::window::Source;
 use super::{DataError, Header, LabelMap, Purpose, TableOptions};
+use crate::storage::open_once;
 
 /// A row of a table that is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +66,9 @@ pub struct Records {
 }
 
 impl Records {
-    /// A single pass over a file, which may be a pipe.
+    /// A single pass over a file, which may be a pipe, or in a bucket.
     pub fn open(path: &Path, options: &TableOptions, purpose: Purpose) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(read_error(path))?;
+        let file = open_once(path).map_err(read_error(path))?;
         Self::new(path, Box::new(file), options, purpose, Limits::default())
     }
 

@@ -104,7 +104,8 @@ pub struct TableFile {
 }
 
 impl TableFile {
-    /// Opens a file. One that can be read just once, such as a pipe, is copied into a temporary file, to its end.
+    /// Opens a file. One that can be read just once, such as a pipe, is copied into a temporary file, to its end; so is
+    /// one in a bucket.
     pub fn open(path: &Path, options: &TableOptions, purpose: Purpose) -> Result<Self, DataError> {
         let file = Arc::new(open_for_passes(path).map_err(read_error(path))?);
         Ok(Self { path: path.to_owned(), file, options: options.clone(), purpose })

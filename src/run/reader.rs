@@ -9,7 +9,7 @@ use super::layout::{CHECKPOINTS, RUN};
 use super::{Error, Result, description};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
-use crate::storage::{FileError, Folder, MANIFEST, Manifest, ManifestEntry};
+use crate::storage::{FileError, Folder, MANIFEST, Manifest, ManifestEntry, is_bucket};
 use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer, open_weights};
 
 /// `run.json`. Folders are relative to the run's.
@@ -63,23 +63,38 @@ impl Pointer {
         }
     }
 
-    /// The folder whose files are those of the checkpoint that counts: its own, or, for a run that was copied without its
-    /// checkpoints, the run's.
-    fn folder(&self, root: &Folder) -> Result<Folder> {
-        let error = |path: PathBuf, message: &str| Error::Input { path, message: message.to_owned() };
+    /// The folder whose files are those of the checkpoint that counts, and what they should be: its own, or, for a run that
+    /// was copied without its checkpoints, the run's.
+    fn checkpoint(&self, root: &Folder) -> Result<(Folder, Manifest)> {
         let Some(checkpoint) = &self.checkpoint else {
             return Err(Error::NoEpoch { path: root.path().to_owned(), newest: self.newest.clone() });
         };
         let own = root.folder(checkpoint);
         let damaged = |error: FileError| Error::Input { path: error.path, message: error.source.to_string() };
-        let folder = if own.path().exists() { own } else { root.clone() };
-        if folder != *root && Manifest::read(&folder).map_err(damaged)?.is_none() {
-            let message = "there is none: the checkpoint is not whole";
-            return Err(error(folder.path().join(MANIFEST), message));
+        let is_there = root.exists(checkpoint)?;
+        let folder = if is_there { own } else { root.clone() };
+        let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
+        if is_there && Manifest::read(&folder).map_err(damaged)?.is_none() {
+            return Err(error(MANIFEST, "there is none: the checkpoint is not whole".to_owned()));
         }
         let manifest = Manifest { files: self.files.clone() };
-        manifest.check(&folder).map_err(|(name, message)| error(folder.path().join(name), &message))?;
-        Ok(folder)
+        manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
+        Ok((folder, manifest))
+    }
+}
+
+/// Gives `take` the checkpoint that `run.json` names in `root` and its manifest, or, where there is no `run.json`, `root`
+/// itself.
+fn with_checkpoint<T>(root: &Folder, take: impl Fn(&Folder, Option<&Manifest>) -> Result<T>) -> Result<T> {
+    let Some(mut pointer) = Pointer::read(root)? else { return take(root, None) };
+    loop {
+        let taken = pointer.checkpoint(root).and_then(|(folder, manifest)| take(&folder, Some(&manifest)));
+        match (taken, Pointer::read(root)?) {
+            (Ok(taken), _) => return Ok(taken),
+            // A run that goes on may have put newer ones in its place.
+            (Err(_), Some(newer)) if newer.checkpoint != pointer.checkpoint => pointer = newer,
+            (Err(error), _) => return Err(error),
+        }
     }
 }
 
@@ -94,21 +109,17 @@ pub(super) fn name(checkpoint: &str) -> Option<&str> {
 /// # Errors
 /// A checkpoint that is not whole, or a file of it that is not as it was committed.
 pub fn model_folder(root: &Path) -> Result<PathBuf> {
-    let root = Folder::new(root);
-    let Some(mut pointer) = Pointer::read(&root)? else { return Ok(root.path().to_owned()) };
-    loop {
-        match (pointer.folder(&root), Pointer::read(&root)?) {
-            (Ok(folder), _) => return Ok(folder.path().to_owned()),
-            // A run that goes on may have put newer ones in its place.
-            (Err(_), Some(newer)) if newer.checkpoint != pointer.checkpoint => pointer = newer,
-            (Err(error), _) => return Err(error),
-        }
-    }
+    with_checkpoint(&Folder::new(root), |folder, _| Ok(folder.path().to_owned()))
 }
 
 /// The files of a pretrained model, as [`ModelFiles::resolve`] finds them, or of a run.
 pub fn model_files(model: &str, revision: Option<&str>, weights: bool, hub: &Hub) -> Result<ModelFiles> {
     let path = Path::new(model);
+    if is_bucket(path) {
+        let fetch =
+            |folder: &Folder, manifest: Option<&Manifest>| Ok(ModelFiles::fetch(folder, manifest, weights)?);
+        return with_checkpoint(&Folder::new(path), fetch);
+    }
     if !path.is_dir() {
         return Ok(ModelFiles::resolve(model, revision, weights, hub)?);
     }
@@ -130,7 +141,11 @@ impl Run {
     /// # Errors
     /// A folder that is not a run's, or whose files don't fit together.
     pub fn open(root: &Path) -> Result<Self> {
-        if !root.is_dir() {
+        let is_there = match is_bucket(root) {
+            true => Folder::new(root).exists("")?,
+            false => root.is_dir(),
+        };
+        if !is_there {
             return Err(Error::NoRun { path: root.to_owned() });
         }
         let files = model_files(&root.to_string_lossy(), None, true, &Hub::from_env()?)?;

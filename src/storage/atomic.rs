@@ -2,9 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::bucket::Bucket;
+use super::{Folder, is_bucket};
 
 /// How the name of a file ends that is still being written, which starts with a `.` and the name that it is to have:
 /// what is left of one is of no use.
@@ -12,11 +15,15 @@ pub const PART: &str = ".part";
 
 /// Writes a file by a temporary one in the same folder, which is synced to disk and renamed at the end: a reader, or
 /// a run that is cut short, never meets half a file. The folder is made if it isn't there. What is no file, such as a
-/// pipe or `/dev/stdout`, is written to as it is; a link stays one, and its target is written.
+/// pipe or `/dev/stdout`, is written to as it is; a link stays one, and its target is written. A file of a
+/// bucket is a temporary one here until it is whole.
 pub fn write_atomic<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
 ) -> Result<(), E> {
+    if is_bucket(path) {
+        return write_to_bucket(path, write);
+    }
     if is_special(path) {
         let file = File::options().write(true).open(path)?;
         let mut writer = BufWriter::new(&file);
@@ -38,6 +45,25 @@ pub fn write_atomic<E: From<io::Error>>(
     temporary.file().sync_all()?;
     temporary.persist(path)?;
     Ok(sync_folder(folder)?)
+}
+
+fn write_to_bucket<E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
+) -> Result<(), E> {
+    let (folder, name) = Folder::of(path);
+    let bucket = Bucket::open(folder.path())?;
+    // Before the long work that `write` may be.
+    bucket.probe()?;
+    let mut file = tempfile::tempfile()?;
+    let mut writer = BufWriter::with_capacity(1 << 20, &file);
+    write(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    file.rewind()?;
+    let mut upload = bucket.upload(&name)?;
+    io::copy(&mut file, &mut upload)?;
+    Ok(upload.finish()?)
 }
 
 /// Whether a path is a device, a pipe or the like, or stands for one of this process's open files.

@@ -8,6 +8,7 @@ mod bucket;
 #[path = "no_bucket.rs"]
 mod bucket;
 mod commit;
+mod fetched;
 mod local;
 mod new_file;
 
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use atomic::{PART, write_atomic};
 use bucket::Bucket;
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, sha256};
+pub use fetched::{Fetched, as_given};
 use new_file::NewFile;
 
 /// A file that could not be read, written or removed.
@@ -226,6 +228,18 @@ impl Folder {
 /// Whether a path is an address in Cloud Storage.
 pub fn is_bucket(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().starts_with(b"gs://")
+}
+
+/// Whether there is a file to read, which may be a pipe: told before long work.
+pub fn check_is_there(path: &Path) -> io::Result<()> {
+    if !is_bucket(path) {
+        return path.metadata().map(drop);
+    }
+    let (folder, name) = Folder::of(path);
+    match Bucket::open(folder.path())?.size(&name)? {
+        Some(_) => Ok(()),
+        None => Err(io::Error::new(io::ErrorKind::NotFound, "there is no such file")),
+    }
 }
 
 /// Opens a file for one pass: one in a bucket is copied into a temporary file.

@@ -1,4 +1,4 @@
-//! The files of a pretrained model: from a local folder, or from the Hugging Face Hub and its cache.
+//! The files of a pretrained model: from a local folder, a bucket, or from the Hugging Face Hub and its cache.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use super::download::Remote;
 use super::http::{Client, Timeouts};
 use crate::data::TokenizerFiles;
-use crate::storage::FileError;
+use crate::storage::{Fetched, FileError, Folder, Manifest, is_bucket};
 
 /// Names of files as the Hub has them.
 pub const CONFIG: &str = "config.json";
@@ -19,7 +19,9 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Why a model's files were not found. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    #[error("`{0}` is neither a folder here nor a model id such as google-bert/bert-base-multilingual-cased")]
+    #[error(
+        "`{0}` is neither a folder here, nor gs://bucket/folder, nor a model id such as google-bert/bert-base-multilingual-cased"
+    )]
     NotAModel(String),
     #[error("{}: is a file; give the folder that holds config.json and model.safetensors", .0.display())]
     NotAFolder(PathBuf),
@@ -32,6 +34,9 @@ pub enum HubError {
     OnlyPickle { place: String },
     #[error("{path}: {message}")]
     Index { path: String, message: String },
+    /// A file that is not what its folder's manifest says.
+    #[error("{path}: {message}")]
+    Damaged { path: String, message: String },
     #[error("{model}: HF_HUB_OFFLINE is set and {} does not hold all of its files", cache.display())]
     Offline { model: String, cache: PathBuf },
     #[error(
@@ -146,6 +151,8 @@ pub struct ModelFiles {
     pub tokenizer: TokenizerFiles,
     /// `model.safetensors`, or its shards; none where they were not wanted.
     pub weights: Vec<PathBuf>,
+    /// Where they are, if they were brought from a bucket: until this is dropped, or opened files are closed.
+    pub fetched: Option<Fetched>,
 }
 
 impl ModelFiles {
@@ -154,6 +161,9 @@ impl ModelFiles {
     /// Without `weights`, only the configuration and the tokenizer are wanted.
     pub fn resolve(model: &str, revision: Option<&str>, weights: bool, hub: &Hub) -> Result<Self, HubError> {
         let path = Path::new(model);
+        if is_bucket(path) {
+            return Self::fetch(&Folder::new(path), None, weights);
+        }
         if path.is_dir() {
             return select(model, weights, |name| path.join(name).is_file(), |name| Ok(path.join(name)));
         }
@@ -177,6 +187,28 @@ impl ModelFiles {
             return Err(HubError::Offline { model: model.to_owned(), cache: hub.cache.clone() });
         }
         download(model, &repo, weights, hub)
+    }
+
+    /// Brings the files of `folder`, which is in a bucket, into a temporary folder, and checks those that `manifest` lists.
+    pub fn fetch(folder: &Folder, manifest: Option<&Manifest>, weights: bool) -> Result<Self, HubError> {
+        let names = folder.list()?;
+        let fetched = Fetched::new(folder).map_err(FileError::new("can't make", std::env::temp_dir()))?;
+        let get = |name: &str| {
+            let path = fetched.path(name);
+            let mut file = fetched.create(name).map_err(FileError::new("can't write", &path))?;
+            let listed = manifest.and_then(|manifest| manifest.files.iter().find(|file| file.name == name));
+            match listed {
+                Some(listed) => listed.copy_to(folder, &mut file).map_err(|message| HubError::Damaged {
+                    path: folder.path().join(name).display().to_string(),
+                    message,
+                })?,
+                None => _ = folder.copy_to(name, &mut file)?,
+            }
+            Ok(path)
+        };
+        let has = |name: &str| names.iter().any(|found| found == name);
+        let files = select(&folder.path().to_string_lossy(), weights, has, get)?;
+        Ok(Self { fetched: Some(fetched), ..files })
     }
 
     /// All of them.
@@ -265,7 +297,7 @@ fn select(
     } else {
         vec![wanted(WEIGHTS, WEIGHTS)?]
     };
-    Ok(ModelFiles { config, tokenizer, weights })
+    Ok(ModelFiles { config, tokenizer, weights, fetched: None })
 }
 
 /// The distinct files that `model.safetensors.index.json` names, sorted.

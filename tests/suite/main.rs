@@ -3,6 +3,8 @@
 mod cache;
 mod cli;
 mod cli_errors;
+mod cloud;
+mod cloud_commands;
 mod commit;
 mod common;
 mod data;

@@ -22,7 +22,7 @@ pub fn told(error: &Error, bucket: &str) -> io::Error {
         (Some(404), _)
             if matches!(error, Error::NotFound { .. }) && !answer.text.contains("NoSuchBucket") =>
         {
-            (ErrorKind::NotFound, "there is no such file".to_owned())
+            return no_file();
         }
         (Some(404), _) => (
             ErrorKind::Other,
@@ -61,6 +61,10 @@ pub fn told(error: &Error, bucket: &str) -> io::Error {
     io::Error::new(kind, message)
 }
 
+pub fn no_file() -> io::Error {
+    io::Error::new(ErrorKind::NotFound, "there is no such file")
+}
+
 /// A file of credentials that can't be read, or doesn't hold any.
 pub fn bad_credentials() -> io::Error {
     let message = "Google's credentials can't be used: the file that GOOGLE_APPLICATION_CREDENTIALS or \
@@ -69,7 +73,7 @@ pub fn bad_credentials() -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, message)
 }
 
-/// No token: nothing to ask for one, or, as `error` says, what was asked gave none.
+/// No token: what was asked for one failed with `error`, or didn't answer in time.
 pub fn no_credentials(error: Option<&Error>) -> io::Error {
     let answer = error.map(Answer::of);
     let message = match answer {
@@ -83,7 +87,10 @@ pub fn no_credentials(error: Option<&Error>) -> io::Error {
                 "this VM has no service account, which would be its credentials for Google Cloud: {LOGIN}"
             )
         }
-        _ => format!("there are no credentials for Google Cloud, or Google was not reached: {LOGIN}"),
+        Some(_) => format!("there are no credentials for Google Cloud, or Google was not reached: {LOGIN}"),
+        None => {
+            format!("there are no credentials for Google Cloud, and nothing that gives any answered: {LOGIN}")
+        }
     };
     io::Error::new(ErrorKind::PermissionDenied, message)
 }

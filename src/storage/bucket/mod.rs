@@ -59,8 +59,8 @@ impl Bucket {
 
     /// Writes a file's bytes to `sink` as they come, all of the same version of it.
     pub fn download(&self, name: &str, sink: &mut dyn Write) -> io::Result<u64> {
-        let name = self.name(name).map_err(|error| self.told(&error))?;
-        let meta = connection::wait(self.store.head(&name)).map_err(|error| self.told(&error))?;
+        let Some(meta) = self.meta(name)? else { return Err(failure::no_file()) };
+        let name = self.sound_name(name)?;
         let mut starts = (0..meta.size).step_by(PART_SIZE as usize);
         let mut parts = VecDeque::new();
         loop {
@@ -128,7 +128,7 @@ impl Bucket {
 
     /// Starts to write a file, of whatever size.
     pub fn upload(&self, name: &str) -> io::Result<Upload> {
-        Ok(Upload::new(self.clone(), self.name(name).map_err(|error| self.told(&error))?))
+        Ok(Upload::new(self.clone(), self.sound_name(name)?))
     }
 
     /// The names of the files and folders here, sorted.
@@ -150,13 +150,25 @@ impl Bucket {
 
     /// The size of a file in bytes; `None` if there is no such file.
     pub fn size(&self, name: &str) -> io::Result<Option<u64>> {
-        let head = async { Ok(self.store.head(&self.name(name)?).await?.size) };
-        self.absent(connection::wait(head))
+        Ok(self.meta(name)?.map(|meta| meta.size))
     }
 
-    /// Whether there is a file of this name, or a folder.
+    fn meta(&self, name: &str) -> io::Result<Option<ObjectMeta>> {
+        let head = self.head(&self.sound_name(name)?)?;
+        if head.is_none() {
+            // That answer doesn't tell a file that isn't there from a bucket that isn't.
+            self.pages(&self.inside(""), None, |_, _| false)?;
+        }
+        Ok(head)
+    }
+
+    fn head(&self, name: &Name) -> io::Result<Option<ObjectMeta>> {
+        self.absent(connection::wait(self.store.head(name)))
+    }
+
+    /// Whether there is a file of this name, or a folder; without a name, this one.
     pub fn exists(&self, name: &str) -> io::Result<bool> {
-        if self.size(name)?.is_some() {
+        if !name.is_empty() && self.head(&self.sound_name(name)?)?.is_some() {
             return Ok(true);
         }
         let mut found = false;
@@ -169,12 +181,12 @@ impl Bucket {
 
     /// Removes a file, and what is in a folder of that name.
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        let mut names = vec![];
+        // Has a name, lest all of a bucket be removed.
+        let mut names = vec![self.sound_name(name)?];
         self.pages(&self.inside(name), None, |objects, _| {
             names.extend(objects.into_iter().map(|object| object.location));
             true
         })?;
-        names.push(self.name(name).map_err(|error| self.told(&error))?);
         // What vouches for the others goes before them.
         names.sort_by_key(|name| name.filename() != Some(MANIFEST));
         for name in names {
@@ -240,7 +252,15 @@ impl Bucket {
     }
 
     fn name(&self, name: &str) -> object_store::Result<Name> {
-        Ok(Name::parse(self.inside(name).trim_end_matches('/'))?)
+        let path = self.inside(name).trim_end_matches('/').to_owned();
+        match path.is_empty() {
+            true => Err(object_store::path::Error::EmptySegment { path }.into()),
+            false => Ok(Name::parse(path)?),
+        }
+    }
+
+    fn sound_name(&self, name: &str) -> io::Result<Name> {
+        self.name(name).map_err(|error| self.told(&error))
     }
 
     /// `None` for no such file; a bucket that isn't there is a failure.

@@ -1,7 +1,9 @@
 //! What tests of several files share.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod buckets;
 pub mod cli;
+pub mod gcs;
 pub mod graph;
 pub mod hub;
 pub mod machine;

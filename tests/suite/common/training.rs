@@ -21,7 +21,7 @@ pub const ROWS: usize = 30;
 /// The tiny model's files, without weights.
 pub fn files() -> ModelFiles {
     let tokenizer = TokenizerFiles::Json(asset("tiny/tokenizer.json"));
-    ModelFiles { config: asset("tiny/config.json"), tokenizer, weights: vec![] }
+    ModelFiles { config: asset("tiny/config.json"), tokenizer, weights: vec![], fetched: None }
 }
 
 /// The tiny model's `config.json`.
