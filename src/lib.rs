@@ -6,7 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`shape`] | element types and array shapes |
-//! | [`storage`] | files that are written whole or not at all, and commits of many |
+//! | [`storage`] | files that are written whole or not at all, here or in a bucket, and commits of many |
 //! | [`hlo`] | operations on typed tensors, their gradients, a serialized HLO module |
 //! | [`pjrt`] | a module and buffers in, results out, on TPU, GPU or CPU |
 //! | [`data`] | a table of texts and labels to token ids, split and batched; probabilities to answers |

@@ -190,10 +190,10 @@ pub fn count() -> RangedU64ValueParser<usize> {
 /// A trained classifier and the table that it reads.
 #[derive(Args, Clone, Debug)]
 pub struct TrainedArgs {
-    /// The --output of a training run
+    /// The --output of a training run; also gs://bucket/path
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// The table
+    /// The table; also gs://bucket/path
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Texts per step, over all replicas

@@ -22,7 +22,7 @@ use crate::storage::FileError;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  bert-xla predict --run run --data test.csv --output submission.csv")]
 pub struct PredictArgs {
-    /// The file to write
+    /// The file to write; also gs://bucket/path
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     // Last, since its headings would go on over what follows.

@@ -38,7 +38,7 @@ use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
     A run that was cut short goes on with the same command: from its newest checkpoint, bit for bit as if it had not\n\
     been cut. SIGTERM, Ctrl-C or a TPU VM's notice of preemption save first; the exit status is 75 then.")]
 pub struct TrainArgs {
-    /// The labelled table: texts and labels
+    /// The labelled table: texts and labels; also gs://bucket/path
     #[arg(
         long,
         value_name = "FILE",
@@ -104,7 +104,7 @@ impl SaveArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// The encoder: a folder, or a model id of the Hugging Face Hub
+    /// The encoder: a folder, also gs://bucket/path, or a model id of the Hugging Face Hub
     #[arg(long, default_value = "bert-base-multilingual-cased", value_name = "ID|DIR")]
     pub model: String,
     /// Branch, tag or commit of the model id

@@ -1,4 +1,4 @@
-//! Where files lie, behind what a bucket can do as well: whole files by name, a list of names, and a commit of many
+//! Where files lie, on this machine or in a bucket of Cloud Storage, behind what both can do: whole files by name, a list of names, and a commit of many
 //! files by one that is written last. Nothing is renamed, appended to or locked through this interface.
 
 mod atomic;

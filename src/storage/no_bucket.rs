@@ -13,8 +13,7 @@ pub type Upload = Bucket;
 
 impl Bucket {
     pub fn open(_: &Path) -> io::Result<Self> {
-        const MISSING: &str =
-            "this bert-xla was built without Cloud Storage: build it with `--features cloud`";
+        const MISSING: &str = "this bert-xla was built without Cloud Storage: build it with the feature `cloud`, which is one of the default ones";
         Err(io::Error::new(io::ErrorKind::Unsupported, MISSING))
     }
 
@@ -77,5 +76,20 @@ impl Bucket {
     /// An upload's.
     pub fn finish(self) -> io::Result<()> {
         match self {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::storage::Folder;
+
+    #[test]
+    fn an_address_is_no_path() {
+        let error = Folder::new("gs://bucket/run").make().unwrap_err().to_string();
+        assert!(
+            error.starts_with("can't write to gs://bucket/run: this bert-xla was built without"),
+            "{error}"
+        );
+        assert!(!std::path::Path::new("gs:").exists());
     }
 }

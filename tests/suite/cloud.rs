@@ -150,6 +150,7 @@ fn large_files_go_in_parts_that_are_sent_again() {
     server.fail("PUT", "partNumber=2", Fault::CutRequest);
     server.fail("PUT", "partNumber=3", Fault::LoseAnswer);
     server.fail("POST", "uploads", Fault::Status(429, String::new()));
+    server.fail("POST", "uploadId", Fault::LoseAnswer);
     apart("uploads_large_files", &server.variables());
     let state = server.state();
     assert!(state.uploads.is_empty());

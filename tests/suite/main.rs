@@ -3,7 +3,9 @@
 mod cache;
 mod cli;
 mod cli_errors;
+#[cfg(feature = "cloud")]
 mod cloud;
+#[cfg(feature = "cloud")]
 mod cloud_commands;
 mod commit;
 mod common;

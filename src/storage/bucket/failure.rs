@@ -19,17 +19,13 @@ pub fn lacks_bucket(error: &Error) -> bool {
 pub fn told(error: &Error, bucket: &str) -> io::Error {
     let answer = Answer::of(error);
     let (kind, message) = match (answer.status, answer.transport) {
-        (Some(404), _)
-            if matches!(error, Error::NotFound { .. }) && !answer.text.contains("NoSuchBucket") =>
-        {
-            return no_file();
-        }
-        (Some(404), _) => (
+        (Some(404), _) if answer.text.contains("NoSuchBucket") => (
             ErrorKind::Other,
             format!(
                 "there is no bucket `{bucket}` (404): check its name; `gcloud storage ls` lists those of your project"
             ),
         ),
+        (Some(404), _) if matches!(error, Error::NotFound { .. }) => return no_file(),
         (Some(401), _) => (
             ErrorKind::PermissionDenied,
             format!("Cloud Storage doesn't take the token (401), which may have expired: {LOGIN}"),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::mem;
 
 use object_store::path::Path as Name;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload, PutResult};
+use object_store::{MultipartUpload, ObjectMeta, ObjectStoreExt, PutPayload};
 
 use super::connection::{self, Started};
 use super::{Bucket, PART_SIZE, PARTS_AT_ONCE};
@@ -25,6 +25,9 @@ pub struct Upload {
 
 struct Parts {
     upload: Box<dyn MultipartUpload>,
+    /// What was there before, and how many bytes are to be there.
+    before: Option<ObjectMeta>,
+    size: u64,
     sent: VecDeque<Started<object_store::Result<()>>>,
 }
 
@@ -38,29 +41,31 @@ impl Upload {
         let finished = match &self.parts {
             None => {
                 let payload = PutPayload::from(mem::take(&mut self.buffer));
-                connection::wait(self.bucket.store.put(&self.name, payload))
+                let put = connection::wait(self.bucket.store.put(&self.name, payload));
+                put.map(drop).map_err(|error| self.bucket.told(&error))
             }
             Some(_) => {
                 let rest = mem::take(&mut self.buffer);
                 if !rest.is_empty() {
                     self.send(rest)?;
                 }
-                self.complete()?
+                self.complete()
             }
         };
-        finished.map_err(|error| self.bucket.told(&error))?;
+        finished?;
         self.parts = None;
         Ok(())
     }
 
     /// Sends a part, after waiting for the earliest if too many are on their way.
     fn send(&mut self, part: Vec<u8>) -> io::Result<()> {
-        let Parts { upload, sent } = match &mut self.parts {
+        let Parts { upload, size, sent, .. } = match &mut self.parts {
             Some(parts) => parts,
             none => {
+                let before = self.bucket.head(&self.name)?;
                 let upload = connection::wait(self.bucket.store.put_multipart(&self.name));
                 let upload = upload.map_err(|error| self.bucket.told(&error))?;
-                none.insert(Parts { upload, sent: VecDeque::new() })
+                none.insert(Parts { upload, before, size: 0, sent: VecDeque::new() })
             }
         };
         if sent.len() == PARTS_AT_ONCE
@@ -68,16 +73,24 @@ impl Upload {
         {
             earliest.wait()?.map_err(|error| self.bucket.told(&error))?;
         }
+        *size += part.len() as u64;
         sent.push_back(connection::start(upload.put_part(PutPayload::from(part))));
         Ok(())
     }
 
-    fn complete(&mut self) -> io::Result<object_store::Result<PutResult>> {
-        let Some(Parts { upload, sent }) = &mut self.parts else { return Err(super::changed()) };
+    fn complete(&mut self) -> io::Result<()> {
+        let Some(Parts { upload, before, size, sent }) = &mut self.parts else { return Ok(()) };
         while let Some(part) = sent.pop_front() {
             part.wait()?.map_err(|error| self.bucket.told(&error))?;
         }
-        Ok(connection::wait(upload.complete()))
+        let Err(error) = connection::wait(upload.complete()) else { return Ok(()) };
+        // The answer may have been lost: asked again, the store no longer knows the upload.
+        let generation = |meta: &Option<ObjectMeta>| meta.as_ref().map(|meta| meta.version.clone());
+        let now = self.bucket.head(&self.name)?;
+        match now.as_ref().is_some_and(|now| now.size == *size) && generation(&now) != generation(before) {
+            true => Ok(()),
+            false => Err(self.bucket.told(&error)),
+        }
     }
 }
 
@@ -107,7 +120,7 @@ impl Write for Upload {
 /// Takes back what was sent, as far as that goes.
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let Some(Parts { mut upload, sent }) = self.parts.take() {
+        if let Some(Parts { mut upload, sent, .. }) = self.parts.take() {
             sent.into_iter().for_each(Started::cancel);
             let _ = connection::wait(upload.abort());
         }
