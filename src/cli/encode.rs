@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::options::{DeviceArgs, count};
 use super::output::{Output, check_is_other};
-use super::{Console, Error, Result};
-use crate::data::{DataError, Tokenizer, Tokens};
+use super::{Console, Error, Result, part};
+use crate::data::{DataError, MAX_ROW, Tokenizer, Tokens};
 use crate::infer::Encoder;
 use crate::model::BertConfig;
+use crate::run::layout::{FILES, RUN};
 use crate::run::{self, model_files};
 use crate::shape::{ElementType, Shape};
 use crate::step::EncodeConfig;
@@ -53,14 +54,18 @@ pub struct EncodeArgs {
     device: DeviceArgs,
 }
 
-/// Sentences that are read, encoded and written at a time, at least.
+/// Sentences that are read, encoded and written at a time, unless they are long.
 const ROWS: usize = 1024;
 
-/// The longest sentence in bytes, as of a table's rows: far beyond what an encoder reads.
-const LINE: u64 = 1 << 20;
+/// The longest sentence in bytes, as of a table's rows.
+const LINE: u64 = MAX_ROW as u64;
 
 pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
-    check_is_other(&[&args.input], &args.output)?;
+    let model = Path::new(&args.model);
+    // Of a run, also those that are not read.
+    let kept = FILES.into_iter().chain([RUN]).map(|name| model.join(name)).collect::<Vec<_>>();
+    let read = kept.iter().chain([&args.input]).map(PathBuf::as_path).collect::<Vec<_>>();
+    check_is_other(&read, &args.output)?;
     let files = model_files(&args.model, args.revision.as_deref(), true, &Hub::from_env()?.with_progress())?;
     check_is_other(&files.paths(), &args.output)?;
     let bert = BertConfig::read(&files.config)?;
@@ -168,7 +173,7 @@ impl Encoding<'_> {
         let mut sentences = self.sentences.iter()?;
         let mut hash = Sha256::new();
         loop {
-            let part = sentences.by_ref().take(rows).collect::<Result<Vec<_>>>()?;
+            let part = part(&mut sentences, rows, |sentence: &String| sentence)?;
             if part.is_empty() {
                 break;
             }

@@ -147,6 +147,23 @@ fn guess_note(guess: Option<&String>) -> Option<String> {
     guess.map(|guess| format!("Columns by position, from 0: {guess}; --text-column and its like say others"))
 }
 
+/// The next `rows` of a table's, or fewer if their texts are long: what is taken at a time.
+fn part<T, E>(
+    rows: &mut impl Iterator<Item = std::result::Result<T, E>>,
+    most: usize,
+    text: impl Fn(&T) -> &str,
+) -> std::result::Result<Vec<T>, E> {
+    const BYTES: usize = 64 << 20;
+    let mut bytes = 0;
+    let mut part = vec![];
+    while part.len() < most && bytes < BYTES {
+        let Some(row) = rows.next().transpose()? else { break };
+        bytes += text(&row).len();
+        part.push(row);
+    }
+    Ok(part)
+}
+
 fn plural(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::options::TrainedArgs;
 use super::output::{Output, check_is_other};
-use super::{Console, Error, Result, guess_note, plural};
+use super::{Console, Error, Result, guess_note, part, plural};
 use crate::data::{Purpose, Summary, TableFile};
 use crate::infer::Predictor;
 use crate::run::layout::{FILES, RUN};
@@ -30,7 +30,7 @@ pub struct PredictArgs {
     trained: TrainedArgs,
 }
 
-/// Rows that are read, labelled and written at a time, at least.
+/// Rows that are read, labelled and written at a time, unless their texts are long.
 const ROWS: usize = 4096;
 
 pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
@@ -87,7 +87,7 @@ fn label_rows(
     let mut records = table.records()?;
     let mut written = Ok(());
     loop {
-        let part = records.by_ref().take(rows).collect::<std::result::Result<Vec<_>, _>>()?;
+        let part = part(&mut records, rows, |record| &record.text)?;
         if part.is_empty() {
             return Ok((records.summary(), written));
         }

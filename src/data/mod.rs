@@ -20,6 +20,7 @@ pub use batches::{Batch, Batches, Dataset, Order};
 pub use columns::{ColumnRef, Role};
 pub use labels::{LabelMap, MAX_CLASSES};
 pub use records::{Record, Records, Summary};
+pub use rows::MAX_ROW;
 pub use split::{Split, permutation, train_test_split};
 pub use table::{Header, Purpose, Table, TableFile, TableOptions, parse_quote, parse_separator};
 pub use tokens::{Tokenizer, TokenizerFiles, Tokens};
@@ -68,7 +69,7 @@ pub enum DataError {
     /// An option's value that can't be understood.
     #[error("{0}")]
     Option(String),
-    #[error("can't split {rows} rows with a test share of {test_size}: {message}")]
+    #[error("can't split {rows} row{} with a test share of {test_size}: {message}", if *rows == 1 { "" } else { "s" })]
     Split { rows: usize, test_size: f64, message: String },
     #[error("{}: {message}", path.display())]
     Tokenizer { path: PathBuf, message: String },

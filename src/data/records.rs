@@ -45,11 +45,11 @@ pub struct Summary {
 /// taken as it is written: a text that looks like a number stays as it is.
 ///
 /// Memory is bounded, however long the file, but for some 40 bytes per text of [`Purpose::Train`]: a few MiB of the
-/// file are read and parsed at a time, and a row is at most 1 MiB long.
+/// file are read and parsed at a time, or a row, which is at most [`MAX_ROW`](super::MAX_ROW) bytes long.
 ///
 /// # Errors
-/// The last item may be one. If rows can't be used (a wrong number of fields, a quote not closed properly, more than
-/// 1 MiB, invalid UTF-8, an unknown label, an empty text), then without `skip_bad_rows` it is
+/// The last item may be one. If rows can't be used (a wrong number of fields, a quote not closed properly, more
+/// bytes than that, invalid UTF-8, an unknown label, an empty text), then without `skip_bad_rows` it is
 /// [`DataError::BadRows`], which counts all of them, to the end of the file: at the latest from the first of them on,
 /// no record is given.
 pub struct Records {
@@ -81,7 +81,8 @@ impl Records {
         limits: Limits,
     ) -> Result<Self, DataError> {
         if options.quote == Some(options.separator) {
-            return Err(DataError::Option("the separator and the quote are the same character".to_owned()));
+            let both = char::from(options.separator);
+            return Err(DataError::Option(format!("the separator and the quote are both `{both}`")));
         }
         let syntax = Syntax { separator: options.separator, quote: options.quote };
         Ok(Self {

@@ -2,7 +2,7 @@
 //!
 //! A quote counts only where it opens a field, as in RFC 4180; elsewhere it is a character of the text. A quoted
 //! field may span lines, and must close before a separator or the end of its row. A row with a field that doesn't,
-//! or that is longer than a limit, costs the line on which it starts, and the next line is a row anew. So a stray
+//! or that is longer or has more fields than a limit, costs the line on which it starts, and the next line is a row anew. So a stray
 //! quote that finds no such close takes no other line with it; one that happens to find a close, such as the opening
 //! quote of a text that starts with a separator, does merge the lines up to there into its row.
 //!
@@ -19,7 +19,7 @@ use std::io;
 use std::ops::Range;
 
 use super::bad_rows::{BadRows, excerpt};
-use super::window::{Source, Window};
+use super::window::{Beyond, Source, Window};
 
 /// U+FEFF, in UTF-8.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -40,12 +40,17 @@ pub(super) struct Limits {
     pub row: usize,
 }
 
-/// A text of a million bytes is far beyond what an encoder reads, and a few such rows are little memory.
 impl Default for Limits {
     fn default() -> Self {
-        Self { chunk: 4 << 20, row: 1 << 20 }
+        Self { chunk: 4 << 20, row: MAX_ROW }
     }
 }
+
+/// The longest row in bytes: a text far beyond what an encoder reads, that memory can still be had for.
+pub const MAX_ROW: usize = 64 << 20;
+
+/// The most fields of a row: each has a place in memory, however short it is.
+const MAX_FIELDS: usize = 1 << 14;
 
 /// Some consecutive sound rows of a file.
 #[derive(Debug, Default)]
@@ -76,6 +81,9 @@ enum Fault {
     /// A quoted field without its closing quote, or with text after it.
     OpenQuote,
     TooLong,
+    TooWide,
+    /// Nothing but that more of the file is to be seen first.
+    Unseen,
 }
 
 /// A row at the start of the window.
@@ -88,7 +96,7 @@ struct Row {
 
 impl Rows {
     /// # Errors
-    /// If the file's first bytes can't be read, or are those of UTF-16 or gzip.
+    /// If the file's first bytes can't be read, or are those of another format.
     pub fn new(source: Source, syntax: Syntax, limits: Limits) -> io::Result<Self> {
         // A line break beyond the longest row is to be seen, too.
         let mut window = Window::new(source, limits.chunk, limits.row + 2);
@@ -98,6 +106,8 @@ impl Rows {
                 Some("it is in UTF-16; write it in UTF-8 (iconv -f UTF-16 -t UTF-8)")
             }
             [0x1f, 0x8b, ..] => Some("it is compressed; unpack it (gunzip)"),
+            [b'P', b'K', 3, 4, ..] => Some("it is a spreadsheet or a zip file; export the table as CSV"),
+            [b'P', b'A', b'R', b'1', ..] => Some("it is in Parquet; export the table as CSV"),
             _ => None,
         };
         if let Some(other) = other {
@@ -105,6 +115,7 @@ impl Rows {
         }
         while window.bytes().starts_with(BYTE_ORDER_MARK) {
             window.advance(BYTE_ORDER_MARK.len());
+            window.fill()?;
         }
         Ok(Self { window, syntax, limits, line: 1, width: 0, failed: VecDeque::new() })
     }
@@ -127,6 +138,7 @@ impl Rows {
                     self.take(end, &starts, &mut sound, bad);
                     self.advance(next);
                 }
+                Err(Fault::Unseen) => self.window.grow()?,
                 Err(fault) => {
                     self.remember(fault, &starts);
                     let raw = self.window.bytes();
@@ -146,6 +158,9 @@ impl Rows {
         let mut start = 0;
         let mut end = loop {
             starts.push(start);
+            if starts.len() > MAX_FIELDS {
+                return Err(Fault::TooWide);
+            }
             if let Some(Some(fault)) = self.failed.get(start) {
                 return Err(*fault);
             }
@@ -176,11 +191,12 @@ impl Rows {
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
             let Some(length) = rest.iter().position(|&byte| byte == quote) else {
-                return Err(if self.window.ahead_is_all() { Fault::OpenQuote } else { Fault::TooLong });
+                return Err(self.cut().unwrap_or(Fault::OpenQuote));
             };
             at += length + 1;
             match &bytes[at..] {
-                [] if !self.window.ahead_is_all() => return Err(Fault::TooLong),
+                // What follows tells whether this is the closing quote.
+                [] | [b'\r'] if let Some(cut) = self.cut() => return Err(cut),
                 [] | [b'\n', ..] | [b'\r', b'\n', ..] => return Ok(at),
                 [byte, ..] if *byte == self.syntax.separator => return Ok(at),
                 [byte, ..] if *byte == quote => at += 1,
@@ -194,8 +210,16 @@ impl Rows {
         let ends = |&byte: &u8| byte == self.syntax.separator || byte == b'\n';
         match bytes[start..].iter().position(ends) {
             Some(length) => Ok(start + length),
-            None if self.window.ahead_is_all() => Ok(bytes.len()),
-            None => Err(Fault::TooLong),
+            None => self.cut().map_or(Ok(bytes.len()), Err),
+        }
+    }
+
+    /// Why a row can't go on to the end of what is to be seen, unless the file ends there.
+    fn cut(&self) -> Option<Fault> {
+        match self.window.beyond() {
+            Beyond::End => None,
+            Beyond::Limit => Some(Fault::TooLong),
+            Beyond::More => Some(Fault::Unseen),
         }
     }
 
@@ -234,10 +258,12 @@ impl Rows {
     }
 
     fn reason(&self, fault: Fault, line: &[u8]) -> String {
+        let line = excerpt(line);
         match fault {
-            Fault::OpenQuote => format!("a quoted field is not closed properly in `{}`", excerpt(line)),
-            Fault::TooLong => {
-                format!("a row of more than {} bytes starts with `{}`", self.limits.row, excerpt(line))
+            Fault::OpenQuote => format!("a quoted field is not closed properly in `{line}`"),
+            Fault::TooWide => format!("a row of more than {MAX_FIELDS} fields starts with `{line}`"),
+            Fault::TooLong | Fault::Unseen => {
+                format!("a row of more than {} bytes starts with `{line}`", self.limits.row)
             }
         }
     }

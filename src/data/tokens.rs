@@ -8,7 +8,10 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, PaddingParams, PaddingStrategy, PostProcessor, TruncationParams};
+use tokenizers::{
+    AddedToken, ModelWrapper, NormalizerWrapper, PaddingParams, PaddingStrategy, PostProcessor,
+    PreTokenizerWrapper, TruncationParams,
+};
 
 use super::DataError;
 
@@ -29,6 +32,8 @@ pub struct Tokenizer {
     pad_id: u32,
     /// What `tokenizer.json` says of padding, less its length.
     padding: Option<PaddingParams>,
+    /// Whether the tokens before a space depend on nothing after it.
+    by_words: bool,
 }
 
 /// The token ids of a table.
@@ -72,7 +77,19 @@ impl Tokenizer {
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
         inner.with_padding(None);
         inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
-        Ok(Self { inner, max_length, pad_id, padding })
+        // A word that no vocabulary has, to be told before long work of what would fail then.
+        match inner.encode_fast("\u{16df}".repeat(1000), true) {
+            Err(cause) => return Err(error(format!("it can't tokenize: {cause}"))),
+            Ok(tokens) if tokens.len() > max_length => {
+                return Err(error(format!(
+                    "it makes {} tokens where {max_length} are allowed",
+                    tokens.len()
+                )));
+            }
+            Ok(_) => {}
+        }
+        let by_words = is_by_words(&inner);
+        Ok(Self { inner, max_length, pad_id, padding, by_words })
     }
 
     /// The tokenizer as a `tokenizer.json`, without a length limit. It pads with the same token.
@@ -95,19 +112,26 @@ impl Tokenizer {
         self.pad_id
     }
 
-    /// Tokenizes all texts, on all cores.
+    /// Tokenizes all texts, on all cores; of a long one no more than its first tokens take, where its words are told
+    /// apart by spaces.
     pub fn encode(&self, texts: &[String]) -> Result<Tokens, DataError> {
         // An encoding holds far more than its ids; a chunk at a time bounds what they take.
         const CHUNK: usize = 4096;
+        // Mostly enough for a token.
+        const BYTES: usize = 64;
         let mut input_ids = Array2::from_elem((texts.len(), self.max_length), self.pad_id as i32);
         let mut lengths = Vec::with_capacity(texts.len());
         for chunk in texts.chunks(CHUNK) {
-            let chunk: Vec<&str> = chunk.iter().map(String::as_str).collect();
-            let encodings = self
-                .inner
-                .encode_batch_fast(chunk, true)
-                .map_err(|cause| DataError::Encode(cause.to_string()))?;
-            for encoding in encodings {
+            let failed = |cause: tokenizers::Error| DataError::Encode(cause.to_string());
+            let first = BYTES * self.max_length;
+            let beginnings: Vec<&str> = chunk.iter().map(|text| self.beginning(text, first)).collect();
+            let encodings = self.inner.encode_batch_fast(beginnings, true).map_err(failed)?;
+            for (text, mut encoding) in chunk.iter().zip(encodings) {
+                let mut length = first;
+                while encoding.len() < self.max_length && self.beginning(text, length).len() < text.len() {
+                    length *= 2;
+                    encoding = self.inner.encode_fast(self.beginning(text, length), true).map_err(failed)?;
+                }
                 let ids = encoding.get_ids();
                 let mut row = input_ids.slice_mut(s![lengths.len(), ..ids.len()]);
                 row.iter_mut().zip(ids).for_each(|(to, &id)| *to = id as i32);
@@ -115,6 +139,12 @@ impl Tokenizer {
             }
         }
         Ok(Tokens { input_ids, lengths })
+    }
+
+    /// The text up to a space after so many bytes, if that can be tokenized alone, or all of it.
+    fn beginning<'t>(&self, text: &'t str, bytes: usize) -> &'t str {
+        let rest = text.as_bytes().get(bytes..).filter(|_| self.by_words).unwrap_or_default();
+        rest.iter().position(|&byte| byte == b' ').map_or(text, |at| &text[..=bytes + at])
     }
 }
 
@@ -144,6 +174,16 @@ impl Tokens {
     }
 }
 
+/// Whether a tokenizer is BERT's: it goes through a text character by character, and a space ends a word. Only an added
+/// token with a space could go on beyond one.
+fn is_by_words(tokenizer: &tokenizers::Tokenizer) -> bool {
+    let mut added = tokenizer.get_added_tokens_decoder().into_values();
+    matches!(tokenizer.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
+        && matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
+        && matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_))
+        && added.all(|token| token.content.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
 /// BERT's tokenizer, as the `transformers` library builds it from a vocabulary.
 fn word_piece(vocab: &Path, config: Option<&Path>) -> tokenizers::Result<tokenizers::Tokenizer> {
     /// The settings of `tokenizer_config.json` that change the ids, with their defaults.
@@ -156,7 +196,8 @@ fn word_piece(vocab: &Path, config: Option<&Path>) -> tokenizers::Result<tokeniz
 
     let model = WordPiece::builder().vocab(WordPiece::read_bytes(&fs::read(vocab)?)?).build()?;
     let config = match config {
-        Some(path) => serde_json::from_slice(&fs::read(path)?)?,
+        Some(path) => serde_json::from_slice(&fs::read(path)?)
+            .map_err(|error| format!("tokenizer_config.json: {error}"))?,
         None => Config { do_lower_case: None, strip_accents: None, tokenize_chinese_chars: None },
     };
     let lower_case = config.do_lower_case.unwrap_or_else(|| !has_upper_case(&model));

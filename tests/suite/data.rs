@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use bert_xla::data::{
-    BadRow, ColumnRef, DataError, Dataset, Header, LabelMap, Order, Purpose, Records, Role, Table, TableFile,
-    TableOptions, Tokens, parse_quote, parse_separator,
+    BadRow, ColumnRef, DataError, Dataset, Header, LabelMap, MAX_ROW, Order, Purpose, Records, Role, Table,
+    TableFile, TableOptions, Tokens, parse_quote, parse_separator,
 };
 use ndarray::Array2;
 
@@ -315,13 +315,13 @@ fn a_pipe_is_read_once_and_gone_through_twice() {
 }
 
 #[test]
-fn a_row_of_more_than_a_mebibyte_is_bad() {
+fn a_row_beyond_the_limit_is_bad() {
     let csv = |length: usize| format!("1;a\n1;{}\n-1;b\n", "x".repeat(length - 2));
-    assert_eq!(read(csv(1 << 20), &label_text(), Purpose::Train).unwrap().texts.len(), 3);
-    let (rows, total) = bad_rows(csv((1 << 20) + 1), &label_text());
-    let reason = format!("a row of more than 1048576 bytes starts with `1;{}…`", "x".repeat(38));
+    assert_eq!(read(csv(MAX_ROW), &label_text(), Purpose::Train).unwrap().texts.len(), 3);
+    let (rows, total) = bad_rows(csv(MAX_ROW + 1), &label_text());
+    let reason = format!("a row of more than 67108864 bytes starts with `1;{}…`", "x".repeat(38));
     assert_eq!((rows, total), (vec![BadRow { line: 2, reason }], 1));
-    let table = read(csv(20 << 20), &skipping(label_text()), Purpose::Train).unwrap();
+    let table = read(csv(2 * MAX_ROW), &skipping(label_text()), Purpose::Train).unwrap();
     assert_eq!((table.texts.join(""), table.skipped), ("ab".into(), 1));
 }
 

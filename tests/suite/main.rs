@@ -36,6 +36,7 @@ mod slices;
 mod slices_faults;
 mod slices_streams;
 mod split;
+mod texts;
 mod tokens;
 mod tpu_vm;
 mod training;

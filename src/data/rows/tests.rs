@@ -150,6 +150,14 @@ fn a_row_beyond_the_limit_costs_its_line() {
     }
 }
 
+#[test]
+fn a_row_of_too_many_fields_costs_its_line() {
+    let row = |fields: usize| ",".repeat(fields - 1) + "\n";
+    let file = row(MAX_FIELDS + 1) + &row(MAX_FIELDS) + &row(MAX_FIELDS + 1);
+    let told = told(file.as_bytes(), SYNTAX, Limits::default(), 1 << 20);
+    assert_eq!((told.lines, told.bad), (vec![2], vec![1, 3]));
+}
+
 /// Going through what follows anew for each line would take hours.
 #[test]
 fn rows_take_linear_time() {
