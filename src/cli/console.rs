@@ -40,7 +40,11 @@ impl Console {
     /// Says what the command failed with, and on a slice, in which process. Not by `eprintln`, which panics where stderr
     /// is closed.
     pub fn error(&self, error: &dyn std::fmt::Display) {
-        let _ = writeln!(std::io::stderr(), "error: {}{}", self.prefix(), as_given(error.to_string()));
+        // One line, whatever the names are that it holds.
+        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let line = format!("{}{}", self.prefix(), as_given(error.to_string()));
+        let line = line.chars().map(escape).collect::<String>();
+        let _ = writeln!(std::io::stderr(), "error: {line}");
     }
 
     /// Says on stderr what goes on in this process, and on a slice, in which.

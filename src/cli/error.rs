@@ -74,6 +74,7 @@ impl Error {
                 "choose a smaller --batch-size or --max-length, or more devices"
             }
             Self::Weights(WeightsError::MaxLength { .. }) => "lower --max-length",
+            Self::Data(DataError::Split { .. }) => "choose another --dev-size, or a table of more rows",
             Self::Data(DataError::BadRows { .. }) => {
                 "correct them, or pass --skip-bad-rows to leave them out; --labels of train says which labels there are"
             }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
@@ -33,13 +34,13 @@ use crate::weights::Hub;
 pub struct PlanArgs {
     /// A slice of TPUs: its chip and the number of chips along each axis, such as v3:2x2x1 or v5e:2x4, or Cloud TPU's
     /// name of it, such as v3-8
-    #[arg(long, group = "target", value_name = "SLICE")]
+    #[arg(long, group = "target", value_parser = NonEmptyStringValueParser::new(), value_name = "SLICE")]
     topology: Option<String>,
     /// One GPU: a100, h100 or h200
     #[arg(long, group = "target", value_name = "NAME")]
     gpu: Option<String>,
     /// As a job with --deterministic would be compiled for that GPU
-    #[arg(long, requires = "gpu")]
+    #[arg(long, conflicts_with = "topology")]
     deterministic: bool,
     /// The encoder: tiny, minilm, mbert, bert-base or bert-large
     #[arg(long, default_value_t = Size::MBert, value_name = "SIZE")]

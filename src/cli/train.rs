@@ -213,7 +213,9 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     // As the program will take it, in f32.
     let rate = *learning_rate as f32;
     if !(rate > 0.0 && rate.is_finite()) {
-        return Err(Error::Usage(format!("--learning-rate {learning_rate}: expected a positive number")));
+        return Err(Error::Usage(format!(
+            "--learning-rate {learning_rate}: expected a positive number that a float32 can hold"
+        )));
     }
     // Before anything is downloaded.
     check_is_there(&args.train).map_err(|source| DataError::Read { path: args.train.clone(), source })?;

@@ -85,6 +85,15 @@ impl Default for BertConfig {
     }
 }
 
+/// What `cause` is about, which doesn't say it.
+fn wrong_field(config: &serde_json::Value, cause: serde_json::Error) -> String {
+    let alone = |(name, value): (&String, &serde_json::Value)| {
+        let field = serde_json::json!({ name: value });
+        Some(format!("{name}: {}", serde_json::from_value::<BertConfig>(field).err()?))
+    };
+    config.as_object().and_then(|fields| fields.iter().find_map(alone)).unwrap_or(cause.to_string())
+}
+
 impl BertConfig {
     /// Reads and checks a `config.json`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -99,21 +108,23 @@ impl BertConfig {
         if let Some(family) = value.get("model_type").filter(|family| *family != "bert") {
             return Err(error(format!("model_type is {family}; only \"bert\" is supported")));
         }
-        let config: Self = serde_json::from_value(value).map_err(|cause| error(cause.to_string()))?;
+        let config: Self =
+            serde_json::from_value(value.clone()).map_err(|cause| error(wrong_field(&value, cause)))?;
         config.check().map_err(error)?;
         Ok(config)
     }
 
     /// What is wrong with the sizes, if anything is.
     pub fn check(&self) -> Result<(), String> {
+        // With the most that each can be, far above any real encoder's.
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.intermediate_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 10),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("intermediate_size", self.intermediate_size, 1 << 18),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 16),
+            ("type_vocab_size", self.type_vocab_size, 1 << 16),
         ];
         let rates = [
             ("hidden_dropout_prob", self.hidden_dropout_prob),
@@ -122,8 +133,8 @@ impl BertConfig {
         if let Some((name, rate)) = rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
             return Err(format!("{name} is {rate}; expected a share from 0 to less than 1"));
         }
-        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(format!("{name} is 0"));
+        if let Some((name, size, most)) = sizes.iter().find(|(_, size, most)| !(1..=*most).contains(size)) {
+            return Err(format!("{name} is {size}; expected 1 to {most}"));
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(format!(

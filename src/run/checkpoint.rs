@@ -10,14 +10,19 @@ use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, WEIGHTS, step};
 use super::reader::Pointer;
 use super::{Error, Progress, Result};
 use crate::report::History;
-use crate::storage::{Folder, MANIFEST, Manifest};
+use crate::storage::{Fetched, Folder, MANIFEST, Manifest};
 use crate::weights::TensorFiles;
+
+/// The files of weights and moments.
+const TENSORS: [&str; 3] = [WEIGHTS, MOMENTS[0], MOMENTS[1]];
 
 /// A whole checkpoint.
 pub struct Checkpoint {
     folder: Folder,
     /// Of its manifest, and so of all that it holds.
     hash: [u8; 32],
+    /// Weights and moments, brought from a bucket.
+    fetched: Option<Fetched>,
     pub progress: Progress,
     pub history: History,
 }
@@ -79,10 +84,11 @@ impl Checkpoint {
             return Ok(None);
         }
         manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
+        let fetched = fetch(&folder, &manifest)?;
         let bytes = folder.read(HISTORY)?.unwrap_or_default();
         let history = History::parse(&String::from_utf8_lossy(&bytes))?;
         let hash = Sha256::digest(folder.read(MANIFEST)?.unwrap_or_default()).into();
-        Ok(Some(Self { folder, hash, progress, history }))
+        Ok(Some(Self { folder, hash, fetched, progress, history }))
     }
 
     /// A SHA-256: that of another checkpoint differs.
@@ -111,9 +117,23 @@ impl Checkpoint {
 
     /// Weights and moments: a moment's name is that of its weight after `m.` or `v.`.
     pub fn tensors(&self) -> Result<TensorFiles> {
-        let files = [WEIGHTS, MOMENTS[0], MOMENTS[1]].map(|name| self.folder.path().join(name));
-        Ok(TensorFiles::open_files(&files)?)
+        let folder = self.fetched.as_ref().map_or(self.folder.path(), Fetched::folder);
+        Ok(TensorFiles::open_files(&TENSORS.map(|name| folder.join(name)))?)
     }
+}
+
+/// Brings weights and moments from a bucket, and checks them on the way.
+fn fetch(folder: &Folder, manifest: &Manifest) -> Result<Option<Fetched>> {
+    if folder.is_local() {
+        return Ok(None);
+    }
+    let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
+    let fetched = Fetched::new(folder).map_err(|cause| error("", cause.to_string()))?;
+    for file in manifest.files.iter().filter(|file| TENSORS.contains(&&*file.name)) {
+        let mut copy = fetched.create(&file.name).map_err(|cause| error(&file.name, cause.to_string()))?;
+        file.copy_to(folder, &mut copy).map_err(|message| error(&file.name, message))?;
+    }
+    Ok(Some(fetched))
 }
 
 /// Sorts checkpoints by their steps, and those of one step as they were written: the number that tells them apart grows.

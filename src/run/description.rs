@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::data::LabelMap;
+use crate::data::{LabelMap, MAX_CLASSES};
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 
 /// The key of our own settings, beside BERT's.
@@ -72,7 +72,11 @@ pub(super) fn read(json: &Value, bert: BertConfig) -> Result<(ClassifierConfig, 
         .get(SETTINGS)
         .ok_or_else(|| format!("it has no \"{SETTINGS}\": it is no training run's, but a bare model's"))?;
     let Settings { max_length, mask, freeze_padding, head, unlabelled, labels } =
-        Settings::deserialize(settings).map_err(|error| error.to_string())?;
+        Settings::deserialize(settings).map_err(|error| format!("{SETTINGS}: {error}"))?;
+    let most = bert.max_position_embeddings;
+    if !(1..=most).contains(&max_length) {
+        return Err(format!("{SETTINGS}: max_length is {max_length}; expected 1 to {most}"));
+    }
     let labels = match labels {
         Some(labels) => labels.parse::<LabelMap>().map_err(|error| error.to_string())?,
         None => named(json, &unlabelled)?,
@@ -88,6 +92,9 @@ pub(super) fn read(json: &Value, bert: BertConfig) -> Result<(ClassifierConfig, 
 fn named(json: &Value, unlabelled: &[u32]) -> Result<LabelMap, String> {
     let names = json.get("id2label").ok_or("it has no id2label")?;
     let names = BTreeMap::<u32, String>::deserialize(names).map_err(|error| format!("id2label: {error}"))?;
+    if names.len() > MAX_CLASSES {
+        return Err(format!("id2label has {} classes; expected at most {MAX_CLASSES}", names.len()));
+    }
     let labelled = names.into_iter().filter(|(class, _)| !unlabelled.contains(class));
     LabelMap::new(labelled.map(|(class, label)| (label, class))).map_err(|error| format!("id2label: {error}"))
 }

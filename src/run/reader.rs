@@ -171,7 +171,7 @@ impl Run {
 
 /// Reads a JSON file.
 pub fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(FileError::new("can't read", path))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::Input { path: path.to_owned(), message: error.to_string() })
+    let error = |message: String| Error::Input { path: path.to_owned(), message };
+    let bytes = std::fs::read(path).map_err(|cause| error(format!("can't read it: {cause}")))?;
+    serde_json::from_slice(&bytes).map_err(|cause| error(cause.to_string()))
 }

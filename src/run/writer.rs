@@ -21,7 +21,7 @@ use crate::data::{LabelMap, Tokenizer};
 use crate::model::ClassifierConfig;
 use crate::report::{History, accuracy_chart, loss_chart};
 use crate::shape::{ElementType, Shape};
-use crate::storage::{Commit, FileError, Folder, MANIFEST, Manifest, PART};
+use crate::storage::{Commit, FileError, Folder, MANIFEST, Manifest, PART, Replaced, Version};
 use crate::weights::write_safetensors;
 
 /// What a run says of its model: the same at each commit.
@@ -66,17 +66,32 @@ pub struct Snapshot<'a> {
 pub struct Writer {
     root: Folder,
     pointer: Pointer,
+    /// Of `run.json`, as it was read or written last.
+    version: Option<Version>,
     /// The checkpoints of this run, in order.
     checkpoints: Vec<Known>,
     keep_last: usize,
-    /// Held as long as it lives; `None` where the file system has no locks.
-    lock: Option<File>,
+    hold: Hold,
+}
+
+/// What keeps others from writing to the folder.
+enum Hold {
+    /// Held as long as the writer lives; `None` where the file system has no locks.
+    Lock(Option<File>),
+    /// A bucket has none: the process that `run.json` names writes, and that is the one that was started last.
+    Name {
+        name: String,
+        /// The checkpoints that were there when it took over: what comes later is its own, or somebody's who takes over.
+        found: Vec<String>,
+    },
 }
 
 /// A process that is being started elsewhere in this one may still have the file open, and the lock with it.
 impl Drop for Writer {
     fn drop(&mut self) {
-        let _ = self.lock.as_ref().map(File::unlock);
+        if let Hold::Lock(Some(lock)) = &self.hold {
+            let _ = lock.unlock();
+        }
     }
 }
 
@@ -86,30 +101,23 @@ impl Writer {
     /// # Errors
     /// A folder that another process is writing a run to, or that can't be written to.
     pub fn open(root: &Path) -> Result<Self> {
+        let folder = Folder::new(root);
         if root.is_file() {
             let message = "it is a file, where a folder for the run is expected".to_owned();
             return Err(Error::Input { path: root.to_owned(), message });
         }
-        let folder = Folder::new(root);
         folder.make()?;
-        // Before what it holds is looked at: another process may be about to put it there.
-        let lock = File::open(root).map_err(FileError::new("can't open", root))?;
-        let lock = match lock.try_lock() {
-            Ok(()) => Some(lock),
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: root.to_owned() }),
-            Err(TryLockError::Error(_)) => None,
+        let hold = match folder.local() {
+            // Before what it holds is looked at: another process may be about to put it there.
+            Some(path) => Hold::Lock(lock(path)?),
+            None => Hold::Name { name: random(), found: vec![] },
         };
-        folder.folder(CHECKPOINTS).make()?;
         if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
             let is_folder = io::ErrorKind::IsADirectory.into();
             return Err(FileError::new("can't write", root.join(name))(is_folder).into());
         }
-        Ok(Self { root: folder, pointer: Pointer::default(), checkpoints: vec![], keep_last: 1, lock })
-    }
-
-    /// The folder.
-    pub fn root(&self) -> &Folder {
-        &self.root
+        let pointer = Pointer::default();
+        Ok(Self { root: folder, pointer, version: None, checkpoints: vec![], keep_last: 1, hold })
     }
 
     /// Starts a run, which has no checkpoint yet, and gives its name. A run that the folder holds stays until the first
@@ -118,41 +126,75 @@ impl Writer {
     /// # Errors
     /// A folder that holds a run, or a file that one would replace, unless it may be replaced.
     pub fn start(&mut self, keep_last: usize, replace: bool) -> Result<String> {
-        let pointer = match Pointer::read(&self.root) {
-            Err(_) if replace => None,
-            read => read?,
-        };
-        // A run that was started and has left nothing is none.
-        let is_run = |pointer: &Pointer| pointer.checkpoint.is_some() || pointer.newest.is_some();
-        let mut ours = FILES.into_iter();
-        let holds = match &pointer {
-            Some(pointer) if is_run(pointer) => Some(RUN),
-            Some(_) => None,
-            None if self.root.path().join(RUN).exists() => Some(RUN),
-            None => ours.find(|name| self.root.path().join(name).exists()),
-        };
-        if let Some(name) = holds.filter(|_| !replace) {
+        if let Some(name) = self.holds()?.filter(|_| !replace) {
             return Err(Error::Holds { path: self.root.path().to_owned(), name });
         }
-        let run = format!("{:016x}", RandomState::new().build_hasher().finish());
-        let pointer = pointer.unwrap_or_default();
-        self.pointer = Pointer { run: Some(run.clone()), newest: None, best: None, ..pointer };
-        self.keep_last = keep_last;
-        self.point()?;
+        let run = random();
+        self.take_over(keep_last, &run, true)?;
         Ok(run)
     }
 
     /// Goes on with a run from a checkpoint of it. What a commit that was cut short has left to do is done.
     pub fn go_on(&mut self, from: &Progress, keep_last: usize) -> Result<()> {
-        self.pointer = Pointer::read(&self.root)?.unwrap_or_default();
+        self.take_over(keep_last, &from.run, false)?;
         self.checkpoints = known(&self.root, from)?;
-        self.keep_last = keep_last;
-        if self.pointer.run.as_ref() != Some(&from.run) {
-            self.pointer.run = Some(from.run.clone());
-            self.point()?;
-        }
         self.refresh()?;
         self.remove_strays(None)
+    }
+
+    /// The file by which the folder holds a run, or another's.
+    fn holds(&self) -> Result<Option<&'static str>> {
+        // A run that was started and has left nothing is none.
+        let is_run = |pointer: &Pointer| pointer.checkpoint.is_some() || pointer.newest.is_some();
+        match Pointer::read(&self.root) {
+            Ok(Some(pointer)) => return Ok(is_run(&pointer).then_some(RUN)),
+            // Damaged.
+            Err(Error::Input { .. }) => return Ok(Some(RUN)),
+            Err(error) => return Err(error),
+            Ok(None) => {}
+        }
+        for name in [RUN, WEIGHTS].into_iter().chain(FILES) {
+            if self.root.exists(name)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// From here on, this is the process that writes, and the run that it writes is `run`.
+    fn take_over(&mut self, keep_last: usize, run: &str, is_new: bool) -> Result<()> {
+        self.keep_last = keep_last;
+        self.root.folder(CHECKPOINTS).make()?;
+        // Others may be about to take over, too: the last one has it.
+        const TRIES: usize = 10;
+        for tried in 1..=TRIES {
+            let read = self.root.read_versioned(RUN)?;
+            self.version = read.map(|(_, version)| version);
+            let before = Pointer::read(&self.root).ok().flatten().unwrap_or_default();
+            let (newest, best) =
+                if is_new { (None, None) } else { (before.newest.clone(), before.best.clone()) };
+            let mut pointer = Pointer { run: Some(run.to_owned()), newest, best, ..before };
+            if let Hold::Name { name, found } = &mut self.hold {
+                pointer.writer = Some(name.clone());
+                *found = self.root.folder(CHECKPOINTS).list()?;
+            }
+            self.pointer = pointer;
+            match self.point() {
+                Err(Error::TakenOver { .. }) if tried < TRIES => {}
+                pointed => return pointed,
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Another process has taken over.
+    fn check_hold(&self) -> Result<()> {
+        let Hold::Name { name, .. } = &self.hold else { return Ok(()) };
+        match Pointer::read(&self.root)? {
+            Some(pointer) if pointer.writer.as_ref() == Some(name) => Ok(()),
+            _ => Err(Error::TakenOver { path: self.root.path().to_owned() }),
+        }
     }
 
     /// Commits a snapshot: until the last moment, readers see the epoch before, and from then on, this one if it is whole.
@@ -163,9 +205,14 @@ impl Writer {
     pub fn commit(&mut self, description: &Description, snapshot: &Snapshot<'_>) -> Result<()> {
         let Snapshot { progress, predictions, .. } = snapshot;
         check_finite(snapshot)?;
+        self.check_hold()?;
         let before = self.pointer.checkpoint.clone();
         let checkpoints = self.root.folder(CHECKPOINTS);
-        let name = free_name(&checkpoints, progress.step);
+        let name = match self.hold {
+            Hold::Lock(_) => free_name(&checkpoints, progress.step),
+            // Another process may be about to write one of this step.
+            Hold::Name { .. } => format!("{}-{}", checkpoint(progress.step), random_number()),
+        };
         let path = format!("{CHECKPOINTS}/{name}");
         let mut manifest = write(Commit::begin(checkpoints.folder(&name))?, description, snapshot)?;
         let epoch = predictions.as_ref().map(|_| progress.epoch);
@@ -178,6 +225,8 @@ impl Writer {
         }
         let best = progress.best.as_ref().and_then(|best| self.checkpoint_of(best.epoch));
         self.pointer.best = best.map(|name| format!("{CHECKPOINTS}/{name}"));
+        // In a bucket, another process may have taken over since it was looked at.
+        self.check_hold()?;
         self.point()?;
         if epoch.is_some() {
             self.refresh()?;
@@ -192,8 +241,16 @@ impl Writer {
     }
 
     /// Writes `run.json`: what it names counts.
+    ///
+    /// # Errors
+    /// Another process has taken over.
     fn point(&mut self) -> Result<()> {
-        Ok(self.root.write(RUN, format!("{:#}\n", json!(self.pointer)).as_bytes())?)
+        let text = format!("{:#}\n", json!(self.pointer));
+        match self.root.replace(RUN, text.as_bytes(), self.version.as_ref())? {
+            Replaced::Done(version) => self.version = Some(version),
+            Replaced::Outdated => return Err(Error::TakenOver { path: self.root.path().to_owned() }),
+        }
+        Ok(())
     }
 
     /// Gives other readers the model that counts: its files beside `run.json`.
@@ -227,13 +284,37 @@ impl Writer {
         let is_own_folder = !checkpoints.path().is_symlink();
         for name in checkpoints.list()?.into_iter().filter(|name| !keep.contains(name)) {
             let is_known = self.checkpoints.iter().any(|known| known.name == name);
-            if is_known || (is_own_folder && is_checkpoint(&checkpoints, &name)?) {
+            let may_go = match &self.hold {
+                Hold::Lock(_) => is_own_folder,
+                Hold::Name { found, .. } => found.contains(&name),
+            };
+            if is_known || (may_go && is_checkpoint(&checkpoints, &name)?) {
                 checkpoints.remove(&name)?;
             }
         }
         self.checkpoints.retain(|known| keep.contains(&known.name));
         Ok(())
     }
+}
+
+/// Locks a folder; `None` where the file system has no locks.
+fn lock(path: &Path) -> Result<Option<File>> {
+    let lock = File::open(path).map_err(FileError::new("can't open", path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// A name that nothing else has.
+fn random() -> String {
+    format!("{:016x}", random_number())
+}
+
+/// By the system's random numbers, which seed the hash.
+fn random_number() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn check_finite(snapshot: &Snapshot<'_>) -> Result<()> {
@@ -256,8 +337,8 @@ fn free_name(checkpoints: &Folder, step: u64) -> String {
 
 /// Whether a folder is a checkpoint, finished or not: by its name, and by holding nothing else.
 fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
-    let path = checkpoints.path().join(name);
-    if step(name).is_none() || path.is_symlink() || !path.is_dir() {
+    let is_folder = |path: &Path| !path.join(name).is_symlink() && path.join(name).is_dir();
+    if step(name).is_none() || !checkpoints.local().is_none_or(is_folder) {
         return Ok(false);
     }
     let ours = FILES.into_iter().chain(TRAINING_FILES).chain([MANIFEST]);

@@ -14,9 +14,9 @@ use super::{Folder, is_bucket};
 pub const PART: &str = ".part";
 
 /// Writes a file by a temporary one in the same folder, which is synced to disk and renamed at the end: a reader, or
-/// a run that is cut short, never meets half a file. The folder is made if it isn't there. What is no file, such as a
-/// pipe or `/dev/stdout`, is written to as it is; a link stays one, and its target is written. A file of a
-/// bucket is a temporary one here until it is whole.
+/// a run that is cut short, never meets half a file. The folder is made if it isn't there, and stays if the file is
+/// written. What is no file, such as a pipe or `/dev/stdout`, is written to as it is; a link stays one, and its target is
+/// written. A file of a bucket is a temporary one here until it is whole.
 pub fn write_atomic<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
@@ -36,7 +36,23 @@ pub fn write_atomic<E: From<io::Error>>(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    fs::create_dir_all(folder)?;
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing = folder.ancestors().take_while(is_missing).collect::<Vec<_>>();
+    make_folder(folder)?;
+    let written = write_named(folder, path, write);
+    if written.is_err() {
+        // Unless somebody has put something there meanwhile.
+        missing.into_iter().for_each(|folder| _ = fs::remove_dir(folder));
+    }
+    written
+}
+
+/// [`write_atomic`], in a folder that is there.
+fn write_named<E: From<io::Error>>(
+    folder: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
+) -> Result<(), E> {
     let temporary = Temporary::new(folder, path.file_name().unwrap_or_default())?;
     let mut writer = BufWriter::with_capacity(1 << 20, temporary.file());
     write(&mut writer)?;
@@ -64,6 +80,15 @@ fn write_to_bucket<E: From<io::Error>>(
     let mut upload = bucket.upload(&name)?;
     io::copy(&mut file, &mut upload)?;
     Ok(upload.finish()?)
+}
+
+/// Makes a folder, and those on the way to it.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder).map_err(|error| match error.kind() {
+        // As a file.
+        ErrorKind::AlreadyExists => ErrorKind::NotADirectory.into(),
+        _ => error,
+    })
 }
 
 /// Whether a path is a device, a pipe or the like, or stands for one of this process's open files.
@@ -104,7 +129,7 @@ impl Temporary {
         builder.prefix(&prefix).suffix(PART);
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(MODE));
-        Ok(Self::Named(builder.tempfile_in(folder)?))
+        Ok(Self::Named(builder.tempfile_in(folder).map_err(without_path)?))
     }
 
     fn file(&self) -> &File {
@@ -130,6 +155,14 @@ impl Temporary {
             }
             Self::Named(file) => file.persist(path).map(drop).map_err(|error| error.error),
         }
+    }
+}
+
+/// An error of `tempfile`'s, which names a file that nobody knows.
+fn without_path(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::Other => error,
+        kind => kind.into(),
     }
 }
 

@@ -52,19 +52,27 @@ impl Manifest {
 }
 
 impl ManifestEntry {
-    /// What is wrong with the file in `folder`, if anything is.
+    /// What is wrong with the file in `folder`, if anything is. Of a bucket's, the size alone is looked at: whoever copies it
+    /// checks the rest.
     pub fn check(&self, folder: &Folder) -> std::result::Result<(), String> {
-        match folder.local() {
-            Some(path) => {
-                let mut file = File::open(path.join(&self.name)).map_err(|error| error.to_string())?;
-                let (size, sha256) = sha256(&mut file).map_err(|error| error.to_string())?;
-                self.compare(size, Some(&sha256))
-            }
-            None => match folder.size(&self.name).map_err(|error| error.source.to_string())? {
+        if !is_name(&self.name) {
+            return Err("it is not in the checkpoint's own folder".to_owned());
+        }
+        let Some(path) = folder.local().map(|path| path.join(&self.name)) else {
+            return match folder.size(&self.name).map_err(|error| error.source.to_string())? {
                 Some(size) => self.compare(size, None),
                 None => Err("there is no such file".to_owned()),
-            },
+            };
+        };
+        // Before it is opened: a pipe would have to be waited for.
+        let found = fs::metadata(&path).map_err(|error| error.to_string())?;
+        if !found.is_file() {
+            return Err("it is no file".to_owned());
         }
+        self.compare(found.len(), None)?;
+        let (size, sha256) =
+            File::open(path).and_then(|mut file| sha256(&mut file)).map_err(|error| error.to_string())?;
+        self.compare(size, Some(&sha256))
     }
 
     /// Copies the file out of `folder` to `sink`, and checks what was copied.
@@ -86,6 +94,11 @@ impl ManifestEntry {
             false => Err("it is not as it was committed".to_owned()),
         }
     }
+}
+
+/// Whether a file of this name lies in the folder itself.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != ".."
 }
 
 /// How many bytes there are to read, and their SHA-256 in hexadecimal digits.

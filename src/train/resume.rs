@@ -25,7 +25,9 @@ impl Saved {
     /// The newest checkpoint in the folder `root` of any host: the first process may be another machine than the one that
     /// wrote it. Newer ones that are damaged are told to `note`.
     pub fn find(replicas: &Replicas, root: &Folder, note: &mut dyn FnMut(&str)) -> Result<Option<Self>> {
-        let newest = Newest::find(root);
+        // What is in a bucket is the same for all, and is brought once.
+        let looks = replicas.is_chief() || root.is_local();
+        let newest = if looks { Newest::find(root) } else { Ok(Newest::default()) };
         let Newest { checkpoint, damaged } = replicas.meet(PHASE, newest.map_err(Error::from))?;
         damaged.iter().for_each(|error| note(&format!("Passed over: {error}")));
         let all = replicas.gather(PHASE, &words(checkpoint.as_ref()))?;

@@ -189,6 +189,8 @@ impl Session {
         let root = Folder::new(output_path);
         // Before the long compilation, to fail early.
         let prepare = || {
+            // Before a folder is made for what can't be trained.
+            replicas.rows(job.recipe.batch_size)?;
             let tokens = job.tokenizer.encode(&job.table.texts)?;
             let Job { original, tokenizer, model, recipe, .. } = &job;
             let output = match replicas.is_chief() {

@@ -26,7 +26,7 @@ pub enum HubError {
     #[error("{}: is a file; give the folder that holds config.json and model.safetensors", .0.display())]
     NotAFolder(PathBuf),
     #[error("{place}: there is no {wanted}")]
-    MissingFile { place: String, wanted: &'static str },
+    MissingFile { place: String, wanted: String },
     #[error(
         "{place}: the weights are in PyTorch's pickle format alone; convert them to model.safetensors, or choose \
          a revision that has it"
@@ -274,9 +274,9 @@ fn select(
     has: impl Fn(&str) -> bool,
     get: impl Fn(&str) -> Result<PathBuf, HubError>,
 ) -> Result<ModelFiles, HubError> {
-    let wanted = |name: &str, wanted: &'static str| match has(name) {
+    let wanted = |name: &str, wanted: &str| match has(name) {
         true => get(name),
-        false => Err(HubError::MissingFile { place: place.to_owned(), wanted }),
+        false => Err(HubError::MissingFile { place: place.to_owned(), wanted: wanted.to_owned() }),
     };
     let config = wanted(CONFIG, CONFIG)?;
     let tokenizer = if has(TOKENIZER) {
@@ -290,7 +290,7 @@ fn select(
         vec![]
     } else if has(INDEX) && !has(WEIGHTS) {
         let names = shard_names(&get(INDEX)?)?;
-        let shard = |name: &String| wanted(name, "shard that model.safetensors.index.json names");
+        let shard = |name: &String| wanted(name, &format!("shard {name}, which {INDEX} names"));
         names.iter().map(shard).collect::<Result<_, _>>()?
     } else if !has(WEIGHTS) && has("pytorch_model.bin") {
         return Err(HubError::OnlyPickle { place: place.to_owned() });

@@ -9,7 +9,7 @@ mod names;
 mod pretrained;
 mod safetensors;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::safetensors::Dtype;
 
@@ -26,7 +26,7 @@ pub use safetensors::{TensorFiles, save_safetensors, write_safetensors};
 pub enum WeightsError {
     #[error("can't read {}: {message}", path.display())]
     Read { path: PathBuf, message: String },
-    #[error("tensor `{name}` is in both {} and {}", first.display(), second.display())]
+    #[error("tensor `{name}` is {}", twice(first, second))]
     Duplicate { name: String, first: PathBuf, second: PathBuf },
     #[error("{}: there is no tensor `{name}`{}", path.display(), nearest(close))]
     Missing { path: PathBuf, name: String, close: Option<String> },
@@ -61,6 +61,13 @@ impl WeightsError {
     /// True where a file is at fault, false where writing failed.
     pub fn is_input_error(&self) -> bool {
         !matches!(self, Self::Write { .. })
+    }
+}
+
+fn twice(first: &Path, second: &Path) -> String {
+    match first == second {
+        true => format!("twice in {}", first.display()),
+        false => format!("in both {} and {}", first.display(), second.display()),
     }
 }
 

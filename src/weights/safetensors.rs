@@ -64,10 +64,13 @@ impl TensorFiles {
             return Err(error("the file is empty".to_owned()));
         }
         let bytes = MMapSemaphore::new_from_file(&opened).map_err(|cause| error(cause.to_string()))?;
+        if bytes.as_ref().starts_with(b"version https://git-lfs") {
+            return Err(error("it only says which file to fetch; fetch that (git lfs pull)".to_owned()));
+        }
         let (header, metadata) = SafeTensors::read_metadata(bytes.as_ref())
             .map_err(|cause| error(format!("not a complete safetensors file: {cause}")))?;
         let file = self.files.len();
-        for (name, info) in metadata.tensors() {
+        for (name, info) in metadata.tensors().into_iter().collect::<BTreeMap<_, _>>() {
             let Some(known) = normalize(&name) else { continue };
             let entry = Entry { file, info: info.clone() };
             if let Some(first) = self.tensors.insert(known, entry) {
@@ -149,7 +152,9 @@ impl TensorFiles {
     }
 
     fn missing(&self, name: &str) -> WeightsError {
-        let close = self.names().min_by_key(|known| edit_distance(known, name));
+        // A name much longer is not near, and would take long to be compared.
+        let names = self.names().filter(|known| known.len() <= 2 * name.len());
+        let close = names.min_by_key(|known| edit_distance(known, name));
         WeightsError::Missing {
             path: self.files.first().map(|file| file.path.clone()).unwrap_or_default(),
             name: name.to_owned(),

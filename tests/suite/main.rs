@@ -1,5 +1,6 @@
 //! All integration tests, in one program: linked once. A file per topic.
 
+mod bad_inputs;
 mod cache;
 mod cli;
 mod cli_errors;

@@ -52,6 +52,8 @@ pub enum Fault {
     Silence,
     /// A bit is another.
     Flip,
+    /// A page for people comes, with status 200.
+    Page,
     /// The range that was asked for is overlooked.
     Whole,
     /// The range is another one.
@@ -160,6 +162,11 @@ fn answer(mut stream: TcpStream, at_store: bool, shared: &Shared) -> std::io::Re
     match fault {
         Some(Fault::Silence) => return wait(stream),
         Some(Fault::Flip) => answer.body[length / 2] ^= 1,
+        Some(Fault::Page) => {
+            answer =
+                Answer { status: 200, headers: String::new(), body: b"<!doctype html>\n<p>Log in".to_vec() };
+            length = answer.body.len();
+        }
         Some(Fault::Status(status, ref headers)) => {
             answer = Answer { status, headers: headers.clone(), body: vec![] };
             length = 0;
