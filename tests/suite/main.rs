@@ -13,6 +13,7 @@ mod common;
 mod data;
 mod downloads;
 mod dropout;
+mod fuzz;
 mod golden;
 mod gradients;
 mod graphs;
