@@ -14,7 +14,7 @@ pub struct NewFile {
 
 enum Sink {
     Local(BufWriter<File>),
-    Bucket(Upload),
+    Bucket(Box<Upload>),
 }
 
 impl NewFile {
@@ -23,7 +23,9 @@ impl NewFile {
         let path = folder.path().join(name);
         let sink = match folder.is_local() {
             true => File::create(&path).map(|file| Sink::Local(BufWriter::with_capacity(1 << 20, file))),
-            false => Bucket::open(folder.path()).and_then(|bucket| bucket.upload(name)).map(Sink::Bucket),
+            false => Bucket::open(folder.path())
+                .and_then(|bucket| bucket.upload(name))
+                .map(|upload| Sink::Bucket(Box::new(upload))),
         };
         match sink {
             Ok(sink) => Ok(Self { path, sink }),
