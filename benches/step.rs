@@ -121,6 +121,19 @@ fn bench_training(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, size: Si
     }
 }
 
+/// What training waits for while the state is copied for a checkpoint, to be held against a step.
+fn snapshot(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("snapshot");
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    for (name, size, measurement) in CASES {
+        let mut compiled: Option<Trainer> = None;
+        group.measurement_time(measurement / 4).bench_function(name, |bencher| {
+            let trainer = compiled.get_or_insert_with(|| trainer(name, size, 1));
+            bencher.iter(|| trainer.snapshot().expect("the state is there"));
+        });
+    }
+}
+
 fn xla_alone(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("xla_alone");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(10));
@@ -161,5 +174,5 @@ fn peak_memory() -> String {
     line.map_or("unknown".into(), |line| line.trim().to_owned())
 }
 
-criterion_group!(benches, train, replicas, xla_alone);
+criterion_group!(benches, train, replicas, snapshot, xla_alone);
 criterion_main!(benches);
