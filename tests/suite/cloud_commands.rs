@@ -13,6 +13,8 @@ use crate::common::gcs::{Fault, Gcs};
 
 /// A bucket `runs` to which files are brought without this project's client.
 struct Bucket<'a> {
+    /// Of the test's folders.
+    name: &'static str,
     variables: Vec<(&'static str, String)>,
     put: &'a dyn Fn(&str, &[u8]),
 }
@@ -41,7 +43,7 @@ impl Bucket<'_> {
     /// Runs it as it must work, and gives its stdout; nothing stays behind.
     #[track_caller]
     fn works(&self, arguments: &[&str]) -> String {
-        let temporary = empty_folder("cloud_commands_temporary");
+        let temporary = empty_folder(&format!("{}_temporary", self.name));
         let output = self.command(arguments, &temporary).output().unwrap();
         let said = text(output.stderr);
         assert!(output.status.success(), "{said}");
@@ -65,7 +67,7 @@ fn local(arguments: &[&str]) -> String {
 
 /// Everything that reads, and the files that are written, against the same on this machine.
 fn check_commands(bucket: &Bucket<'_>, get: &dyn Fn(&str) -> Vec<u8>) {
-    let (run, folder) = (demo().join("run"), empty_folder("cloud_commands"));
+    let (run, folder) = (demo().join("run"), empty_folder(bucket.name));
     bucket.put_folder("demo/run", &run);
     for name in ["sample.csv", "sample_test.csv"] {
         (bucket.put)(&format!("data/{name}"), &fs::read(asset(name)).unwrap());
@@ -137,7 +139,7 @@ fn commands_read_and_write_a_bucket_of_fake_gcs_server() {
         answer[body..].to_vec()
     };
     let variables = vec![("STORAGE_EMULATOR_HOST", server.host.clone())];
-    check_commands(&Bucket { variables, put: &put }, &get);
+    check_commands(&Bucket { name: "cloud_fake", variables, put: &put }, &get);
 }
 
 #[test]
@@ -145,14 +147,14 @@ fn commands_read_and_write_a_bucket_by_googles_reference() {
     let server = Gcs::start();
     let put = |name: &str, bytes: &[u8]| server.put(name, bytes);
     let get = |name: &str| server.state().objects[name].bytes.clone();
-    check_commands(&Bucket { variables: server.variables(), put: &put }, &get);
+    check_commands(&Bucket { name: "cloud_reference", variables: server.variables(), put: &put }, &get);
 }
 
 #[test]
 fn what_is_wrong_in_a_bucket_is_told_by_its_address() {
     let server = Gcs::start();
     let put = |name: &str, bytes: &[u8]| server.put(name, bytes);
-    let bucket = Bucket { variables: server.variables(), put: &put };
+    let bucket = Bucket { name: "cloud_errors", variables: server.variables(), put: &put };
     let temporary = empty_folder("cloud_commands_errors");
     let says = |arguments: &[&str], code: i32| {
         let said = fails(&mut bucket.command(arguments, &temporary), code);
