@@ -44,13 +44,8 @@ impl Newest {
     /// A folder that can't be read.
     pub fn find(root: &Folder) -> Result<Self> {
         let run = Pointer::read(root)?.and_then(|pointer| pointer.run);
-        let checkpoints = root.folder(CHECKPOINTS);
-        let mut names = checkpoints.list()?;
-        names.retain(|name| step(name).is_some());
-        names.sort_by_key(|name| order(name));
         let mut newest = Self::default();
-        for name in names.into_iter().rev() {
-            let folder = checkpoints.folder(&name);
+        for folder in newest_first(root)? {
             match Checkpoint::open(folder, run.as_deref()) {
                 Ok(None) => {}
                 Ok(Some(checkpoint)) => {
@@ -86,7 +81,8 @@ impl Checkpoint {
         manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
         let fetched = fetch(&folder, &manifest)?;
         let bytes = folder.read(HISTORY)?.unwrap_or_default();
-        let history = History::parse(&String::from_utf8_lossy(&bytes))?;
+        let history = History::parse(&String::from_utf8_lossy(&bytes));
+        let history = history.map_err(|cause| error(HISTORY, cause.to_string()))?;
         let hash = Sha256::digest(folder.read(MANIFEST)?.unwrap_or_default()).into();
         Ok(Some(Self { folder, hash, fetched, progress, history }))
     }
@@ -136,17 +132,28 @@ fn fetch(folder: &Folder, manifest: &Manifest) -> Result<Option<Fetched>> {
     Ok(Some(fetched))
 }
 
+/// The folders of the checkpoints in `root`, finished or not, the newest first.
+fn newest_first(root: &Folder) -> Result<Vec<Folder>> {
+    let checkpoints = root.folder(CHECKPOINTS);
+    let mut names = checkpoints.list()?;
+    names.retain(|name| step(name).is_some());
+    names.sort_by_key(|name| order(name));
+    Ok(names.iter().rev().map(|name| checkpoints.folder(name)).collect())
+}
+
 /// Sorts checkpoints by their steps, and those of one step as they were written: the number that tells them apart grows.
 fn order(name: &str) -> (Option<u64>, usize, String) {
     (step(name), name.len(), name.to_owned())
 }
 
 /// The command line that the run in `root` was started with, or went on with last; `None` for one that has no checkpoint.
+/// A damaged one is passed over, as it is to go on from.
 pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
     let root = Folder::new(root);
-    let newest = Pointer::read(&root)?.and_then(|pointer| pointer.newest);
-    let read = |newest: String| read_json::<Progress>(&root.folder(&newest), PROGRESS);
-    Ok(newest.map(read).transpose()?.map(|progress| progress.arguments))
+    let Some(run) = Pointer::read(&root)?.and_then(|pointer| pointer.run) else { return Ok(None) };
+    let read = |folder: Folder| read_json::<Progress>(&folder, PROGRESS).ok();
+    let mut of_run = newest_first(&root)?.into_iter().filter_map(read).filter(|progress| progress.run == run);
+    Ok(of_run.next().map(|progress| progress.arguments))
 }
 
 /// A checkpoint of this run whose manifest is there, whether or not its files are as they were.
@@ -154,6 +161,13 @@ pub(super) struct Known {
     pub name: String,
     /// The epoch that it was committed at the end of.
     pub epoch: Option<u32>,
+}
+
+impl Known {
+    /// Relative to the run's folder.
+    pub fn path(&self) -> String {
+        format!("{CHECKPOINTS}/{}", self.name)
+    }
 }
 
 /// The checkpoints of a run up to the one that it goes on from, in order.

@@ -13,7 +13,7 @@ use crate::storage::{FileError, Folder, MANIFEST, Manifest, ManifestEntry, is_bu
 use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer, open_weights};
 
 /// `run.json`. Folders are relative to the run's.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Pointer {
     /// The checkpoint that readers are given: that of the last whole epoch.

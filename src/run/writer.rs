@@ -130,14 +130,30 @@ impl Writer {
             return Err(Error::Holds { path: self.root.path().to_owned(), name });
         }
         let run = random();
-        self.take_over(keep_last, &run, true)?;
+        self.keep_last = keep_last;
+        self.take_over(|writer| {
+            let before = std::mem::take(&mut writer.pointer);
+            writer.pointer = Pointer { run: Some(run.clone()), newest: None, best: None, ..before };
+            Ok(())
+        })?;
         Ok(run)
     }
 
-    /// Goes on with a run from a checkpoint of it. What a commit that was cut short has left to do is done.
+    /// Goes on with a run from a checkpoint of it. What a commit that was cut short has left to do is done: the checkpoint
+    /// may have been whole, and not named by `run.json` yet.
     pub fn go_on(&mut self, from: &Progress, keep_last: usize) -> Result<()> {
-        self.take_over(keep_last, &from.run, false)?;
+        self.keep_last = keep_last;
         self.checkpoints = known(&self.root, from)?;
+        self.take_over(|writer| {
+            writer.name_newest(from);
+            let epoch = writer.checkpoints.iter().rev().find(|known| known.epoch.is_some()).map(Known::path);
+            if let Some(path) = epoch.filter(|path| writer.pointer.checkpoint.as_ref() != Some(path))
+                && let Some(manifest) = Manifest::read(&writer.root.folder(&path))?
+            {
+                writer.name_epoch(path, manifest);
+            }
+            Ok(())
+        })?;
         self.refresh()?;
         self.remove_strays(None)
     }
@@ -161,24 +177,23 @@ impl Writer {
         Ok(None)
     }
 
-    /// From here on, this is the process that writes, and the run that it writes is `run`.
-    fn take_over(&mut self, keep_last: usize, run: &str, is_new: bool) -> Result<()> {
-        self.keep_last = keep_last;
+    /// From here on, this is the process that writes. `name` has the pointer, as it was found, name what is to count.
+    fn take_over(&mut self, name: impl Fn(&mut Self) -> Result<()>) -> Result<()> {
         self.root.folder(CHECKPOINTS).make()?;
         // Others may be about to take over, too: the last one has it.
         const TRIES: usize = 10;
         for tried in 1..=TRIES {
-            let read = self.root.read_versioned(RUN)?;
-            self.version = read.map(|(_, version)| version);
+            self.version = self.root.read_versioned(RUN)?.map(|(_, version)| version);
             let before = Pointer::read(&self.root).ok().flatten().unwrap_or_default();
-            let (newest, best) =
-                if is_new { (None, None) } else { (before.newest.clone(), before.best.clone()) };
-            let mut pointer = Pointer { run: Some(run.to_owned()), newest, best, ..before };
+            self.pointer = before.clone();
+            name(self)?;
             if let Hold::Name { name, found } = &mut self.hold {
-                pointer.writer = Some(name.clone());
+                self.pointer.writer = Some(name.clone());
                 *found = self.root.folder(CHECKPOINTS).list()?;
             }
-            self.pointer = pointer;
+            if self.pointer == before {
+                return Ok(());
+            }
             match self.point() {
                 Err(Error::TakenOver { .. }) if tried < TRIES => {}
                 pointed => return pointed,
@@ -213,18 +228,14 @@ impl Writer {
             // Another process may be about to write one of this step.
             Hold::Name { .. } => format!("{}-{}", checkpoint(progress.step), random_number()),
         };
-        let path = format!("{CHECKPOINTS}/{name}");
-        let mut manifest = write(Commit::begin(checkpoints.folder(&name))?, description, snapshot)?;
+        let manifest = write(Commit::begin(checkpoints.folder(&name))?, description, snapshot)?;
         let epoch = predictions.as_ref().map(|_| progress.epoch);
-        self.checkpoints.push(Known { name, epoch });
-        self.pointer.newest = Some(path.clone());
+        let known = Known { name, epoch };
         if epoch.is_some() {
-            manifest.files.retain(|file| FILES.contains(&&*file.name));
-            self.pointer.checkpoint = Some(path);
-            self.pointer.files = manifest.files;
+            self.name_epoch(known.path(), manifest);
         }
-        let best = progress.best.as_ref().and_then(|best| self.checkpoint_of(best.epoch));
-        self.pointer.best = best.map(|name| format!("{CHECKPOINTS}/{name}"));
+        self.checkpoints.push(known);
+        self.name_newest(progress);
         // In a bucket, another process may have taken over since it was looked at.
         self.check_hold()?;
         self.point()?;
@@ -234,10 +245,22 @@ impl Writer {
         self.remove_strays(before.as_deref())
     }
 
-    /// The last checkpoint of an epoch's end.
-    fn checkpoint_of(&self, epoch: u32) -> Option<&str> {
-        let of_epoch = self.checkpoints.iter().rev().find(|known| known.epoch == Some(epoch));
-        of_epoch.map(|known| &*known.name)
+    /// Has the pointer name the newest of our checkpoints, and the best epoch's.
+    fn name_newest(&mut self, progress: &Progress) {
+        let last = |of: &dyn Fn(&Known) -> bool| {
+            self.checkpoints.iter().rev().find(|known| of(known)).map(Known::path)
+        };
+        let newest = last(&|_| true);
+        let best = progress.best.as_ref().and_then(|best| last(&|known| known.epoch == Some(best.epoch)));
+        self.pointer =
+            Pointer { run: Some(progress.run.clone()), newest, best, ..std::mem::take(&mut self.pointer) };
+    }
+
+    /// Has it name an epoch's checkpoint as the one for readers.
+    fn name_epoch(&mut self, path: String, mut manifest: Manifest) {
+        manifest.files.retain(|file| FILES.contains(&&*file.name));
+        self.pointer =
+            Pointer { checkpoint: Some(path), files: manifest.files, ..std::mem::take(&mut self.pointer) };
     }
 
     /// Writes `run.json`: what it names counts.
