@@ -52,3 +52,28 @@ impl FromStr for Cadence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cadence_is_of_steps_or_of_minutes() {
+        for (text, cadence) in [("500", Cadence::Steps(500)), ("10m", Cadence::Minutes(10))] {
+            assert_eq!((text.parse(), cadence.to_string()), (Ok(cadence), text.to_owned()));
+        }
+        for text in ["", "0", "0m", "m", "-5", "+5", "1.5", "5 m", "5s", "epoch", "18446744073709551616"] {
+            assert!(text.parse::<Cadence>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_each_time_that_so_much_is_done() {
+        let due = |cadence: Cadence| (1..=12).filter(|step| cadence.is_due_after(*step)).collect::<Vec<_>>();
+        assert_eq!(due(Cadence::Steps(5)), [5, 10]);
+        assert_eq!((due(Cadence::Minutes(5)), due(Cadence::Epochs)), (vec![], vec![]));
+        let since = |cadence: Cadence, seconds| cadence.is_due_since(Duration::from_secs(seconds));
+        assert!(!since(Cadence::Minutes(5), 299) && since(Cadence::Minutes(5), 300));
+        assert!(!since(Cadence::Minutes(u64::MAX), u64::MAX - 1) && !since(Cadence::Steps(1), 300));
+    }
+}

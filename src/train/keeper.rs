@@ -32,12 +32,14 @@ pub(super) struct Keeper<'s> {
 }
 
 impl<'s> Keeper<'s> {
+    /// `kept` is the step that the run goes on from, if its folder has that.
     pub fn new(
         replicas: Arc<Replicas>,
         job: &'s Job,
         cadence: Cadence,
         saver: Option<Saver<'s>>,
         stop: &'s Stop,
+        kept: Option<u64>,
     ) -> Self {
         Self {
             replicas,
@@ -47,8 +49,8 @@ impl<'s> Keeper<'s> {
             stop,
             failed: RefCell::default(),
             saved_at: Cell::new(Instant::now()),
-            given: Cell::default(),
-            kept: Cell::default(),
+            given: Cell::new(kept),
+            kept: Cell::new(kept),
         }
     }
 
@@ -96,7 +98,7 @@ impl<'s> Keeper<'s> {
     /// Has the state committed, unless that of this step is; with an evaluation, it is a whole epoch's.
     ///
     /// # Errors
-    /// Of this commit, those of reading the state; others are told later.
+    /// Those of reading the state. What commits fail with is told when all hosts meet next.
     pub fn save(
         &self,
         trainer: &Trainer,
@@ -104,10 +106,15 @@ impl<'s> Keeper<'s> {
         history: &History,
         evaluation: Option<Evaluation>,
     ) -> Result<()> {
+        self.saved_at.set(Instant::now());
         let is_new = evaluation.is_some() || self.given.get() != Some(progress.step);
         let mut saver = self.saver.borrow_mut();
         let Some(saver) = saver.as_mut().filter(|_| is_new) else { return Ok(()) };
-        saver.wait()?;
+        if let Err(error) = saver.wait() {
+            // Other hosts may be about to do the next step: they are told when all meet.
+            self.failed.replace(Some(error));
+            return Ok(());
+        }
         self.kept.set(self.given.get());
         let [weights, first, second] = trainer.snapshot()?;
         let snapshot = Snapshot {
@@ -119,7 +126,6 @@ impl<'s> Keeper<'s> {
         };
         saver.save(snapshot);
         self.given.set(Some(progress.step));
-        self.saved_at.set(Instant::now());
         Ok(())
     }
 

@@ -51,6 +51,11 @@ impl Saved {
         Ok(Some(Self { progress, history, is_given: true, tensors }))
     }
 
+    /// Whether this host has it.
+    pub fn is_own(&self) -> bool {
+        self.tensors.is_some()
+    }
+
     /// The values of a weight, or of a moment. All hosts of a slice must ask for it together.
     pub fn tensor(&self, replicas: &Replicas, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
         let own = self.tensors.as_ref().map(|tensors| tensors.tensor_f32(key(name), dims)).transpose()?;

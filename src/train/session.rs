@@ -161,6 +161,8 @@ pub struct Session {
     history: History,
     progress: Progress,
     save: SaveOptions,
+    /// The step of the checkpoint that it goes on from, unless that was another host's.
+    kept: Option<u64>,
     /// The chief's.
     output: Option<Output>,
 }
@@ -246,10 +248,11 @@ impl Session {
             let Progress { step, epoch, within, best, .. } = saved.progress.clone();
             progress = Progress { step, epoch, within, best, ..progress };
         }
+        let kept = saved.as_ref().filter(|saved| saved.is_own()).map(|saved| saved.progress.step);
         let started = Instant::now();
         let trainer = trainer(&job, replicas, saved)?;
         observer.ready(started.elapsed());
-        Ok(Started::Ready(Box::new(Self { job, tokens, trainer, history, progress, save, output })))
+        Ok(Started::Ready(Box::new(Self { job, tokens, trainer, history, progress, save, kept, output })))
     }
 
     /// Runs all epochs that are left. After each, the run folder holds it, and whatever happens next, a whole one. If `stop`
@@ -259,12 +262,12 @@ impl Session {
     /// A run that diverges, a failure of the devices, an observer's error, a folder that can't be written. Those that one
     /// process meets between steps end all of them; one in the middle of a step leaves the others to their time limit.
     pub fn run(&mut self, stop: &Stop, observer: &mut dyn Observer) -> Result<Ending> {
-        let Self { job, tokens, trainer, history, progress, save, output } = self;
+        let Self { job, tokens, trainer, history, progress, save, kept, output } = self;
         let data = job.datasets(tokens);
         std::thread::scope(|scope| {
             let saver =
                 output.as_mut().map(|output| Saver::start(scope, &mut output.writer, &output.description));
-            let keeper = Keeper::new(trainer.replicas().clone(), job, save.cadence, saver, stop);
+            let keeper = Keeper::new(trainer.replicas().clone(), job, save.cadence, saver, stop, *kept);
             let mut epochs = Epochs { job, trainer, history, progress, keeper };
             let end = epochs.run(&data, observer);
             epochs.keeper.end(end)
