@@ -70,6 +70,12 @@ impl Error {
             Self::Run(run::Error::Holds { .. }) => "choose another --output, or pass --overwrite",
             Self::Run(run::Error::InUse { .. }) => "choose another --output",
             Self::Train(train::Error::Diverged { .. }) => "try a lower --learning-rate",
+            Self::Train(train::Error::Differs { .. }) => {
+                "give what it was started with, choose another --output, or pass --overwrite"
+            }
+            Self::Train(train::Error::NothingToResume { .. }) => {
+                "leave --resume out to start one, or give the --output of one"
+            }
             Self::Plan(plan::Error::TooLarge { .. }) => {
                 "choose a smaller --batch-size or --max-length, or more devices"
             }

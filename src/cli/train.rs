@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::Value;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
@@ -43,6 +44,8 @@ pub struct TrainArgs {
         long,
         value_name = "FILE",
         required_unless_present = "resume",
+        // A path alone may not be empty.
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         default_value = "",
         hide_default_value = true
     )]
