@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bert_xla::data::{LabelMap, Purpose, Table, TableOptions, Tokenizer, train_test_split};
 use bert_xla::exec::{Error as ExecError, Executable, Replicas, State};
 use bert_xla::hlo::Graph;
 use bert_xla::infer::Predictor;
@@ -13,38 +12,10 @@ use bert_xla::report::{EpochRecord, History};
 use bert_xla::run::{Run, layout, model_folder};
 use bert_xla::step::{InputId, Layout, LeafId, StepConfig, train_step};
 use bert_xla::storage::FileError;
-use bert_xla::train::{Ending, Job, Observer, Recipe, SaveOptions, Session, Started, Stop};
+use bert_xla::train::{Ending, Observer, SaveOptions, Session, Started, Stop};
 
-use crate::common::cli::asset;
 use crate::common::empty_folder;
-use crate::common::training::{MAX_LENGTH, connect, files, model, original};
-
-const TEXTS: usize = 60;
-
-fn job() -> Job {
-    let mut table = Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Train).unwrap();
-    table.texts.truncate(TEXTS);
-    table.classes.truncate(TEXTS);
-    table.ids.truncate(TEXTS);
-    Job {
-        original: original(),
-        model: model(0.1),
-        pretrained: None,
-        tokenizer: Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap(),
-        split: train_test_split(TEXTS, 0.2, 42).unwrap(),
-        table,
-        recipe: Recipe {
-            batch_size: 8,
-            epochs: 2,
-            learning_rate: 1e-3,
-            dev_size: 0.2,
-            split_seed: 42,
-            seed: 7,
-            labels: LabelMap::default(),
-        },
-        arguments: vec![],
-    }
-}
+use crate::common::training::{MAX_LENGTH, connect, job, model};
 
 /// Writes down what it is told.
 #[derive(Default)]

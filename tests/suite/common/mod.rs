@@ -8,12 +8,12 @@ pub mod graph;
 pub mod hub;
 pub mod machine;
 pub mod minilm;
+pub mod runs;
 pub mod slice;
 pub mod tpu_vm;
 pub mod training;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use bert_xla::pjrt::install::ensure_installed;
 use bert_xla::pjrt::{Backend, Client, Plugin, cpu_device_count};
@@ -39,19 +39,19 @@ pub fn empty_folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Builds the library that kills the process that it is preloaded into, as `tests/fixtures/kill_at.c` tells; without a C compiler, says so and gives `None`: the test is skipped.
+/// Builds the library that kills the process that it is preloaded into, as `tests/fixtures/kill_at.c` tells; without a C
+/// compiler, says so and gives `None`: the test is skipped.
 pub fn killer(name: &str) -> Option<PathBuf> {
-    let library = empty_folder(name).join("kill_at.so");
-    let mut compile = Command::new("cc");
-    compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library);
-    match compile.arg(cli::asset("../tests/fixtures/kill_at.c")).arg("-ldl").output() {
-        Ok(compiled) => {
-            assert!(compiled.status.success(), "{}", cli::text(compiled.stderr));
-            Some(library)
-        }
-        Err(error) => {
-            eprintln!("skipped: cc: {error}");
-            None
-        }
-    }
+    machine::shared_library(
+        &cli::asset("../tests/fixtures/kill_at.c"),
+        &empty_folder(name).join("kill_at.so"),
+    )
+}
+
+/// The same for `tests/fixtures/slow_disk.c`.
+pub fn slow_disk(name: &str) -> Option<PathBuf> {
+    machine::shared_library(
+        &cli::asset("../tests/fixtures/slow_disk.c"),
+        &empty_folder(name).join("slow_disk.so"),
+    )
 }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use bert_xla::data::{Dataset, Purpose, Table, TableOptions, Tokenizer, TokenizerFiles, Tokens};
+use bert_xla::data::{
+    Dataset, LabelMap, Purpose, Table, TableOptions, Tokenizer, TokenizerFiles, Tokens, train_test_split,
+};
 use bert_xla::exec::{DeviceOptions, Replicas};
 use bert_xla::infer::Evaluation;
 use bert_xla::model::head::DenseHeadConfig;
 use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
 use bert_xla::nn::Weight;
 use bert_xla::pjrt::Backend;
-use bert_xla::train::{Origin, TrainOptions, Trainer};
+use bert_xla::train::{Job, Origin, Recipe, TrainOptions, Trainer};
 use bert_xla::weights::{InitialValues, ModelFiles};
 
 use super::cli::asset;
@@ -57,6 +59,35 @@ pub fn connect(replicas: usize) -> Arc<Replicas> {
         ..Default::default()
     };
     Arc::new(Replicas::connect(&options).unwrap())
+}
+
+/// Rows of the job.
+const TEXTS: usize = 60;
+
+/// A job of the first rows: two epochs of 6 steps, and 12 rows held out.
+pub fn job() -> Job {
+    let mut table = Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Train).unwrap();
+    table.texts.truncate(TEXTS);
+    table.classes.truncate(TEXTS);
+    table.ids.truncate(TEXTS);
+    Job {
+        original: original(),
+        model: model(0.1),
+        pretrained: None,
+        tokenizer: Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap(),
+        split: train_test_split(TEXTS, 0.2, 42).unwrap(),
+        table,
+        recipe: Recipe {
+            batch_size: 8,
+            epochs: 2,
+            learning_rate: 1e-3,
+            dev_size: 0.2,
+            split_seed: 42,
+            seed: 7,
+            labels: LabelMap::default(),
+        },
+        arguments: vec![],
+    }
 }
 
 pub fn options(batch_size: usize, seed: u32) -> TrainOptions {

@@ -1,0 +1,176 @@
+//! Runs that are cut short, and what they leave.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use bert_xla::run::layout;
+use bert_xla::storage::{Folder, MANIFEST, Manifest, sha256};
+use serde_json::Value as Json;
+
+use super::cli::{json_lines, text, train};
+use super::empty_folder;
+
+/// All that a run has come to, as it must be however often it was cut short: hashes of files, and what they tell but for
+/// times and for how the run was started.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    pub hashes: BTreeMap<String, String>,
+    pub history: Vec<Json>,
+    progress: Json,
+}
+
+/// What the run's newest checkpoint holds, which must be that of a whole epoch, and what is beside `run.json`.
+#[track_caller]
+pub fn outcome(run: &Path) -> Outcome {
+    let newest = PathBuf::from(newest_checkpoint(run));
+    let same = layout::FILES.into_iter().filter(|name| *name != layout::HISTORY);
+    let beside = same.clone().map(PathBuf::from);
+    let within = same.chain(layout::MOMENTS).map(|name| newest.join(name));
+    let hash = |path: PathBuf| {
+        let bytes = fs::read(run.join(&path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // A checkpoint of the same step may have another name.
+        let folder = if path.starts_with(&newest) { "newest/" } else { "" };
+        let name = format!("{folder}{}", path.file_name().unwrap().display());
+        (name, sha256(&mut &*bytes).unwrap().1)
+    };
+    let history = fs::read_to_string(run.join(layout::HISTORY)).unwrap();
+    assert_eq!(history, fs::read_to_string(run.join(&newest).join(layout::HISTORY)).unwrap());
+    let mut history = json_lines(&history);
+    for record in &mut history {
+        for name in ["seconds", "step_ms", "examples_per_second"] {
+            let time = record.as_object_mut().unwrap().remove(name).unwrap();
+            // A process that has done no step of the epoch has none to tell.
+            let is_unknown = name == "step_ms" && time.is_null();
+            assert!(is_unknown || time.as_f64().is_some_and(|time| time > 0.0), "{name}: {time}");
+        }
+    }
+    let mut progress = read_json(&run.join(&newest).join(layout::PROGRESS));
+    for own in ["run", "arguments"] {
+        progress.as_object_mut().unwrap().remove(own).unwrap();
+    }
+    Outcome { hashes: beside.chain(within).map(hash).collect(), history, progress }
+}
+
+/// Two epochs of 23 steps.
+pub const FLAGS: [&str; 4] = ["--epochs", "2", "--checkpoint-every", "5"];
+
+/// The folder of a run with these that was never cut short, and what it came to. It is for reading alone.
+pub fn uninterrupted() -> (&'static Path, &'static Outcome) {
+    static RUN: OnceLock<(PathBuf, Outcome)> = OnceLock::new();
+    let (root, outcome) = RUN.get_or_init(|| {
+        let root = empty_folder("resume_uninterrupted").join("run");
+        let (code, stderr) = run(&mut train(&root, &FLAGS));
+        assert_eq!(code, Some(0), "{stderr}");
+        let outcome = outcome(&root);
+        (root, outcome)
+    });
+    (root, outcome)
+}
+
+pub fn read_json(path: &Path) -> Json {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// The path in `run` of the checkpoint that `run.json` tells to be the newest.
+#[track_caller]
+pub fn newest_checkpoint(run: &Path) -> String {
+    read_json(&run.join(layout::RUN))["newest"].as_str().unwrap().to_owned()
+}
+
+/// The steps of the checkpoints in `run` whose manifest is there, sorted.
+pub fn steps(run: &Path) -> Vec<u64> {
+    let Ok(entries) = fs::read_dir(run.join(layout::CHECKPOINTS)) else { return vec![] };
+    let folders = entries.map(|entry| entry.unwrap().path());
+    let whole = folders.filter(|folder| folder.join(MANIFEST).is_file());
+    let mut steps =
+        whole.filter_map(|folder| layout::step(folder.file_name()?.to_str()?)).collect::<Vec<_>>();
+    steps.sort_unstable();
+    steps
+}
+
+/// The same, after making sure that there is nothing else in `run` but what belongs to these: no stray file, no half of a
+/// checkpoint, every file as it was committed.
+#[track_caller]
+pub fn check_whole(run: &Path) -> Vec<u64> {
+    let names = |folder: &Path| Folder::new(folder).list().unwrap();
+    let is_run = |name: &String| layout::FILES.contains(&&**name);
+    let (files, others): (Vec<_>, Vec<_>) = names(run).into_iter().partition(is_run);
+    assert_eq!(others, [layout::CHECKPOINTS, layout::RUN]);
+    let has_epoch = read_json(&run.join(layout::RUN)).get("checkpoint").is_some();
+    assert_eq!(files.len(), if has_epoch { layout::FILES.len() } else { 0 });
+    let checkpoints = run.join(layout::CHECKPOINTS);
+    for name in names(&checkpoints) {
+        let folder = Folder::new(checkpoints.join(&name));
+        let manifest = Manifest::read(&folder).unwrap().unwrap_or_else(|| panic!("{name} has no manifest"));
+        manifest.check(&folder).unwrap();
+        let mut listed = manifest.files.iter().map(|file| &*file.name).chain([MANIFEST]).collect::<Vec<_>>();
+        listed.sort_unstable();
+        assert_eq!(folder.list().unwrap(), listed, "{name}");
+    }
+    steps(run)
+}
+
+/// The step that a start has told to go on after; `None` if it has not.
+pub fn went_on_after(stderr: &str) -> Option<u64> {
+    let (_, rest) = stderr.split_once("Going on after step ")?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// A process that trains. It is killed when it is dropped.
+pub struct Training(Option<Child>);
+
+impl Training {
+    /// Starts `command`, and waits until its `run` holds a checkpoint of `step` or later.
+    #[track_caller]
+    pub fn start(mut command: Command, run: &Path, step: u64) -> Self {
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut training = Self(Some(child));
+        let deadline = Instant::now() + Duration::from_secs(240);
+        while steps(run).last().is_none_or(|last| *last < step) {
+            let ended = training.0.as_mut().unwrap().try_wait().unwrap();
+            if ended.is_some() || Instant::now() > deadline {
+                panic!("no checkpoint of step {step} is made: {:?}", training.end());
+            }
+            sleep(Duration::from_millis(1));
+        }
+        training
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.0.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end: the exit code, `None` if a signal ended it, and what it said on stderr.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let Output { status, stderr, .. } = self.0.take().unwrap().wait_with_output().unwrap();
+        (status.code(), text(stderr))
+    }
+
+    pub fn kill(self) {
+        self.signal("KILL");
+        assert_eq!(self.end().0, None);
+    }
+}
+
+impl Drop for Training {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs `command` to its end: the exit code and what it said on stderr.
+pub fn run(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    (status.code(), text(stderr))
+}

@@ -1,0 +1,151 @@
+//! Runs that are asked to stop: they save what is done, and go on from there as if nobody had asked.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bert_xla::run::Newest;
+use bert_xla::storage::Folder;
+use bert_xla::train::{Cadence, Ending, Observer, SaveOptions, Session, Started, Stop};
+
+use crate::common::cli::train;
+use crate::common::runs::{
+    FLAGS, Outcome, Training, check_whole, outcome, run, steps, uninterrupted, went_on_after,
+};
+use crate::common::training::{connect, job};
+use crate::common::{empty_folder, slow_disk};
+
+/// The step that a run has told to be saved when it stopped.
+#[track_caller]
+fn saved_step(stderr: &str, reason: &str, root: &Path) -> u64 {
+    let start = format!("Stopped ({reason}) after step ");
+    let (_, rest) = stderr.split_once(&start).unwrap_or_else(|| panic!("{stderr}"));
+    let (step, rest) = rest.split_once(',').unwrap();
+    let end = format!(" which is saved in {}; the same command goes on from there\n", root.display());
+    assert_eq!(rest, end);
+    step.parse().unwrap()
+}
+
+#[test]
+fn a_signal_saves_the_step_and_the_same_command_goes_on_from_it() {
+    let folder = empty_folder("signals_step");
+    // A second SIGTERM is the first one again.
+    for (name, signals) in [("term", &["TERM", "TERM"][..]), ("int", &["INT"])] {
+        let root = folder.join(name);
+        let mut before = None;
+        for least in [5, 26] {
+            let training = Training::start(train(&root, &FLAGS), &root, least);
+            signals.iter().for_each(|signal| training.signal(signal));
+            let (code, stderr) = training.end();
+            assert_eq!((code, went_on_after(&stderr)), (Some(75), before), "{stderr}");
+            let step = saved_step(&stderr, &format!("SIG{}", signals[0]), &root);
+            assert!(step >= least, "{stderr}");
+            assert_eq!(check_whole(&root).last(), Some(&step));
+            before = Some(step);
+        }
+        let (code, stderr) = run(&mut train(&root, &FLAGS));
+        assert_eq!((code, went_on_after(&stderr)), (Some(0), before), "{stderr}");
+        assert_eq!(outcome(&root), *uninterrupted().1);
+        check_whole(&root);
+    }
+}
+
+#[test]
+fn a_second_interrupt_ends_a_run_at_once() {
+    let Some(library) = slow_disk("signals_slow_disk") else { return };
+    let root = empty_folder("signals_twice").join("run");
+    let mut command = train(&root, &FLAGS);
+    // A checkpoint takes seconds: the run is still at it.
+    command.env("LD_PRELOAD", library).env("SLOW_MS", "400");
+    let training = Training::start(command, &root, 5);
+    training.signal("INT");
+    training.signal("INT");
+    let (code, stderr) = training.end();
+    assert_eq!(code, Some(130), "{stderr}");
+    let newest = steps(&root).last().copied();
+    let (code, stderr) = run(&mut train(&root, &FLAGS));
+    assert_eq!((code, went_on_after(&stderr)), (Some(0), newest), "{stderr}");
+    assert_eq!(outcome(&root), *uninterrupted().1);
+    check_whole(&root);
+}
+
+/// Asks to stop after so many of the steps that it is told of.
+struct Asks<'s> {
+    stop: &'s Stop,
+    after: u64,
+    steps: u64,
+}
+
+impl Observer for Asks<'_> {
+    fn step(&mut self, _: f64, _: f64) {
+        self.steps += 1;
+        if self.steps == self.after {
+            self.stop.ask("it was asked to");
+        }
+    }
+}
+
+/// Trains 2 epochs of 6 steps, and is asked to stop after so many of them; `None` if it is finished already.
+fn session(root: &Path, cadence: Cadence, after: u64) -> Option<Ending> {
+    let save = SaveOptions { cadence, keep_last: 100, ..SaveOptions::default() };
+    let replicas = Arc::into_inner(connect(1)).unwrap();
+    let stop = Stop::default();
+    if after == 0 {
+        stop.ask("it was asked to");
+    }
+    let mut observer = Asks { stop: &stop, after, steps: 0 };
+    match Session::start(job(), replicas, root, save, &mut observer).unwrap() {
+        Started::Ready(mut session) => Some(session.run(&stop, &mut observer).unwrap()),
+        Started::Finished { .. } => None,
+    }
+}
+
+fn whole(root: &Path, cadence: Cadence) -> Outcome {
+    assert_eq!(session(root, cadence, u64::MAX), Some(Ending::Finished));
+    outcome(root)
+}
+
+#[test]
+fn wherever_a_run_is_asked_to_stop_it_goes_on_from_there() {
+    let folder = empty_folder("signals_anywhere");
+    let expected = whole(&folder.join("whole"), Cadence::Epochs);
+    // Before the first step, in an epoch, before its evaluation, with the next epoch's first step.
+    for after in [0, 1, 5, 6, 7] {
+        let root = folder.join(after.to_string());
+        let mut asked = 0;
+        while let Some(ending) = session(&root, Cadence::Epochs, after) {
+            asked += 1;
+            match ending {
+                Ending::Stopped { reason, step } => {
+                    assert_eq!(reason, "it was asked to");
+                    // The step after it may be on its way already.
+                    assert!((asked * after..=asked * (after + 1)).contains(&step), "{after}: {step}");
+                    assert_eq!(check_whole(&root).last(), Some(&step));
+                    let newest = Newest::find(&Folder::new(&root)).unwrap();
+                    let within = newest.checkpoint.unwrap().progress.within.unwrap();
+                    assert_eq!(within.steps % 6, step % 6);
+                }
+                Ending::Finished => break,
+            }
+            if after == 0 {
+                // Asked again, it has nothing new to save.
+                let before = steps(&root);
+                assert!(matches!(session(&root, Cadence::Epochs, 0), Some(Ending::Stopped { step: 0, .. })));
+                assert_eq!((steps(&root), before), (vec![0], vec![0]));
+                session(&root, Cadence::Epochs, u64::MAX);
+            }
+        }
+        assert_eq!(outcome(&root), expected, "{after}");
+    }
+}
+
+#[test]
+fn checkpoints_after_every_step_change_nothing() {
+    let folder = empty_folder("signals_every_step");
+    let [few, all] = [("few", Cadence::Epochs), ("all", Cadence::Steps(1))].map(|(name, cadence)| {
+        let root = folder.join(name);
+        let outcome = whole(&root, cadence);
+        (check_whole(&root), outcome.history, outcome.hashes)
+    });
+    assert_eq!((few.0, all.0), (vec![6, 12], (1..=12).collect()));
+    assert_eq!((few.1, few.2), (all.1, all.2));
+}
