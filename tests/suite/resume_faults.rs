@@ -244,14 +244,15 @@ fn a_checkpoint_of_garbage_is_refused_in_one_line() {
         change(&mut progress);
         progress.to_string().into_bytes()
     };
-    let moments = |change: &dyn Fn(&mut Vec<(String, TensorView<'_>)>)| {
+    type Tensors<'t> = Vec<(String, TensorView<'t>)>;
+    let moments = |change: &dyn Fn(&mut Tensors<'_>)| {
         let bytes = read(&root, layout::MOMENTS[0]);
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let mut tensors = tensors.tensors();
         change(&mut tensors);
         safetensors::serialize(tensors, None).unwrap()
     };
-    let other_shape = |tensors: &mut Vec<(String, TensorView<'_>)>| {
+    let other_shape = |tensors: &mut Tensors<'_>| {
         let (_, view) = tensors.iter_mut().find(|(_, view)| view.shape().len() == 2).unwrap();
         let shape = view.shape().iter().rev().copied().chain([1]).collect();
         *view = TensorView::new(view.dtype(), shape, view.data()).unwrap();
