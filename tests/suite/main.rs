@@ -8,6 +8,8 @@ mod cli_errors;
 mod cloud;
 #[cfg(feature = "cloud")]
 mod cloud_commands;
+#[cfg(feature = "cloud")]
+mod cloud_runs;
 mod commit;
 mod common;
 mod data;
