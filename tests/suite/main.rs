@@ -47,4 +47,5 @@ mod split;
 mod texts;
 mod tokens;
 mod tpu_vm;
+mod tpu_vm_runs;
 mod training;

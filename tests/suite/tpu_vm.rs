@@ -1,16 +1,10 @@
-//! `scripts/tpu-vm`: the commands that it prints, and what they do on a TPU VM that is two folders of this machine.
+//! `scripts/tpu-vm`: the commands that it prints, what it refuses, and what stands before a run.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
-use bert_xla::run::Run;
-
-use crate::common::cli::{asset, json_lines};
-use crate::common::cpu_plugin;
-use crate::common::tpu_vm::{KILLED, PROGRAM, SCRIPT, TpuVm, output, wait_until, write_program};
+use crate::common::tpu_vm::{PROGRAM, SCRIPT, TpuVm, output, write_program};
 
 #[test]
 fn dry_runs_print_the_commands() {
@@ -61,15 +55,17 @@ fn dry_runs_print_the_commands() {
         )
     );
     assert_eq!(
-        dry("train", &["--", "--train", "a.csv", "--dry-run"]),
+        dry("train", &["--", "--train", "a.csv", "--output", "a", "--output=b c", "--dry-run"]),
         format!(
             "{TPU_VM} ssh my-tpu --worker=all '--command=cd bert-xla && [ -x bert-xla ] || \
              {{ echo \"error: $(hostname): no program: run setup first\" >&2; exit 1; }}; \
              exec 9>run.lock; flock --timeout 1 9 || {{ echo \"error: $(hostname): a run is going on, \
              pid $(cat run.pid): wait for it or stop it\" >&2; exit 1; }}; rm -f run.pid run.status; \
-             pid=$(setsid sh -c '\\''trap : TERM; echo $$ | tee run.pid; exec >run.log 2>&1 </dev/null; \
-             \"$@\"; echo $? >run.status'\\'' sh ./bert-xla train --train a.csv --dry-run &); \
-             echo \"$(hostname): started, pid $pid\" ' --zone=z\n"
+             echo '\\''b c'\\'' >run.output; \
+             pid=$(setsid sh -c '\\''trap : TERM; echo $$ | tee run.pid; exec >>run.log 2>&1 </dev/null; \
+             [ ! -s run.log ] || date \"+%n--- started again on %F at %T %Z\"; \
+             \"$@\"; echo $? >run.status'\\'' sh ./bert-xla train --train a.csv --output a '\\''--output=b c'\\'' \
+             --dry-run &); echo \"$(hostname): started, pid $pid\" ' --zone=z\n"
         )
     );
     for (verb, arguments, worker) in [
@@ -77,19 +73,36 @@ fn dry_runs_print_the_commands() {
         ("logs", &[], "0"),
         ("logs", &["--no-follow", "--worker=3"], "3"),
         ("stop", &[], "all"),
+        ("stop", &["--wait", "60"], "all"),
+        ("stop", &["--now"], "all"),
     ] {
         let line = dry(verb, arguments);
         let start = format!("{TPU_VM} ssh my-tpu --worker={worker} '--command=cd bert-xla && ");
         assert!(line.starts_with(&start) && line.ends_with(" --zone=z\n"), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
     }
-    assert_eq!(
-        dry("fetch", &["my results", "--run", "b"]),
-        format!(
-            "mkdir -p 'my results'\n{TPU_VM} scp --recurse my-tpu:bert-xla/b my-tpu:bert-xla/run.log \
-             'my results' --worker=0 --zone=z\n"
-        )
-    );
+    for (run, path) in [("a/b", "bert-xla/a/b/.fetch/b"), ("/a/b/", "/a/b/.fetch/b")] {
+        let lines = dry("fetch", &["my results", "--checkpoints", "--run", run]);
+        let lines = lines.lines().collect::<Vec<_>>();
+        assert!(lines[0].starts_with(&format!("{TPU_VM} ssh my-tpu --worker=0 '--command=cd bert-xla && ")));
+        assert_eq!(
+            lines[1..4],
+            [
+                "mkdir -p 'my results/b'",
+                "rm -f 'my results/b/model.safetensors'",
+                &format!(
+                    "{TPU_VM} scp --recurse my-tpu:{path} my-tpu:bert-xla/run.log 'my results' --worker=0 --zone=z"
+                )
+            ]
+        );
+        let staged = path.strip_prefix("bert-xla/").unwrap_or(path).strip_suffix("/b").unwrap();
+        assert_eq!(
+            lines[4],
+            format!("{TPU_VM} ssh my-tpu --worker=0 '--command=cd bert-xla && rm -r {staged}' --zone=z")
+        );
+        assert!(lines[5].starts_with("sh -c '") && lines[5].ends_with("sh 'my results/b'"), "{}", lines[5]);
+        assert_eq!(lines.len(), 6);
+    }
     assert_eq!(dry("delete", &[]), format!("{TPU_VM} delete my-tpu --quiet --zone=z\n"));
     assert_eq!(vm.calls(), "", "a dry run ran something");
 }
@@ -104,7 +117,9 @@ fn pasted_dry_runs_do_what_real_runs_do() {
         ("status", &[]),
         ("logs", &["--no-follow"]),
         ("stop", &[]),
+        ("stop", &["--now"]),
         ("fetch", &["a;b"]),
+        ("fetch", &["a;b", "--run", "c d"]),
         ("delete", &["--quiet"]),
     ] {
         // Without workers' folders, so that only the calls count.
@@ -149,7 +164,13 @@ fn a_wrong_usage_is_one_line_and_status_2() {
         ),
         (&["train", "t", "--zone", "z"], "train: expected bert-xla train's arguments after --"),
         (&["logs", "t", "--zone", "z", "--worker", "all"], "--worker all: expected a worker's number"),
+        (&["stop", "t", "--zone", "z", "--wait", "5m"], "--wait 5m: expected seconds"),
         (&["fetch", "t", "a", "b", "--zone", "z"], "fetch: unexpected argument b"),
+        (
+            &["fetch", "t", "--zone", "z", "--run", "gs://b/run"],
+            "--run gs://b/run: it is in a bucket: gcloud storage cp -r gs://b/run FOLDER copies it, and --run \
+             gs://b/run of evaluate and predict reads it there",
+        ),
     ] {
         let (status, stdout, stderr) = output(vm.command(SCRIPT).args(arguments));
         assert_eq!((status, stdout.as_str(), stderr.lines().count()), (2, "", 1), "{arguments:?}: {stderr}");
@@ -180,96 +201,6 @@ fn help_and_dry_runs_need_no_gcloud() {
     assert!(status == 0 && stdout.ends_with(" --zone=y\n"), "{stdout}{stderr}");
     let (status, _, stderr) = run(&["create", "t", "--zone", "z", "--type", "v3-8"]);
     assert_eq!((status, stderr.as_str()), (1, "error: gcloud is not here: install the Google Cloud CLI\n"));
-}
-
-#[test]
-fn a_run_outlives_its_connection_and_reports_its_end() {
-    let vm = TpuVm::new("run");
-    let (status, _, stderr) = vm.run("status", &[]);
-    assert_eq!((status, stderr.matches(": no program: run setup first\n").count()), (1, 2), "{stderr}");
-    fs::write(vm.path("it's data.csv"), "id,text,label\n").unwrap();
-    vm.works("setup", &["--binary", "program", "--data", "it's data.csv"]);
-    vm.wait_for(": no run yet");
-    for worker in ["0", "1"] {
-        assert_eq!(vm.read(&format!("{worker}/bert-xla/it's data.csv")), "id,text,label\n");
-        assert_eq!(vm.read(&format!("{worker}/installed")), "plugins install tpu\n");
-    }
-
-    // This returns although the program goes on: nothing of it holds the connection's stdout or stderr.
-    let arguments = ["--labels", r#"it's; "a b" $HOME `id` \ %s"#, "", "two\nlines"];
-    let started = vm.works("train", &[&["--"], &arguments as &[&str]].concat());
-    assert_eq!(started.matches(": started, pid ").count(), 2, "{started}");
-    vm.wait_for(": running, pid ");
-    let pid = vm.read("0/bert-xla/run.pid").trim().to_owned();
-    // Fields of /proc/PID/stat after the name: state, parent, process group, session, terminal. A session of its
-    // own, without a terminal, gets no hangup signal.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields = stat.rsplit(')').next().unwrap().split_whitespace().collect::<Vec<_>>();
-    assert_eq!(fields[2..5], [&pid, &pid, "0"], "{stat}");
-
-    let log = "[train]\n[--labels]\n[it's; \"a b\" $HOME `id` \\ %s]\n[]\n[two\nlines]\n";
-    let (status, _, stderr) = vm.run("train", &["--", "another"]);
-    assert_eq!(status, 1);
-    assert_eq!(stderr.matches(&format!(": a run is going on, pid {pid}: wait")).count(), 1, "{stderr}");
-    assert_eq!(vm.works("logs", &["--no-follow", "--worker", "1"]), log);
-
-    // Following ends with the run, and as it does.
-    let logs = thread::scope(|scope| {
-        let logs = scope.spawn(|| vm.run("logs", &[]));
-        thread::sleep(Duration::from_millis(300));
-        assert!(!logs.is_finished());
-        vm.go();
-        logs.join().unwrap()
-    });
-    assert_eq!((logs.0, logs.1.as_str()), (3, log), "{}", logs.2);
-    assert!(logs.2.contains(": ended with exit status 3"), "{}", logs.2);
-    vm.wait_for(": ended with exit status 3");
-
-    vm.works("fetch", &[]);
-    assert_eq!((vm.read("my-tpu/run/history.jsonl"), vm.read("my-tpu/run.log")), ("{}\n".into(), log.into()));
-    // The lock is free again.
-    vm.works("train", &["--", "another"]);
-    vm.wait_for(": ended with exit status 3");
-}
-
-#[test]
-fn stop_ends_a_run_and_a_killed_one_is_told_from_one_that_ended() {
-    let vm = TpuVm::new("stop").set_up();
-    // However slowly a run starts, `stop` right after `train` finds it.
-    write_program(&vm.path("bin/setsid"), "#!/bin/sh\nsleep 0.3\nPATH=${PATH#*:} exec setsid \"$@\"\n");
-    vm.works("train", &["--", "a"]);
-    let stopped = vm.works("stop", &[]);
-    // 128 + SIGTERM.
-    assert_eq!(stopped.matches(": ended with exit status 143\n").count(), 2, "{stopped}");
-    assert_eq!(vm.run("logs", &[]).0, 143);
-
-    vm.works("train", &["--", "b"]);
-    for worker in ["0", "1"] {
-        let pid = vm.read(&format!("{worker}/bert-xla/run.pid"));
-        let group = format!("-{}", pid.trim());
-        assert!(Command::new("kill").args(["-s", "KILL", "--", &group]).status().unwrap().success());
-    }
-    vm.wait_for(KILLED);
-    assert_eq!(vm.run("logs", &[]).0, 1);
-}
-
-#[test]
-fn stop_kills_what_ignores_term_and_fails_if_the_run_goes_on() {
-    let vm = TpuVm::new("stubborn").set_up();
-    vm.works("train", &["--", "stubborn"]);
-    // Once it prints, it ignores TERM.
-    wait_until(|| vm.read("0/bert-xla/run.log"), |log| log.contains("stubborn"));
-    fs::write(vm.path("1/bert-xla/go"), "").unwrap();
-    let stopped = vm.works("stop", &[]);
-    assert!(stopped.contains(KILLED), "{stopped}");
-    assert!(stopped.contains(": ended with exit status 3"), "{stopped}");
-
-    // The lock is held by what no signal to the run's processes ends.
-    let lock = fs::File::create(vm.path("1/bert-xla/run.lock")).unwrap();
-    lock.lock().unwrap();
-    let (status, stdout, stderr) = vm.run("stop", &[]);
-    assert_eq!((status, stdout.lines().count(), stderr.lines().count()), (1, 1, 1), "{stdout}{stderr}");
-    assert!(stderr.contains(": the run did not stop: see there what it is with fuser -v "), "{stderr}");
 }
 
 #[test]
@@ -305,45 +236,6 @@ fn delete_asks_first() {
     assert_eq!(answer("y\n").0, 0);
     vm.works("delete", &["--quiet"]);
     assert_eq!(vm.calls(), "compute tpus tpu-vm delete my-tpu --quiet --zone=z \n".repeat(2));
-}
-
-/// The real program, trained on the sample by the CPU of the machine that plays the TPU VM.
-#[test]
-fn the_program_trains_and_its_run_is_fetched() {
-    let vm = TpuVm::new("program");
-    let (program, plugin) = (env!("CARGO_BIN_EXE_bert-xla"), cpu_plugin());
-    // All but the download of the TPU plugin.
-    let wrapper = format!(
-        "#!/bin/sh\n[ \"$1\" != plugins ] || exit 0\nBERT_XLA_CPU_PLUGIN='{}' exec '{program}' \"$@\"\n",
-        plugin.display()
-    );
-    write_program(&vm.path("wrapper"), &wrapper);
-    let (sample, tiny) = (asset("sample.csv"), asset("tiny"));
-    let data = ["--data", sample.to_str().unwrap(), "--data", tiny.to_str().unwrap()];
-    vm.works("setup", &[&["--binary", "wrapper"], &data as &[&str]].concat());
-    let train = "-- --backend cpu --random-weights --max-length 24 --epochs 1 --model tiny \
-                 --train sample.csv --output run";
-    vm.works("train", &train.split(' ').collect::<Vec<_>>());
-    let (status, log, stderr) = vm.run("logs", &[]);
-    assert_eq!(status, 0, "{log}{stderr}");
-    assert!(log.contains("Saved in run"), "{log}");
-    // What an earlier fetch has brought of this run, and what a save that was cut short has left.
-    fs::create_dir_all(vm.path("results/run/checkpoints/step-1")).unwrap();
-    let parts =
-        ["results/run/.model.safetensors.1a.part", "results/run/checkpoints/step-23/.history.jsonl.1a.part"];
-    for part in parts {
-        fs::create_dir_all(vm.path(part).parent().unwrap()).unwrap();
-        fs::write(vm.path(part), "half").unwrap();
-    }
-    vm.works("fetch", &["results"]);
-    assert_eq!(json_lines(&vm.read("results/run/history.jsonl")).len(), 1);
-    Run::open(&vm.path("results/run")).unwrap();
-    let checkpoints = fs::read_dir(vm.path("results/run/checkpoints")).unwrap();
-    let names = checkpoints.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(names.collect::<Vec<_>>(), ["step-23"]);
-    assert!(parts.iter().all(|part| !vm.path(part).exists()));
-    let inode = |file: &str| fs::metadata(vm.path("results/run").join(file)).unwrap().ino();
-    assert_eq!(inode("model.safetensors"), inode("checkpoints/step-23/model.safetensors"));
 }
 
 #[test]

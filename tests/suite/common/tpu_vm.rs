@@ -34,23 +34,55 @@ done
 exit $status
 "#;
 
-/// Stands in for the program: prints its arguments, writes a run, and ends with status 3 when a file `go` appears.
-/// `train stubborn` ignores TERM.
+/// Stands in for the program: writes a run of two checkpoints, prints its arguments, and ends with status 3 when a file
+/// `go` appears. After TERM, it says what was saved, and ends with status 75. `train stubborn` ignores TERM, `train
+/// slow` saves until `go` appears, `train early` doesn't listen yet, and `train ends COMMAND` runs that.
 pub const PROGRAM: &str = r#"#!/bin/sh
+stop=
 case "$1" in
     --version) echo bert-xla 0 ;;
     plugins) echo "$@" >installed ;;
     train)
-        [ "$2" != stubborn ] || trap '' TERM
+        case "$2" in
+            stubborn) trap '' TERM ;;
+            early) ;;
+            *) trap stop=yes TERM ;;
+        esac
+        for step in 7 9; do
+            mkdir -p run/checkpoints/step-$step
+            for file in model.safetensors history.jsonl first_moments.safetensors; do
+                echo "$file of $step" >run/checkpoints/step-$step/$file
+            done
+        done
+        cat >run/run.json <<'END'
+{
+  "checkpoint": "checkpoints/step-7",
+  "newest": "checkpoints/step-9",
+  "files": [
+    {
+      "name": "history.jsonl"
+    },
+    {
+      "name": "model.safetensors"
+    }
+  ]
+}
+END
         printf '[%s]\n' "$@"
-        mkdir -p run && echo '{}' >run/history.jsonl
+        [ "$2" != ends ] || eval "$3"
         waited=0
-        until [ -e go ] || [ $waited -gt 600 ]; do sleep 0.05; waited=$((waited + 1)); done
-        exit 3 ;;
+        until [ -e go ] || [ $stop ] || [ $waited -gt 600 ]; do sleep 0.05; waited=$((waited + 1)); done
+        [ $stop ] || exit 3
+        [ "$2" != slow ] || until [ -e go ]; do sleep 0.05; done
+        echo 'Stopped (SIGTERM) after step 7, which is saved in run; the same command goes on from there'
+        exit 75 ;;
 esac
 "#;
 
-pub const KILLED: &str = ": ended without an exit status: killed, or the VM restarted";
+pub const KILLED: &str = ": killed, or the VM restarted";
+/// What worker and program say of a run that was stopped.
+pub const STOPPED: &str = ": stopped and saved, exit status 75: Stopped (SIGTERM) after step 7, which is saved in run; \
+                           the same command goes on from there\n";
 
 /// A TPU VM of two workers, and the gcloud that reaches it.
 pub struct TpuVm(pub PathBuf);
@@ -115,11 +147,38 @@ impl TpuVm {
         }
     }
 
+    /// What is in a folder, sorted.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     /// Waits for a report of both workers.
     #[track_caller]
     pub fn wait_for(&self, report: &str) {
         let both = |status: &str| status.lines().filter(|line| line.contains(report)).count() == 2;
         wait_until(|| self.works("status", &[]), both);
+    }
+
+    /// Waits until both workers' programs have printed this: they listen for signals then, and have written the run.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        for worker in ["0", "1"] {
+            let log = format!("{worker}/bert-xla/run.log");
+            wait_until(|| self.read(&log), |log| log.contains(text));
+        }
+    }
+}
+
+/// A test that fails leaves no run behind.
+impl Drop for TpuVm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.command(SCRIPT).args(["stop", "my-tpu", "--zone", "z", "--now"]).output();
+        }
     }
 }
 
