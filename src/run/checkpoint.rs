@@ -43,8 +43,15 @@ impl Newest {
     /// # Errors
     /// A folder that can't be read.
     pub fn find(root: &Folder) -> Result<Self> {
-        let run = Pointer::read(root)?.and_then(|pointer| pointer.run);
         let mut newest = Self::default();
+        let run = match Pointer::read(root) {
+            // Without it, the newest of whatever run.
+            Err(damaged @ Error::Input { .. }) => {
+                newest.damaged.push(damaged);
+                None
+            }
+            read => read?.and_then(|pointer| pointer.run),
+        };
         for folder in newest_first(root)? {
             match Checkpoint::open(folder, run.as_deref()) {
                 Ok(None) => {}

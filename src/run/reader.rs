@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::layout::{CHECKPOINTS, RUN};
+use super::layout::{CHECKPOINTS, RUN, TRAINING_FILES};
 use super::{Error, Result, description};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
@@ -71,13 +71,15 @@ impl Pointer {
         };
         let own = root.folder(checkpoint);
         let damaged = |error: FileError| Error::Input { path: error.path, message: error.source.to_string() };
-        let is_there = root.exists(checkpoint)?;
-        let folder = if is_there { own } else { root.clone() };
+        let (folder, manifest) = match root.exists(checkpoint)? {
+            true => (own.clone(), Manifest::read(&own).map_err(damaged)?),
+            false => (root.clone(), Some(Manifest { files: self.files.clone() })),
+        };
         let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
-        if is_there && Manifest::read(&folder).map_err(damaged)?.is_none() {
-            return Err(error(MANIFEST, "there is none: the checkpoint is not whole".to_owned()));
-        }
-        let manifest = Manifest { files: self.files.clone() };
+        let not_whole = || error(MANIFEST, "there is none: the checkpoint is not whole".to_owned());
+        let mut manifest = manifest.ok_or_else(not_whole)?;
+        // What only training needs is much, and of no use here.
+        manifest.files.retain(|file| !TRAINING_FILES.contains(&&*file.name));
         manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
         Ok((folder, manifest))
     }

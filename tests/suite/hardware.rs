@@ -296,9 +296,10 @@ fn weights_are_sent_without_waiting_and_moments_are_made_there() {
     let calls = fs::read_to_string(calls).unwrap();
     let mut launches = calls.split("launch\n");
     // The zeros come first, and then what is there at the first step: 5 weights of the embeddings, 16 of each of the two
-    // layers, 6 of the head; learning rate and seed; ids, labels and weights of the examples.
+    // layers, 6 of the head; learning rate and seed; both answers to whether to meet; ids, labels and weights of the
+    // examples.
     let before_step = launches.nth(1).unwrap();
-    assert_eq!(before_step.matches("upload\n").count(), 2 * (5 + 2 * 16 + 6 + 2 + 3));
+    assert_eq!(before_step.matches("upload\n").count(), 2 * (5 + 2 * 16 + 6 + 2 + 2 + 3));
     assert!(before_step.contains(&"upload\n".repeat(2 * (5 + 2 * 16 + 6))), "{before_step}");
     assert!(before_step.contains("wait\n"));
 }

@@ -182,17 +182,17 @@ pub fn cases() -> Vec<Case> {
         ),
         bare(
             "--model ./nowhere",
-            "`./nowhere` is neither a folder here nor a model id such as \
+            "`./nowhere` is neither a folder here, nor gs://bucket/folder, nor a model id such as \
                 google-bert/bert-base-multilingual-cased",
         ),
         bare(
             "--model a/b/c",
-            "`a/b/c` is neither a folder here nor a model id such as \
+            "`a/b/c` is neither a folder here, nor gs://bucket/folder, nor a model id such as \
                 google-bert/bert-base-multilingual-cased",
         ),
         bare(
             "--model ''",
-            "`` is neither a folder here nor a model id such as google-bert/bert-base-multilingual-cased",
+            "`` is neither a folder here, nor gs://bucket/folder, nor a model id such as google-bert/bert-base-multilingual-cased",
         ),
         bare(
             "--model {}/data.csv",

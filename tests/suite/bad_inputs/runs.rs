@@ -103,7 +103,7 @@ pub fn cases() -> Vec<Case> {
         pointer(
             "no files",
             |json| drop(json.as_object_mut().unwrap().remove("files")),
-            "{}/run/run.json: not a run's, whose checkpoint it should name: missing field `files`",
+            "{}/run/run.json: not a run's: it lists no file of `checkpoints/step-270`",
         ),
         pointer(
             "elsewhere",
