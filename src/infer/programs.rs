@@ -7,7 +7,7 @@ use crate::data::{Dataset, Order};
 use crate::exec::{Error, Executable, Outputs, Pending, Replicas, Result, State};
 use crate::hlo::Graph;
 use crate::step::{
-    EncodeConfig, OutputId, Signature, Step, StepConfig, encode_step, eval_step, predict_step,
+    EncodeConfig, InputId, OutputId, Signature, Step, StepConfig, encode_step, eval_step, predict_step,
 };
 
 /// What a model says of a labelled data set.
@@ -110,13 +110,16 @@ struct Runner {
     executable: Executable,
     /// Over all replicas.
     batch_size: usize,
-    meet: MeetInput,
+    /// Of a step that takes it.
+    meet: Option<MeetInput>,
 }
 
 impl Runner {
     fn compile(replicas: &Replicas, step: Step<'_>, rows: usize) -> Result<Self> {
         let executable = Executable::compile(replicas, step)?;
-        Ok(Self { executable, batch_size: rows * replicas.count(), meet: MeetInput::new(replicas)? })
+        let takes = executable.signature().takes(&InputId::Meet);
+        let meet = takes.then(|| MeetInput::new(replicas)).transpose()?;
+        Ok(Self { executable, batch_size: rows * replicas.count(), meet })
     }
 
     /// The values of a batch's first `rows` rows: the others only fill it up.
@@ -159,7 +162,8 @@ impl Runner {
                 return Ok(ControlFlow::Break(()));
             }
             let uploaded = upload_batch(replicas, self.executable.signature(), &batch)?;
-            let inputs = [&uploaded, self.meet.when(asks)];
+            let mut inputs = vec![&uploaded];
+            inputs.extend(self.meet.as_ref().map(|meet| meet.when(asks)));
             let next = (batch.rows.len(), self.executable.query(replicas, weights, &inputs)?);
             if let Some((rows, done)) = ahead.replace(next)
                 && each(rows, done.wait()?)?.is_break()

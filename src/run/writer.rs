@@ -112,10 +112,6 @@ impl Writer {
             Some(path) => Hold::Lock(lock(path)?),
             None => Hold::Name { name: random(), found: vec![] },
         };
-        if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
-            let is_folder = io::ErrorKind::IsADirectory.into();
-            return Err(FileError::new("can't write", root.join(name))(is_folder).into());
-        }
         let pointer = Pointer::default();
         Ok(Self { root: folder, pointer, version: None, checkpoints: vec![], keep_last: 1, hold })
     }
@@ -179,6 +175,11 @@ impl Writer {
 
     /// From here on, this is the process that writes. `name` has the pointer, as it was found, name what is to count.
     fn take_over(&mut self, name: impl Fn(&mut Self) -> Result<()>) -> Result<()> {
+        let root = self.root.path();
+        if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
+            let is_folder = io::ErrorKind::IsADirectory.into();
+            return Err(FileError::new("can't write", root.join(name))(is_folder).into());
+        }
         self.root.folder(CHECKPOINTS).make()?;
         // Others may be about to take over, too: the last one has it.
         const TRIES: usize = 10;
