@@ -296,8 +296,8 @@ fn a_host_that_fails_tells_the_other_where_it_can() {
         case(0, "fail:Client_Compile:2", Told("compiling"), no_cache),
         case(1, "fail:Client_Compile:3", Told("compiling"), no_cache),
         case(1, "fail:Client_BufferFromHostBuffer:25", Told("loading the weights"), &[]),
-        case(1, &at_launch("fail", 5), Waits("compiling"), &[]),
-        case(0, &at_launch("fail", 6), Told("loading the weights"), &[]),
+        case(1, &at_launch("fail", 8), Waits("compiling"), &[]),
+        case(0, &at_launch("fail", 9), Told("loading the weights"), &[]),
         case(1, &at_step("fail", 5), Waits("a step"), &[]),
         case(0, &at_step("fail", 6), Waits("a step"), &[]),
         // Each launch so far was read once, but for the zeros.
