@@ -41,15 +41,20 @@ impl Fingerprint {
         Self { name: "the data", hash }
     }
 
-    /// The files that weights come from; none where the seed alone decides them.
-    pub fn weights<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut hash = Sha256::new();
-        for bytes in files {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        }
+    /// The files that weights come from, by [`hash_files`]; none where the seed alone decides them.
+    pub fn weights(hash: Sha256) -> Self {
         Self { name: "the weights", hash }
     }
+}
+
+/// What files hold, one after another, and where each ends.
+pub fn hash_files<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> Sha256 {
+    let mut hash = Sha256::new();
+    for bytes in files {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    hash
 }
 
 /// The most parts that can be compared.

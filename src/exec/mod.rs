@@ -14,7 +14,7 @@ mod watch;
 
 use std::time::Duration;
 
-pub use agreement::Fingerprint;
+pub use agreement::{Fingerprint, hash_files};
 pub use backend::DeviceOptions;
 pub use broadcast::CHUNK_BYTES;
 pub use executable::{Executable, Inputs, Outputs, Pending};

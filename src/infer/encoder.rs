@@ -8,7 +8,7 @@ use super::programs::EncodeProgram;
 use super::upload::upload_weights;
 use super::{Error, Result};
 use crate::data::{Dataset, Tokens};
-use crate::exec::{self, Fingerprint, Replicas, State};
+use crate::exec::{self, Fingerprint, Replicas, State, hash_files};
 use crate::hlo::Graph;
 use crate::step::{EncodeConfig, encode_step};
 use crate::weights::{InitialValues, TensorFiles};
@@ -47,7 +47,7 @@ impl Encoder {
                 Fingerprint::program(&encode_step(&Graph::new(), config, 1, 1).program),
                 Fingerprint::options(replicas.count(), &batch_size),
                 Fingerprint::data(data),
-                Fingerprint::weights(tensors.files()),
+                Fingerprint::weights(hash_files(tensors.files())),
             ])
         })?;
         let rows = replicas.rows(batch_size)?;

@@ -9,7 +9,7 @@ use super::programs::{EvalProgram, Evaluation, PredictProgram};
 use super::upload::upload_weights;
 use super::{Error, Result};
 use crate::data::{Dataset, LabelMap, Tokenizer};
-use crate::exec::{self, Fingerprint, Replicas, State};
+use crate::exec::{self, Fingerprint, Replicas, State, hash_files};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::run::Run;
@@ -43,7 +43,7 @@ impl Predictor {
                 Fingerprint::program(&step.program),
                 Fingerprint::options(replicas.count(), &batch_size),
                 Fingerprint::data(Sha256::new_with_prefix(data).chain_update(run.tokenizer.to_json()?)),
-                Fingerprint::weights(run.weights().files()),
+                Fingerprint::weights(hash_files(run.weights().files())),
             ])
         })?;
         let config = StepConfig { rows: replicas.rows(batch_size)?, replicas: replicas.count(), ..one_row };

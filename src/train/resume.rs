@@ -51,6 +51,11 @@ impl Saved {
         Ok(Some(Self { progress, history, is_given: true, tensors }))
     }
 
+    /// Whether as many epochs are done.
+    pub fn is_finished(&self, epochs: u32) -> bool {
+        self.progress.epoch >= epochs
+    }
+
     /// Whether this host has it.
     pub fn is_own(&self) -> bool {
         self.tensors.is_some()

@@ -12,7 +12,7 @@ use super::keeper::Keeper;
 use super::resume::Saved;
 use super::saver::Saver;
 use super::stop::Stop;
-use super::terms::{hash_data, terms};
+use super::terms::{Fed, terms};
 use super::trainer::{Origin, TrainOptions, Trainer};
 use super::{Error, Result};
 use crate::data::{Dataset, LabelMap, Split, Table, Tokenizer, Tokens};
@@ -21,7 +21,7 @@ use crate::hlo::Graph;
 use crate::infer::Predictor;
 use crate::model::ClassifierConfig;
 use crate::report::{EpochRecord, History};
-use crate::run::{Description, Progress, Writer, differences};
+use crate::run::{Description, Progress, Terms, Writer, differences};
 use crate::step::{StepConfig, train_step};
 use crate::storage::{FileError, Folder};
 use crate::weights::{InitialValues, TensorFiles};
@@ -94,14 +94,14 @@ impl Job {
     }
 
     /// Makes sure that all processes of a slice train the same.
-    fn agree(&self, tokens: &Tokens, replicas: &Replicas, save: &SaveOptions) -> Result<()> {
+    fn agree(&self, fed: &Fed, replicas: &Replicas, save: &SaveOptions) -> Result<()> {
         let config = StepConfig { model: self.model.clone(), rows: 1, replicas: 1 };
         replicas.agree(|| {
             Ok::<_, Error>(vec![
                 Fingerprint::program(&train_step(&Graph::new(), &config).program),
                 Fingerprint::options(replicas.count(), &(&self.recipe, save)),
-                Fingerprint::data(hash_data(&self.datasets(tokens))),
-                Fingerprint::weights(self.pretrained.iter().flat_map(TensorFiles::files)),
+                Fingerprint::data(fed.data.clone()),
+                Fingerprint::weights(fed.weights.clone()),
             ])
         })
     }
@@ -205,32 +205,22 @@ impl Session {
             Ok::<_, Error>((tokens, output))
         };
         let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
-        job.agree(&tokens, &replicas, &save)?;
+        let fed = Fed::new(&job, &tokens);
+        job.agree(&fed, &replicas, &save)?;
         let saved = Saved::find(&replicas, &root, &mut |text| observer.note(text))?;
         let mut progress = Progress {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             run: String::new(),
             arguments: job.arguments.clone(),
-            terms: terms(&job, &tokens, &replicas, &save),
+            terms: terms(&job, fed, &replicas, &save),
             step: 0,
             epoch: 0,
             within: None,
             best: None,
         };
-        let is_finished = |saved: &Saved| saved.progress.epoch >= job.recipe.epochs;
-        let saved = match saved {
-            Some(saved) => {
-                let different = differences(&saved.progress.terms.fixed, &progress.terms.fixed);
-                match different.is_empty() {
-                    true => Some(saved).filter(|saved| !(save.replace && is_finished(saved))),
-                    false if save.replace => None,
-                    false => return Err(Error::Differs { path: output_path.to_owned(), different }),
-                }
-            }
-            None if save.resume => return Err(Error::NothingToResume { path: output_path.to_owned() }),
-            None => None,
-        };
-        if let Some(saved) = saved.as_ref().filter(|saved| is_finished(saved)) {
+        let epochs = job.recipe.epochs;
+        let saved = choose(saved, &progress.terms, epochs, &save, output_path)?;
+        if let Some(saved) = saved.as_ref().filter(|saved| saved.is_finished(epochs)) {
             let tidied = output.as_mut().map(|output| output.go_on(&saved.progress, &save)).transpose();
             replicas.meet("saving", tidied)?;
             return Ok(Started::Finished { epochs: saved.progress.epoch });
@@ -295,6 +285,30 @@ impl Output {
     fn go_on(&mut self, from: &Progress, save: &SaveOptions) -> Result<String> {
         self.writer.go_on(from, save.keep_last)?;
         Ok(from.run.clone())
+    }
+}
+
+/// The checkpoint to go on from, of those that were found; `None` to start anew.
+///
+/// # Errors
+/// One of another job, or none where there must be one.
+fn choose(
+    saved: Option<Saved>,
+    terms: &Terms,
+    epochs: u32,
+    save: &SaveOptions,
+    output_path: &Path,
+) -> Result<Option<Saved>> {
+    let path = || output_path.to_owned();
+    let Some(saved) = saved else {
+        return if save.resume { Err(Error::NothingToResume { path: path() }) } else { Ok(None) };
+    };
+    let different = differences(&saved.progress.terms.fixed, &terms.fixed);
+    match different.is_empty() {
+        true if save.replace && saved.is_finished(epochs) => Ok(None),
+        true => Ok(Some(saved)),
+        false if save.replace => Ok(None),
+        false => Err(Error::Differs { path: path(), different }),
     }
 }
 

@@ -1,17 +1,31 @@
 //! What decides a job's outcome, as a checkpoint keeps it: whether a run may go on is seen from that.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
 use super::session::{Job, SaveOptions};
 use crate::data::{Dataset, Order, Tokens};
-use crate::exec::Replicas;
+use crate::exec::{Replicas, hash_files};
 use crate::run::{Terms, flatten};
 use crate::storage::hex;
 use crate::weights::TensorFiles;
 
+/// Hashes of what a job is fed with: gone through once.
+pub(super) struct Fed {
+    pub data: Sha256,
+    /// Of the files that weights come from, if any do.
+    pub weights: Sha256,
+}
+
+impl Fed {
+    pub fn new(job: &Job, tokens: &Tokens) -> Self {
+        let files = job.pretrained.iter().flat_map(TensorFiles::files);
+        Self { data: hash_data(&job.datasets(tokens)), weights: hash_files(files) }
+    }
+}
+
 /// All that is fed to the devices, and how many rows it is.
-pub(super) fn hash_data(datasets: &[Dataset<'_>]) -> Sha256 {
+fn hash_data(datasets: &[Dataset<'_>]) -> Sha256 {
     const ROWS: usize = 256;
     let mut hash = Sha256::new();
     for data in datasets {
@@ -26,12 +40,13 @@ pub(super) fn hash_data(datasets: &[Dataset<'_>]) -> Sha256 {
 }
 
 /// The terms of `job`: all are resolved, so that a default that changes doesn't change them.
-pub(super) fn terms(job: &Job, tokens: &Tokens, replicas: &Replicas, save: &SaveOptions) -> Terms {
+pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions) -> Terms {
     let Job { model, recipe, .. } = job;
     let mut fixed = Map::new();
     let mut add = |name: &str, value| flatten(&mut fixed, name, value);
-    add("data", json!(short(hash_data(&job.datasets(tokens)))));
-    add("starting_weights", json!(starting_weights(job.pretrained.as_ref())));
+    add("data", json!(short(fed.data)));
+    let weights = job.pretrained.as_ref().map_or_else(|| "random".to_owned(), |_| short(fed.weights));
+    add("starting_weights", json!(weights));
     add("batch_size", json!(recipe.batch_size));
     add("learning_rate", json!(recipe.learning_rate));
     add("dev_size", json!(recipe.dev_size));
@@ -50,13 +65,6 @@ pub(super) fn terms(job: &Job, tokens: &Tokens, replicas: &Replicas, save: &Save
         ("version", json!(env!("CARGO_PKG_VERSION"))),
     ];
     Terms { fixed, free: free.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
-}
-
-fn starting_weights(pretrained: Option<&TensorFiles>) -> Value {
-    let Some(tensors) = pretrained else { return json!("random") };
-    let mut hash = Sha256::new();
-    tensors.files().for_each(|bytes| hash.update(bytes));
-    json!(short(hash))
 }
 
 /// Enough of a hash to tell two apart, and little enough to read.

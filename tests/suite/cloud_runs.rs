@@ -4,18 +4,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bert_xla::run::layout;
 use bert_xla::storage::MANIFEST;
 use serde_json::Value as Json;
 
-use crate::common::cli::{fails, text, train};
+use crate::common::cli::{fails, train};
 use crate::common::empty_folder;
 use crate::common::gcs::{Fault, Gcs};
-use crate::common::runs::{FLAGS, check_whole, outcome, run, uninterrupted, went_on_after};
+use crate::common::runs::{FLAGS, Training, check_whole, outcome, run, uninterrupted, went_on_after};
 
 const ROOT: &str = "gs://runs/run";
 
@@ -54,45 +54,6 @@ fn steps(gcs: &Gcs) -> Vec<u64> {
     steps
 }
 
-/// A process that is killed when it is dropped.
-struct Started(Option<Child>);
-
-impl Started {
-    /// Waits until a checkpoint of `step` or later is whole.
-    #[track_caller]
-    fn until(gcs: &Gcs, mut command: Command, step: u64) -> Self {
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut started = Self(Some(child));
-        let deadline = Instant::now() + Duration::from_secs(240);
-        while steps(gcs).last().is_none_or(|last| *last < step) {
-            let ended = started.0.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "{:?}", started.end());
-            sleep(Duration::from_millis(1));
-        }
-        started
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.0.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
-    }
-
-    fn end(mut self) -> (Option<i32>, String) {
-        let Output { status, stderr, .. } = self.0.take().unwrap().wait_with_output().unwrap();
-        (status.code(), text(stderr))
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// Killed at some moments, and when requests fail, a run in a bucket comes to what one on a disk comes to that was never cut
 /// short.
 #[test]
@@ -100,10 +61,9 @@ fn a_run_in_a_bucket_outlives_its_machine() {
     let gcs = Gcs::start();
     let (_, expected) = uninterrupted();
     for (step, milliseconds) in [(5, 0), (15, 20), (25, 60)] {
-        let started = Started::until(&gcs, training(&gcs, &FLAGS), step);
+        let started = Training::until(training(&gcs, &FLAGS), step, || steps(&gcs));
         sleep(Duration::from_millis(milliseconds));
-        started.signal("KILL");
-        assert_eq!(started.end().0, None);
+        started.kill();
         gcs.fail("PUT", "checkpoints", Fault::Status(503, String::new()));
     }
     let before = steps(&gcs).pop().unwrap();
@@ -122,7 +82,7 @@ fn a_run_in_a_bucket_outlives_its_machine() {
 #[test]
 fn a_newer_start_takes_a_run_over() {
     let gcs = Gcs::start();
-    let older = Started::until(&gcs, training(&gcs, &FLAGS), 5);
+    let older = Training::until(training(&gcs, &FLAGS), 5, || steps(&gcs));
     // As a machine that is moved, or cut off from the network.
     older.signal("STOP");
     let (code, stderr) = run(&mut training(&gcs, &FLAGS));

@@ -127,12 +127,18 @@ pub struct Training(Option<Child>);
 impl Training {
     /// Starts `command`, and waits until its `run` holds a checkpoint of `step` or later.
     #[track_caller]
-    pub fn start(mut command: Command, run: &Path, step: u64) -> Self {
+    pub fn start(command: Command, run: &Path, step: u64) -> Self {
+        Self::until(command, step, || steps(run))
+    }
+
+    /// Starts `command`, and waits until one of the checkpoints, whose steps `steps` tells sorted, is of `step` or later.
+    #[track_caller]
+    pub fn until(mut command: Command, step: u64, steps: impl Fn() -> Vec<u64>) -> Self {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut training = Self(Some(child));
         let deadline = Instant::now() + Duration::from_secs(240);
-        while steps(run).last().is_none_or(|last| *last < step) {
+        while steps().last().is_none_or(|last| *last < step) {
             let ended = training.0.as_mut().unwrap().try_wait().unwrap();
             if ended.is_some() || Instant::now() > deadline {
                 panic!("no checkpoint of step {step} is made: {:?}", training.end());
