@@ -38,7 +38,8 @@ impl Error {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Usage(_) => true,
-            Self::File(_) | Self::Signals(_) => false,
+            Self::Signals(_) => false,
+            Self::File(error) => error.is_input_error(),
             Self::Exec(error) => error.is_input_error(),
             Self::Plan(error) => error.is_input_error(),
             Self::Run(error) => error.is_input_error(),

@@ -161,7 +161,10 @@ fn resumed(args: &TrainArgs) -> Result<TrainArgs> {
     let decided = ["--resume", "--overwrite"];
     let before = before.into_iter().filter(|argument| !decided.contains(&argument.as_str()));
     let line = ["bert-xla", "train"].map(str::to_owned).into_iter().chain(before).chain(args.written.clone());
-    Cli::train_again(&line.map(OsString::from).collect::<Vec<_>>())
+    Cli::train_again(&line.map(OsString::from).collect::<Vec<_>>()).map_err(|error| {
+        let path = args.output.display();
+        Error::Usage(format!("{path}: with the arguments that its run was started with: {error}"))
+    })
 }
 
 fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {

@@ -25,6 +25,8 @@ pub use split::{Split, permutation, train_test_split};
 pub use table::{Header, Purpose, Table, TableFile, TableOptions, parse_quote, parse_separator};
 pub use tokens::{Tokenizer, TokenizerFiles, Tokens};
 
+use crate::storage::is_outage;
+
 /// Why a table could not be read, split or tokenized. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -87,6 +89,10 @@ fn no_rows(rows: &[BadRow], skipped: usize) -> String {
 impl DataError {
     /// True where the user's file or option is at fault, false where the program failed.
     pub fn is_input_error(&self) -> bool {
-        !matches!(self, Self::Parse { .. } | Self::Encode(_))
+        match self {
+            Self::Parse { .. } | Self::Encode(_) => false,
+            Self::Read { source, .. } => !is_outage(source),
+            _ => true,
+        }
     }
 }

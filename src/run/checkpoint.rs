@@ -70,18 +70,8 @@ impl Checkpoint {
     /// `None` for one that is another run's, or was never finished.
     fn open(folder: Folder, run: Option<&str>) -> Result<Option<Self>> {
         let error = |file: &str, message: String| Error::Input { path: folder.path().join(file), message };
-        let read = Manifest::read(&folder).map_err(|cause| error(MANIFEST, cause.source.to_string()))?;
-        let Some(manifest) = read else { return Ok(None) };
         // Whose it is, before all its files are gone through.
-        match manifest.files.iter().find(|file| file.name == PROGRESS) {
-            Some(file) => file.check(&folder).map_err(|message| error(PROGRESS, message))?,
-            None if folder.read(PROGRESS)?.is_some() => {
-                return Err(error(MANIFEST, format!("it doesn't list {PROGRESS}")));
-            }
-            // One of an older version holds a model alone.
-            None => return Ok(None),
-        }
-        let progress: Progress = read_json(&folder, PROGRESS)?;
+        let Some((manifest, progress)) = committed(&folder)? else { return Ok(None) };
         if run.is_some_and(|run| run != progress.run) {
             return Ok(None);
         }
@@ -90,6 +80,10 @@ impl Checkpoint {
         let bytes = folder.read(HISTORY)?.unwrap_or_default();
         let history = History::parse(&String::from_utf8_lossy(&bytes));
         let history = history.map_err(|cause| error(HISTORY, cause.to_string()))?;
+        let (told, done) = (history.epochs().len(), progress.epoch);
+        if told != done as usize {
+            return Err(error(HISTORY, format!("it tells of {told} epochs where {done} are done")));
+        }
         let hash = Sha256::digest(folder.read(MANIFEST)?.unwrap_or_default()).into();
         Ok(Some(Self { folder, hash, fetched, progress, history }))
     }
@@ -125,6 +119,23 @@ impl Checkpoint {
     }
 }
 
+/// A checkpoint's manifest, and its progress, as it was committed; `None` for one that was never finished, or holds a model
+/// alone, as those of older versions.
+fn committed(folder: &Folder) -> Result<Option<(Manifest, Progress)>> {
+    let error = |file: &str, message: String| Error::Input { path: folder.path().join(file), message };
+    let read = Manifest::read(folder).map_err(|cause| error(MANIFEST, cause.source.to_string()))?;
+    let Some(manifest) = read else { return Ok(None) };
+    match manifest.files.iter().find(|file| file.name == PROGRESS) {
+        Some(file) => file.check(folder).map_err(|message| error(PROGRESS, message))?,
+        None if folder.read(PROGRESS)?.is_some() => {
+            return Err(error(MANIFEST, format!("it doesn't list {PROGRESS}")));
+        }
+        None => return Ok(None),
+    }
+    let progress = read_json(folder, PROGRESS)?;
+    Ok(Some((manifest, progress)))
+}
+
 /// Brings weights and moments from a bucket, and checks them on the way.
 fn fetch(folder: &Folder, manifest: &Manifest) -> Result<Option<Fetched>> {
     if folder.is_local() {
@@ -155,12 +166,21 @@ fn order(name: &str) -> (Option<u64>, usize, String) {
 
 /// The command line that the run in `root` was started with, or went on with last; `None` for one that has no checkpoint.
 /// A damaged one is passed over, as it is to go on from.
+///
+/// # Errors
+/// Those that there are are damaged.
 pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
     let root = Folder::new(root);
     let Some(run) = Pointer::read(&root)?.and_then(|pointer| pointer.run) else { return Ok(None) };
-    let read = |folder: Folder| read_json::<Progress>(&folder, PROGRESS).ok();
-    let mut of_run = newest_first(&root)?.into_iter().filter_map(read).filter(|progress| progress.run == run);
-    Ok(of_run.next().map(|progress| progress.arguments))
+    let mut damaged = None;
+    for folder in newest_first(&root)? {
+        match committed(&folder) {
+            Ok(Some((_, progress))) if progress.run == run => return Ok(Some(progress.arguments)),
+            Ok(_) => {}
+            Err(error) => damaged = damaged.or(Some(error)),
+        }
+    }
+    damaged.map_or(Ok(None), Err)
 }
 
 /// A checkpoint of this run whose manifest is there, whether or not its files are as they were.

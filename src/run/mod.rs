@@ -70,7 +70,8 @@ impl Error {
             | Self::InUse { .. }
             | Self::NoEpoch { .. }
             | Self::Input { .. } => true,
-            Self::TakenOver { .. } | Self::NotFinite { .. } | Self::File(_) => false,
+            Self::TakenOver { .. } | Self::NotFinite { .. } => false,
+            Self::File(error) => error.is_input_error(),
             Self::Config(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
             Self::Hub(error) => error.is_input_error(),

@@ -38,6 +38,18 @@ impl FileError {
         let path = path.into();
         move |source| Self { action, path, source }
     }
+
+    /// True for an address that names no place in a bucket, or no bucket: no retry and no right would help.
+    pub fn is_input_error(&self) -> bool {
+        let kinds = [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported];
+        is_bucket(&self.path) && kinds.contains(&self.source.kind())
+    }
+}
+
+/// Whether a network, a server or a device has failed, so that nothing that was given is at fault.
+pub fn is_outage(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotConnected, Other, TimedOut};
+    matches!(error.kind(), NotConnected | Other | TimedOut)
 }
 
 /// A failure of whatever gives a file its bytes.

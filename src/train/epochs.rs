@@ -51,7 +51,7 @@ impl Clock {
 impl Epochs<'_, '_> {
     pub fn run(&mut self, [train, dev]: &[Dataset<'_>; 2], observer: &mut dyn Observer) -> Result<Ending> {
         let epochs = self.job.recipe.epochs;
-        let steps = train.len().div_ceil(self.job.recipe.batch_size) as u64;
+        let steps = self.job.steps_per_epoch();
         for epoch in self.progress.epoch + 1..=epochs {
             let before = self.progress.within.clone().unwrap_or_default();
             observer.epoch_starts(epoch, epochs, steps, before.steps);
@@ -94,7 +94,7 @@ impl Epochs<'_, '_> {
         clock: &Clock,
         observer: &mut dyn Observer,
     ) -> Result<Measured> {
-        let steps = train.len().div_ceil(self.job.recipe.batch_size) as u64;
+        let steps = self.job.steps_per_epoch();
         loop {
             let keeper = &self.keeper;
             let pause = self.trainer.train(

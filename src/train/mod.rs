@@ -41,7 +41,7 @@ pub enum Error {
     /// Its folder holds a run that was started otherwise.
     #[error("the run in {} is another's: {}", path.display(), all(different))]
     Differs { path: PathBuf, different: Vec<Difference> },
-    #[error("{}: there is no checkpoint of a run to go on from", path.display())]
+    #[error("{}: there is no whole checkpoint to go on from", path.display())]
     NothingToResume { path: PathBuf },
     /// What an observer could not tell.
     #[error(transparent)]

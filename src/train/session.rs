@@ -21,7 +21,7 @@ use crate::hlo::Graph;
 use crate::infer::Predictor;
 use crate::model::ClassifierConfig;
 use crate::report::{EpochRecord, History};
-use crate::run::{Description, Progress, Terms, Writer, differences};
+use crate::run::{self, Description, Progress, Terms, Writer, differences};
 use crate::step::{StepConfig, train_step};
 use crate::storage::{FileError, Folder};
 use crate::weights::{InitialValues, TensorFiles};
@@ -85,6 +85,10 @@ impl Job {
             Some(checkpoint) => InitialValues::Pretrained { checkpoint, seed },
             None => InitialValues::Random { seed },
         }
+    }
+
+    pub(super) fn steps_per_epoch(&self) -> u64 {
+        self.split.train.len().div_ceil(self.recipe.batch_size) as u64
     }
 
     /// The rows to train on, and those held out.
@@ -220,6 +224,9 @@ impl Session {
         };
         let epochs = job.recipe.epochs;
         let saved = choose(saved, &progress.terms, epochs, &save, output_path)?;
+        if let Some(saved) = &saved {
+            check_place(&saved.progress, job.steps_per_epoch(), output_path)?;
+        }
         if let Some(saved) = saved.as_ref().filter(|saved| saved.is_finished(epochs)) {
             let tidied = output.as_mut().map(|output| output.go_on(&saved.progress, &save)).transpose();
             replicas.meet("saving", tidied)?;
@@ -310,6 +317,22 @@ fn choose(
         false if save.replace => Ok(None),
         false => Err(Error::Differs { path: path(), different }),
     }
+}
+
+/// # Errors
+/// A checkpoint whose steps aren't those of its epochs: no run of this job has made it.
+fn check_place(saved: &Progress, per_epoch: u64, output_path: &Path) -> Result<()> {
+    let Progress { step, epoch, within, .. } = saved;
+    let within = within.as_ref().map_or(0, |within| within.steps);
+    let steps = u64::from(*epoch).checked_mul(per_epoch).and_then(|whole| whole.checked_add(within));
+    if within <= per_epoch && steps == Some(*step) {
+        return Ok(());
+    }
+    let message = format!(
+        "its checkpoint can't be gone on from: it is after {step} steps, and tells of {epoch} epochs of {per_epoch} steps \
+         and {within} more"
+    );
+    Err(run::Error::Input { path: output_path.to_owned(), message }.into())
 }
 
 /// Where training goes on, and what is different from then on.

@@ -3,6 +3,9 @@
 //!
 //! A group of cases is a file of this folder, and a line in [`groups`].
 
+#[cfg(feature = "cloud")]
+mod buckets;
+mod checkpoints;
 mod flags;
 mod hub;
 mod models;
@@ -31,6 +34,8 @@ pub struct Case {
     variables: Vec<(&'static str, String)>,
     code: i32,
     message: String,
+    /// Said before it, beside others.
+    note: String,
 }
 
 impl Case {
@@ -43,7 +48,13 @@ impl Case {
             variables: vec![],
             code: 2,
             message: message.into(),
+            note: String::new(),
         }
+    }
+
+    /// What is to be said before it.
+    fn after(self, note: impl Into<String>) -> Self {
+        Self { note: note.into(), ..self }
     }
 
     fn make(self, make: impl FnOnce(&Path) + Send + 'static) -> Self {
@@ -74,6 +85,9 @@ fn groups() -> Vec<Vec<Case>> {
         hub::cases(),
         plugins::cases(),
         outputs::cases(),
+        checkpoints::cases(),
+        #[cfg(feature = "cloud")]
+        buckets::cases(),
     ]
 }
 
@@ -139,6 +153,8 @@ fn check(case: Case, number: usize) -> Option<String> {
     let expected = format!("error: {}", fill(&case.message));
     let wrong = if message != expected {
         format!("expected `{expected}`")
+    } else if !said.lines().any(|line| line.starts_with(&fill(&case.note))) {
+        format!("expected before it `{}`", fill(&case.note))
     } else if status.code() != Some(case.code) {
         format!("expected exit code {}", case.code)
     } else if said.contains("panicked")

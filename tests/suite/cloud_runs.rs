@@ -54,28 +54,47 @@ fn steps(gcs: &Gcs) -> Vec<u64> {
     steps
 }
 
-/// Killed at some moments, and when requests fail, a run in a bucket comes to what one on a disk comes to that was never cut
-/// short.
+/// Killed at any moments, and when requests fail, a run in a bucket comes to what one on a disk comes to that was never cut
+/// short. `BERT_XLA_KILLS` says how often it is killed.
 #[test]
 fn a_run_in_a_bucket_outlives_its_machine() {
+    let kills = std::env::var("BERT_XLA_KILLS").map_or(3, |kills| kills.parse().unwrap());
+    let mut random = fastrand::Rng::with_seed(kills);
     let gcs = Gcs::start();
-    let (_, expected) = uninterrupted();
-    for (step, milliseconds) in [(5, 0), (15, 20), (25, 60)] {
-        let started = Training::until(training(&gcs, &FLAGS), step, || steps(&gcs));
-        sleep(Duration::from_millis(milliseconds));
+    for killed in 0..kills {
+        let newest = steps(&gcs).pop().unwrap_or_default();
+        // Soon after one of its checkpoints; or after some time, while it takes the run over, say.
+        let until = if killed % 3 == 2 { 0 } else { newest + 1 };
+        let started = Training::until(training(&gcs, &FLAGS), until, || [&[0], &*steps(&gcs)].concat());
+        sleep(Duration::from_millis(random.u64(..if until == 0 { 1500 } else { 60 })));
         started.kill();
         gcs.fail("PUT", "checkpoints", Fault::Status(503, String::new()));
+        if steps(&gcs).last().is_some_and(|step| *step > 30) {
+            check_ends_well(&gcs);
+            gcs.state().objects.clear();
+        }
     }
-    let before = steps(&gcs).pop().unwrap();
-    let (code, stderr) = run(&mut training(&gcs, &FLAGS));
-    assert_eq!((code, went_on_after(&stderr)), (Some(0), Some(before)), "{stderr}");
-    let folder = brought(&gcs, "cloud_runs_killed");
-    check_whole(&folder);
-    assert_eq!(outcome(&folder), *expected);
+    check_ends_well(&gcs);
     // It is finished, and stays as it is.
+    let before = objects(&gcs);
     let (code, stderr) = run(&mut training(&gcs, &FLAGS));
     assert!(code == Some(0) && stderr.contains("Nothing to do: gs://runs/run holds this run"), "{stderr}");
-    assert_eq!(outcome(&brought(&gcs, "cloud_runs_killed")), *expected);
+    let mut after = objects(&gcs);
+    // It names the process that looked last.
+    after.insert("run/run.json".to_owned(), before["run/run.json"].clone());
+    assert!(before == after);
+    check_whole(&brought(&gcs, "cloud_runs_killed"));
+}
+
+/// It goes on from its newest checkpoint, and comes to the same end, with nothing else in the bucket.
+#[track_caller]
+fn check_ends_well(gcs: &Gcs) {
+    let newest = steps(gcs).pop();
+    let (code, stderr) = run(&mut training(gcs, &FLAGS));
+    assert_eq!((code, went_on_after(&stderr)), (Some(0), newest), "{stderr}");
+    let folder = brought(gcs, "cloud_runs_killed");
+    check_whole(&folder);
+    assert_eq!(outcome(&folder), *uninterrupted().1);
 }
 
 /// The process that was started last has the run; an older one stops at its next checkpoint and has replaced nothing.

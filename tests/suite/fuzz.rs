@@ -8,15 +8,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bert_xla::data::{DataError, Header, Purpose, TableFile, TableOptions};
-use bert_xla::run::{Run, model_folder};
+use bert_xla::run::{Checkpoint, Newest, Run, layout, model_folder};
+use bert_xla::storage::Folder;
 use bert_xla::weights::TensorFiles;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::{Value as Json, json};
 
 use crate::common::cli::{asset, copy_of_run, demo};
 use crate::common::empty_folder;
+use crate::common::runs::commit;
 
 /// Runs `test` on inputs of a strategy.
 fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value) -> TestCaseResult) {
@@ -328,4 +332,42 @@ fn runs_with_any_configuration() {
         prop_assert!(error.is_input_error(), "{error}");
         Ok(())
     });
+}
+
+/// What a checkpoint is to be gone on from with, where its manifest vouches for it.
+#[test]
+fn checkpoints_that_were_written_so() {
+    let (root, checkpoint) = copy_of_whole_run("fuzz_checkpoints");
+    let read = |name: &str| fs::read(checkpoint.join(name)).unwrap();
+    // Hashing the large files would take most of the time; damaged tensors are another test's.
+    for name in [layout::WEIGHTS, layout::MOMENTS[0], layout::MOMENTS[1], layout::TOKENIZER] {
+        commit(&checkpoint, name, &safetensors::serialize([("x", view())], None).unwrap());
+    }
+    let history = damaged(read(layout::HISTORY)).boxed();
+    let progress = damaged_json(read_json(&checkpoint.join(layout::PROGRESS))).boxed();
+    for (name, strategy) in [(layout::PROGRESS, progress), (layout::HISTORY, history)] {
+        let whole = read(name);
+        fuzz(name, &strategy, |bytes| {
+            commit(&checkpoint, name, &bytes);
+            let Newest { checkpoint, damaged } = Newest::find(&Folder::new(&root)).unwrap();
+            damaged.iter().try_for_each(|error| {
+                prop_assert!(error.is_input_error() && !error.to_string().contains('\n'), "{error}");
+                Ok(())
+            })?;
+            if let Some(checkpoint) = checkpoint {
+                prop_assert!(damaged.is_empty());
+                // As another host gets it.
+                let (progress, history) = Checkpoint::parse_text(checkpoint.to_text().as_bytes()).unwrap();
+                prop_assert_eq!(&progress, &checkpoint.progress);
+                prop_assert_eq!(history.epochs(), checkpoint.history.epochs());
+                prop_assert!(checkpoint.tensors().is_ok());
+            }
+            Ok(())
+        });
+        commit(&checkpoint, name, &whole);
+    }
+}
+
+fn view() -> TensorView<'static> {
+    TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap()
 }

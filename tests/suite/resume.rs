@@ -214,7 +214,7 @@ fn a_run_goes_on_by_its_own_arguments() {
         command
     };
     let message = fails(&mut resume(&[]), 2);
-    let nothing = format!("error: {}: there is no checkpoint of a run to go on from", root.display());
+    let nothing = format!("error: {}: there is no whole checkpoint to go on from", root.display());
     assert!(message.starts_with(&nothing), "{message}");
     assert!(!root.exists());
     let mut with_flags = train(&root, &["--resume"]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bert_xla::run::{Newest, layout};
-use bert_xla::storage::{Folder, MANIFEST, sha256};
+use bert_xla::storage::{Folder, MANIFEST};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value as Json, json};
@@ -14,7 +14,8 @@ use serde_json::{Value as Json, json};
 use crate::common::cli::{fails, train};
 use crate::common::empty_folder;
 use crate::common::runs::{
-    FLAGS, check_whole, newest_checkpoint, outcome, read_json, run, steps, uninterrupted, went_on_after,
+    FLAGS, check_whole, commit, newest_checkpoint, outcome, read_json, run, steps, uninterrupted,
+    went_on_after,
 };
 
 /// A copy of the run that was never cut short: its checkpoints are those of the steps 23, 45 and 46.
@@ -219,19 +220,6 @@ fn a_checkpoint_that_was_not_named_yet_counts_all_the_same() {
     assert!(code == Some(0) && stderr.contains("Nothing to do"), "{stderr}");
     assert_eq!(read_json(&root.join(layout::RUN)), whole);
     assert_eq!(outcome(&root), *uninterrupted().1);
-}
-
-/// Replaces a file of a checkpoint, as if it had been committed so.
-fn commit(folder: &Path, name: &str, bytes: &[u8]) {
-    fs::remove_file(folder.join(name)).unwrap();
-    fs::write(folder.join(name), bytes).unwrap();
-    let path = folder.join(MANIFEST);
-    let mut manifest = read_json(&path);
-    let files = manifest["files"].as_array_mut().unwrap();
-    let file = files.iter_mut().find(|file| file["name"] == name).unwrap();
-    file["size"] = bytes.len().into();
-    file["sha256"] = sha256(&mut &*bytes).unwrap().1.into();
-    fs::write(path, manifest.to_string()).unwrap();
 }
 
 /// What a checkpoint holds that no version of this program writes is refused in one line.

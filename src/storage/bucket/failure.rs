@@ -20,7 +20,7 @@ pub fn told(error: &Error, bucket: &str) -> io::Error {
     let answer = Answer::of(error);
     let (kind, message) = match (answer.status, answer.transport) {
         (Some(404), _) if answer.text.contains("NoSuchBucket") => (
-            ErrorKind::Other,
+            ErrorKind::InvalidInput,
             format!(
                 "there is no bucket `{bucket}` (404): check its name; `gcloud storage ls` lists those of your project"
             ),

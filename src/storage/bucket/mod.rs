@@ -285,7 +285,7 @@ fn changed() -> io::Error {
 fn parse(path: &Path) -> io::Result<(String, String)> {
     let expected = |message| io::Error::new(ErrorKind::InvalidInput, message);
     let address = path.to_str().and_then(|text| text.strip_prefix("gs://"));
-    let address = address.ok_or_else(|| expected("expected UTF-8: gs://bucket/path"))?;
+    let address = address.ok_or_else(|| expected("expected gs://bucket/path"))?;
     let (bucket, prefix) = address.split_once('/').unwrap_or((address, ""));
     let is_sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     if bucket.is_empty() || !bucket.chars().all(is_sound) {
