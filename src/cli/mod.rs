@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod arguments;
 mod console;
 mod demo;
 mod encode;
@@ -95,8 +96,8 @@ impl Cli {
     /// Training keeps the arguments that it was given.
     fn keep_line(mut self, line: &[OsString]) -> Self {
         if let Command::Train(args) = &mut self.command {
-            args.written =
-                line.iter().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
+            let words = line.iter().skip(2).map(|argument| argument.to_string_lossy().into_owned());
+            args.written = arguments::kept(words);
         }
         self
     }

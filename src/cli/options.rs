@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use clap::{ArgAction, Args};
 
 use super::{Console, Result};
 use crate::data::{ColumnRef, DataError, Header, LabelMap, TableOptions, parse_quote, parse_separator};
@@ -100,7 +100,7 @@ pub struct DeviceArgs {
     #[arg(long)]
     no_gpu_preallocate: bool,
     /// Which of the GPUs that the driver shows, such as 0,1 [default: JAX's JAX_CUDA_VISIBLE_DEVICES, else all]
-    #[arg(long, value_delimiter = ',', value_name = "N,...")]
+    #[arg(long, action = ArgAction::Set, value_delimiter = ',', value_name = "N,...")]
     gpu_devices: Option<Vec<u32>>,
     /// Compile anew, and keep nothing: compiled programs are otherwise kept in the cache folder
     #[arg(long)]

@@ -15,7 +15,8 @@ use crate::train::Stop;
 /// What shells say of a process that an interrupt has ended.
 const INTERRUPTED: i32 = 128 + SIGINT;
 
-/// From now on, SIGTERM and SIGINT ask to stop in good order; a second SIGINT ends the process at once, with status 130.
+/// From now on, SIGTERM and SIGINT ask to stop in good order; a second SIGINT ends the process at once, with status 130. One
+/// that the process was started to ignore, as shells start what goes on in the background, is ignored as before.
 ///
 /// # Errors
 /// A system that has no room for what this takes.
@@ -24,17 +25,28 @@ pub fn install(stop: &Stop) -> Result<()> {
 }
 
 fn listen(stop: Stop) -> io::Result<()> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    // In the handler itself, whatever the threads do; in this order, so that the first one only arms it.
-    register_conditional_shutdown(SIGINT, INTERRUPTED, interrupted.clone())?;
-    signal_hook::flag::register(SIGINT, interrupted)?;
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let heard = [SIGTERM, SIGINT].into_iter().filter(|signal| !is_ignored(*signal)).collect::<Vec<_>>();
+    if heard.contains(&SIGINT) {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        // In the handler itself, whatever the threads do; in this order, so that the first one only arms it.
+        register_conditional_shutdown(SIGINT, INTERRUPTED, interrupted.clone())?;
+        signal_hook::flag::register(SIGINT, interrupted)?;
+    }
+    let mut signals = Signals::new(heard)?;
     thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
             stop.ask(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
         }
     })?;
     Ok(())
+}
+
+/// Whether nothing happens on a signal, as Linux tells it of this process.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask >> (signal - 1) & 1 == 1
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
 /// The defaults are the published recipe: multilingual BERT, 140 tokens, no attention mask, Flatten, dense layers of
 /// 512 and 440, softplus over 4 classes, Adam at 1e-5, 5 epochs of batches of 16, and a tenth of the rows held out
 /// by scikit-learn's train_test_split.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  \
     bert-xla train --train train.csv --output run\n  \
     bert-xla train --train tunizi.txt --separator ';' --no-header --skip-bad-rows --model ./minilm \\\n      \
@@ -156,8 +156,14 @@ pub fn run(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
 
 /// The arguments of the run that is to go on, with those that are given now in their place.
 fn resumed(args: &TrainArgs) -> Result<TrainArgs> {
-    let nothing = || train::Error::NothingToResume { path: args.output.clone() };
-    let before = last_arguments(&args.output)?.ok_or_else(nothing)?;
+    let Some(before) = last_arguments(&args.output)? else {
+        // On a slice, another host may hold the run: all of them look, once they have met.
+        let is_given = !args.train.as_os_str().is_empty();
+        return match is_given {
+            true => Ok(args.clone()),
+            false => Err(train::Error::NothingToResume { path: args.output.clone() }.into()),
+        };
+    };
     let decided = ["--resume", "--overwrite"];
     let before = before.into_iter().filter(|argument| !decided.contains(&argument.as_str()));
     let line = ["bert-xla", "train"].map(str::to_owned).into_iter().chain(before).chain(args.written.clone());
@@ -183,11 +189,13 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let output = &args.output;
     let mut session = match Session::start(job, replicas, output, args.save.options(), &mut progress)? {
         Started::Ready(session) => session,
-        Started::Finished { epochs } => {
-            let path = output.display();
+        Started::Finished { epochs, elsewhere } => {
+            let of =
+                elsewhere.map_or_else(String::new, |process| format!(" of process {process} of the slice"));
             console.note(&format!(
-                "Nothing to do: {path} holds this run, with all of its epochs ({epochs}); --epochs N goes on to more, \
-                 --overwrite starts anew"
+                "Nothing to do: {}{of} holds this run, with all of its epochs ({epochs}); --epochs N goes on to more, \
+                 --overwrite starts anew",
+                output.display()
             ));
             return Ok(Exit::Done);
         }

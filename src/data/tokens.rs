@@ -32,8 +32,18 @@ pub struct Tokenizer {
     pad_id: u32,
     /// What `tokenizer.json` says of padding, less its length.
     padding: Option<PaddingParams>,
-    /// Whether the tokens before a space depend on nothing after it.
-    by_words: bool,
+    words: Words,
+}
+
+/// Where a text can be cut, so that the tokens before depend on nothing after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// Nowhere that is known.
+    Unknown,
+    /// After white space.
+    Spaces,
+    /// There, and before a Chinese character, each of which is a word.
+    SpacesAndChinese,
 }
 
 /// The token ids of a table.
@@ -88,8 +98,8 @@ impl Tokenizer {
             }
             Ok(_) => {}
         }
-        let by_words = is_by_words(&inner);
-        Ok(Self { inner, max_length, pad_id, padding, by_words })
+        let words = words(&inner);
+        Ok(Self { inner, max_length, pad_id, padding, words })
     }
 
     /// The tokenizer as a `tokenizer.json`, without a length limit. It pads with the same token.
@@ -113,7 +123,7 @@ impl Tokenizer {
     }
 
     /// Tokenizes all texts, on all cores; of a long one no more than its first tokens take, where its words are told
-    /// apart by spaces.
+    /// apart by white space, or are Chinese characters.
     pub fn encode(&self, texts: &[String]) -> Result<Tokens, DataError> {
         // An encoding holds far more than its ids; a chunk at a time bounds what they take.
         const CHUNK: usize = 4096;
@@ -141,10 +151,16 @@ impl Tokenizer {
         Ok(Tokens { input_ids, lengths })
     }
 
-    /// The text up to a space after so many bytes, if that can be tokenized alone, or all of it.
+    /// The text up to a place after so many bytes where it can be cut, or all of it.
     fn beginning<'t>(&self, text: &'t str, bytes: usize) -> &'t str {
-        let rest = text.as_bytes().get(bytes..).filter(|_| self.by_words).unwrap_or_default();
-        rest.iter().position(|&byte| byte == b' ').map_or(text, |at| &text[..=bytes + at])
+        let start = text.ceil_char_boundary(bytes);
+        let cut = |(at, c): (usize, char)| match (self.words, c) {
+            (Words::Unknown, _) => None,
+            (_, ' ' | '\t' | '\n' | '\r') => Some(start + at + 1),
+            (Words::SpacesAndChinese, '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}') => Some(start + at),
+            _ => None,
+        };
+        text[start..].char_indices().find_map(cut).map_or(text, |end| &text[..end])
     }
 }
 
@@ -174,14 +190,20 @@ impl Tokens {
     }
 }
 
-/// Whether a tokenizer is BERT's: it goes through a text character by character, and a space ends a word. Only an added
-/// token with a space could go on beyond one.
-fn is_by_words(tokenizer: &tokenizers::Tokenizer) -> bool {
+/// BERT's tokenizer goes through a text character by character, and white space ends a word. Only an added token with some
+/// could go on beyond it.
+fn words(tokenizer: &tokenizers::Tokenizer) -> Words {
     let mut added = tokenizer.get_added_tokens_decoder().into_values();
-    matches!(tokenizer.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
-        && matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
+    let is_bert = matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
         && matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_))
-        && added.all(|token| token.content.bytes().all(|byte| byte.is_ascii_graphic()))
+        && added.all(|token| token.content.bytes().all(|byte| byte.is_ascii_graphic()));
+    match tokenizer.get_normalizer() {
+        Some(NormalizerWrapper::BertNormalizer(bert)) if is_bert && bert.handle_chinese_chars => {
+            Words::SpacesAndChinese
+        }
+        None | Some(NormalizerWrapper::BertNormalizer(_)) if is_bert => Words::Spaces,
+        _ => Words::Unknown,
+    }
 }
 
 /// BERT's tokenizer, as the `transformers` library builds it from a vocabulary.

@@ -1,5 +1,6 @@
 //! Checkpoints as training finds them again.
 
+use std::cmp::Reverse;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -10,7 +11,7 @@ use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, WEIGHTS, step};
 use super::reader::Pointer;
 use super::{Error, Progress, Result};
 use crate::report::History;
-use crate::storage::{Fetched, Folder, MANIFEST, Manifest};
+use crate::storage::{Fetched, FileError, Folder, MANIFEST, Manifest};
 use crate::weights::TensorFiles;
 
 /// The files of weights and moments.
@@ -30,7 +31,9 @@ pub struct Checkpoint {
 /// What a run folder has to go on from.
 #[derive(Default)]
 pub struct Newest {
-    /// The newest checkpoint that is whole.
+    /// The run that the folder holds, whether or not it has a checkpoint.
+    pub run: Option<String>,
+    /// The newest checkpoint of it that is whole.
     pub checkpoint: Option<Checkpoint>,
     /// What is wrong with those that are newer.
     pub damaged: Vec<Error>,
@@ -43,49 +46,62 @@ impl Newest {
     /// # Errors
     /// A folder that can't be read.
     pub fn find(root: &Folder) -> Result<Self> {
-        let mut newest = Self::default();
-        let run = match Pointer::read(root) {
-            // Without it, the newest of whatever run.
-            Err(damaged @ Error::Input { .. }) => {
-                newest.damaged.push(damaged);
-                None
-            }
-            read => read?.and_then(|pointer| pointer.run),
-        };
-        for folder in newest_first(root)? {
-            match Checkpoint::open(folder, run.as_deref()) {
-                Ok(None) => {}
-                Ok(Some(checkpoint)) => {
+        let (pointer, damaged) = pointer(root)?;
+        let mut newest =
+            Self { run: pointer.run.clone(), checkpoint: None, damaged: damaged.into_iter().collect() };
+        for committed in newest_first(root, pointer)? {
+            match committed.and_then(Checkpoint::open) {
+                Ok(checkpoint) => {
+                    newest.run.get_or_insert_with(|| checkpoint.progress.run.clone());
                     newest.checkpoint = Some(checkpoint);
                     break;
                 }
-                Err(error) => newest.damaged.push(error),
+                Err(damaged @ Error::Input { .. }) => newest.damaged.push(damaged),
+                Err(failure) => return Err(failure),
             }
         }
         Ok(newest)
     }
 }
 
-impl Checkpoint {
-    /// `None` for one that is another run's, or was never finished.
-    fn open(folder: Folder, run: Option<&str>) -> Result<Option<Self>> {
-        let error = |file: &str, message: String| Error::Input { path: folder.path().join(file), message };
-        // Whose it is, before all its files are gone through.
-        let Some((manifest, progress)) = committed(&folder)? else { return Ok(None) };
-        if run.is_some_and(|run| run != progress.run) {
-            return Ok(None);
+/// A checkpoint whose own account of itself is as it was committed; its other files were not looked at.
+struct Committed {
+    folder: Folder,
+    manifest: Manifest,
+    progress: Progress,
+}
+
+impl Committed {
+    /// `None` for one that was never finished, or holds a model alone, as those of older versions.
+    fn read(folder: Folder) -> Result<Option<Self>> {
+        let Some(manifest) = Manifest::read(&folder).map_err(Error::committed)? else { return Ok(None) };
+        match manifest.files.iter().find(|file| file.name == PROGRESS) {
+            Some(file) => file.check(&folder).map_err(Error::committed)?,
+            None if folder.read(PROGRESS)?.is_some() => {
+                let message = format!("it doesn't list {PROGRESS}");
+                return Err(Error::Input { path: folder.path().join(MANIFEST), message });
+            }
+            None => return Ok(None),
         }
-        manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
+        let progress = read_json(&folder, PROGRESS)?;
+        Ok(Some(Self { folder, manifest, progress }))
+    }
+}
+
+impl Checkpoint {
+    fn open(Committed { folder, manifest, progress }: Committed) -> Result<Self> {
+        let error = |message: String| Error::Input { path: folder.path().join(HISTORY), message };
+        manifest.check(&folder).map_err(Error::committed)?;
         let fetched = fetch(&folder, &manifest)?;
         let bytes = folder.read(HISTORY)?.unwrap_or_default();
         let history = History::parse(&String::from_utf8_lossy(&bytes));
-        let history = history.map_err(|cause| error(HISTORY, cause.to_string()))?;
+        let history = history.map_err(|cause| error(cause.to_string()))?;
         let (told, done) = (history.epochs().len(), progress.epoch);
         if told != done as usize {
-            return Err(error(HISTORY, format!("it tells of {told} epochs where {done} are done")));
+            return Err(error(format!("it tells of {told} epochs where {done} are done")));
         }
-        let hash = Sha256::digest(folder.read(MANIFEST)?.unwrap_or_default()).into();
-        Ok(Some(Self { folder, hash, fetched, progress, history }))
+        let hash = Sha256::digest(json!(manifest).to_string()).into();
+        Ok(Self { folder, hash, fetched, progress, history })
     }
 
     /// A SHA-256: that of another checkpoint differs.
@@ -119,49 +135,49 @@ impl Checkpoint {
     }
 }
 
-/// A checkpoint's manifest, and its progress, as it was committed; `None` for one that was never finished, or holds a model
-/// alone, as those of older versions.
-fn committed(folder: &Folder) -> Result<Option<(Manifest, Progress)>> {
-    let error = |file: &str, message: String| Error::Input { path: folder.path().join(file), message };
-    let read = Manifest::read(folder).map_err(|cause| error(MANIFEST, cause.source.to_string()))?;
-    let Some(manifest) = read else { return Ok(None) };
-    match manifest.files.iter().find(|file| file.name == PROGRESS) {
-        Some(file) => file.check(folder).map_err(|message| error(PROGRESS, message))?,
-        None if folder.read(PROGRESS)?.is_some() => {
-            return Err(error(MANIFEST, format!("it doesn't list {PROGRESS}")));
-        }
-        None => return Ok(None),
-    }
-    let progress = read_json(folder, PROGRESS)?;
-    Ok(Some((manifest, progress)))
-}
-
 /// Brings weights and moments from a bucket, and checks them on the way.
 fn fetch(folder: &Folder, manifest: &Manifest) -> Result<Option<Fetched>> {
     if folder.is_local() {
         return Ok(None);
     }
-    let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
-    let fetched = Fetched::new(folder).map_err(|cause| error("", cause.to_string()))?;
+    let fetched = Fetched::new(folder).map_err(FileError::new("can't make", std::env::temp_dir()))?;
     for file in manifest.files.iter().filter(|file| TENSORS.contains(&&*file.name)) {
-        let mut copy = fetched.create(&file.name).map_err(|cause| error(&file.name, cause.to_string()))?;
-        file.copy_to(folder, &mut copy).map_err(|message| error(&file.name, message))?;
+        let path = folder.path().join(&file.name);
+        let mut copy = fetched.create(&file.name).map_err(FileError::new("can't make a copy of", path))?;
+        file.copy_to(folder, &mut copy).map_err(Error::committed)?;
     }
     Ok(Some(fetched))
 }
 
-/// The folders of the checkpoints in `root`, finished or not, the newest first.
-fn newest_first(root: &Folder) -> Result<Vec<Folder>> {
+/// What `run.json` says, and what is wrong with it; where something is, nothing is known.
+fn pointer(root: &Folder) -> Result<(Pointer, Option<Error>)> {
+    match Pointer::read(root) {
+        Err(damaged @ Error::Input { .. }) => Ok((Pointer::default(), Some(damaged))),
+        read => Ok((read?.unwrap_or_default(), None)),
+    }
+}
+
+/// The checkpoints of the run that `pointer` names, or of whatever run, the newest first; or what is wrong with one.
+fn newest_first(root: &Folder, pointer: Pointer) -> Result<impl Iterator<Item = Result<Committed>>> {
     let checkpoints = root.folder(CHECKPOINTS);
     let mut names = checkpoints.list()?;
     names.retain(|name| step(name).is_some());
-    names.sort_by_key(|name| order(name));
-    Ok(names.iter().rev().map(|name| checkpoints.folder(name)).collect())
-}
-
-/// Sorts checkpoints by their steps, and those of one step as they were written: the number that tells them apart grows.
-fn order(name: &str) -> (Option<u64>, usize, String) {
-    (step(name), name.len(), name.to_owned())
+    names.sort_by_key(|name| Reverse(step(name)));
+    let groups = names.chunk_by(|a, b| step(a) == step(b)).map(<[String]>::to_vec).collect::<Vec<_>>();
+    Ok(groups.into_iter().flat_map(move |names| {
+        let read = |name: String| Some((Committed::read(checkpoints.folder(&name)).transpose()?, name));
+        let mut found = names.into_iter().filter_map(read).collect::<Vec<_>>();
+        found.retain(|(committed, _)| match (committed, &pointer.run) {
+            (Ok(committed), Some(run)) => committed.progress.run == *run,
+            _ => true,
+        });
+        // Of one step, that of the whole epoch is newer than one in it.
+        found.sort_by_cached_key(|(committed, name)| {
+            let epoch = committed.as_ref().map_or(u32::MAX, |committed| committed.progress.epoch);
+            Reverse((epoch, pointer.newest.as_deref() == Some(&path(name)), name.len(), name.clone()))
+        });
+        found.into_iter().map(|(committed, _)| committed)
+    }))
 }
 
 /// The command line that the run in `root` was started with, or went on with last; `None` for one that has no checkpoint.
@@ -171,12 +187,10 @@ fn order(name: &str) -> (Option<u64>, usize, String) {
 /// Those that there are are damaged.
 pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
     let root = Folder::new(root);
-    let Some(run) = Pointer::read(&root)?.and_then(|pointer| pointer.run) else { return Ok(None) };
-    let mut damaged = None;
-    for folder in newest_first(&root)? {
-        match committed(&folder) {
-            Ok(Some((_, progress))) if progress.run == run => return Ok(Some(progress.arguments)),
-            Ok(_) => {}
+    let (pointer, mut damaged) = pointer(&root)?;
+    for committed in newest_first(&root, pointer)? {
+        match committed {
+            Ok(committed) => return Ok(Some(committed.progress.arguments)),
             Err(error) => damaged = damaged.or(Some(error)),
         }
     }
@@ -193,8 +207,13 @@ pub(super) struct Known {
 impl Known {
     /// Relative to the run's folder.
     pub fn path(&self) -> String {
-        format!("{CHECKPOINTS}/{}", self.name)
+        path(&self.name)
     }
+}
+
+/// Of the checkpoint `name`, relative to the run's folder.
+fn path(name: &str) -> String {
+    format!("{CHECKPOINTS}/{name}")
 }
 
 /// The checkpoints of a run up to the one that it goes on from, in order.
@@ -215,7 +234,10 @@ pub(super) fn known(root: &Folder, from: &Progress) -> Result<Vec<Known>> {
             known.push(Known { name, epoch: progress.within.is_none().then_some(progress.epoch) });
         }
     }
-    known.sort_by_key(|known| order(&known.name));
+    // Of one step, that of the whole epoch is the last.
+    known.sort_by_cached_key(|known| {
+        (step(&known.name), known.epoch.is_some(), known.name.len(), known.name.clone())
+    });
     Ok(known)
 }
 

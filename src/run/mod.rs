@@ -14,12 +14,12 @@ pub use checkpoint::{Checkpoint, Newest, last_arguments};
 pub use predictions::{DevPredictions, Submission, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
 pub use reader::{Run, model_files, model_folder, read_json};
-pub use writer::{Description, Snapshot, Tensor, Writer};
+pub use writer::{Description, Snapshot, Tensor, Writer, started};
 
 use crate::data::DataError;
 use crate::model::ConfigError;
 use crate::report::ReportError;
-use crate::storage::FileError;
+use crate::storage::{FileError, is_damage};
 use crate::weights::{HubError, WeightsError};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -62,6 +62,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Of a committed file: it is at fault where it is damaged, and not where it can't be looked at.
+    fn committed(error: FileError) -> Self {
+        match is_damage(&error) {
+            true => Self::Input { message: error.source.to_string(), path: error.path },
+            false => Self::File(error),
+        }
+    }
+
     /// True where the folder or its files are at fault, false where reading or writing failed.
     pub fn is_input_error(&self) -> bool {
         match self {

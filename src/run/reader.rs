@@ -9,7 +9,7 @@ use super::layout::{CHECKPOINTS, RUN, TRAINING_FILES};
 use super::{Error, Result, description};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
-use crate::storage::{FileError, Folder, MANIFEST, Manifest, ManifestEntry, is_bucket};
+use crate::storage::{Folder, MANIFEST, Manifest, ManifestEntry, is_bucket};
 use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer, open_weights};
 
 /// `run.json`. Folders are relative to the run's.
@@ -70,9 +70,8 @@ impl Pointer {
             return Err(Error::NoEpoch { path: root.path().to_owned(), newest: self.newest.clone() });
         };
         let own = root.folder(checkpoint);
-        let damaged = |error: FileError| Error::Input { path: error.path, message: error.source.to_string() };
         let (folder, manifest) = match root.exists(checkpoint)? {
-            true => (own.clone(), Manifest::read(&own).map_err(damaged)?),
+            true => (own.clone(), Manifest::read(&own).map_err(Error::committed)?),
             false => (root.clone(), Some(Manifest { files: self.files.clone() })),
         };
         let error = |name: &str, message: String| Error::Input { path: folder.path().join(name), message };
@@ -80,7 +79,7 @@ impl Pointer {
         let mut manifest = manifest.ok_or_else(not_whole)?;
         // What only training needs is much, and of no use here.
         manifest.files.retain(|file| !TRAINING_FILES.contains(&&*file.name));
-        manifest.check(&folder).map_err(|(name, message)| error(&name, message))?;
+        manifest.check(&folder).map_err(Error::committed)?;
         Ok((folder, manifest))
     }
 }

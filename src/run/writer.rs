@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -125,7 +126,7 @@ impl Writer {
         if let Some(name) = self.holds()?.filter(|_| !replace) {
             return Err(Error::Holds { path: self.root.path().to_owned(), name });
         }
-        let run = random();
+        let run = new_name();
         self.keep_last = keep_last;
         self.take_over(|writer| {
             let before = std::mem::take(&mut writer.pointer);
@@ -329,6 +330,19 @@ fn lock(path: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(_)) => Ok(None),
     }
+}
+
+/// A name for a run, which nothing else has, and tells when it was [`started`].
+fn new_name() -> String {
+    // A clock that is before 1970 tells nothing.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", now.as_secs(), random())
+}
+
+/// When a run of this name was started, in seconds since 1970; 0 if its name doesn't tell. Of two runs in one place, the
+/// later one has replaced the other.
+pub fn started(run: &str) -> u64 {
+    run.split_once('-').and_then(|(seconds, _)| seconds.parse().ok()).unwrap_or_default()
 }
 
 /// A name that nothing else has.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::atomic::sync_folder;
-use super::{BoxError, FileError, Folder, NewFile, Result};
+use super::{BoxError, FileError, Folder, NewFile, Result, is_bucket};
 
 /// The file that is written last, and lists the others.
 pub const MANIFEST: &str = "manifest.json";
@@ -42,58 +42,72 @@ impl Manifest {
     /// is [read](ManifestEntry::copy_to).
     ///
     /// # Errors
-    /// One that is not: its name, and what is wrong with it.
-    pub fn check(&self, folder: &Folder) -> std::result::Result<(), (String, String)> {
-        for file in &self.files {
-            file.check(folder).map_err(|message| (file.name.clone(), message))?;
-        }
-        Ok(())
+    /// One that is not, and what is wrong with it; see [`is_damage`].
+    pub fn check(&self, folder: &Folder) -> Result<()> {
+        self.files.iter().try_for_each(|file| file.check(folder))
     }
 }
 
 impl ManifestEntry {
-    /// What is wrong with the file in `folder`, if anything is. Of a bucket's, the size alone is looked at: whoever copies it
-    /// checks the rest.
-    pub fn check(&self, folder: &Folder) -> std::result::Result<(), String> {
+    /// Whether the file in `folder` is as it was written. Of a bucket's, the size alone is looked at: whoever copies it checks
+    /// the rest.
+    ///
+    /// # Errors
+    /// What is wrong with it; see [`is_damage`].
+    pub fn check(&self, folder: &Folder) -> Result<()> {
+        self.look_at(folder).map_err(FileError::new("can't use", folder.path().join(&self.name)))
+    }
+
+    fn look_at(&self, folder: &Folder) -> io::Result<()> {
         if !is_name(&self.name) {
-            return Err("it is not in the checkpoint's own folder".to_owned());
+            return Err(invalid("it is not in the checkpoint's own folder"));
         }
         let Some(path) = folder.local().map(|path| path.join(&self.name)) else {
-            return match folder.size(&self.name).map_err(|error| error.source.to_string())? {
-                Some(size) => self.compare(size, None),
-                None => Err("there is no such file".to_owned()),
-            };
+            let size = folder.size(&self.name).map_err(|error| error.source)?;
+            let missing = || io::Error::new(io::ErrorKind::NotFound, "there is no such file");
+            return self.compare(size.ok_or_else(missing)?, None);
         };
         // Before it is opened: a pipe would have to be waited for.
-        let found = fs::metadata(&path).map_err(|error| error.to_string())?;
+        let found = fs::metadata(&path)?;
         if !found.is_file() {
-            return Err("it is no file".to_owned());
+            return Err(invalid("it is no file"));
         }
         self.compare(found.len(), None)?;
-        let (size, sha256) =
-            File::open(path).and_then(|mut file| sha256(&mut file)).map_err(|error| error.to_string())?;
+        let (size, sha256) = sha256(&mut File::open(path)?)?;
         self.compare(size, Some(&sha256))
     }
 
     /// Copies the file out of `folder` to `sink`, and checks what was copied.
     ///
     /// # Errors
-    /// What is wrong with it, or with `sink`.
-    pub fn copy_to(&self, folder: &Folder, sink: &mut dyn Write) -> std::result::Result<(), String> {
+    /// What is wrong with it, see [`is_damage`], or with `sink`.
+    pub fn copy_to(&self, folder: &Folder, sink: &mut dyn Write) -> Result<()> {
         let mut hashing = Hashing { inner: sink, hash: Sha256::new(), size: 0 };
-        folder.copy_to(&self.name, &mut hashing).map_err(|error| error.source.to_string())?;
-        self.compare(hashing.size, Some(&hex(hashing.hash)))
+        folder.copy_to(&self.name, &mut hashing)?;
+        let compared = self.compare(hashing.size, Some(&hex(hashing.hash)));
+        compared.map_err(FileError::new("can't use", folder.path().join(&self.name)))
     }
 
-    fn compare(&self, size: u64, sha256: Option<&str>) -> std::result::Result<(), String> {
+    fn compare(&self, size: u64, sha256: Option<&str>) -> io::Result<()> {
         if size != self.size {
-            return Err(format!("it has {size} bytes where {} were committed", self.size));
+            return Err(invalid(&format!("it has {size} bytes where {} were committed", self.size)));
         }
         match sha256.is_none_or(|sha256| sha256 == self.sha256) {
             true => Ok(()),
-            false => Err("it is not as it was committed".to_owned()),
+            false => Err(invalid("it is not as it was committed")),
         }
     }
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// Whether a committed file is gone or is another now. Otherwise, it could not be looked at: a disk always can, but for
+/// files that it has lost, and a bucket by those alone who reach it and may.
+pub fn is_damage(error: &FileError) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    !is_bucket(&error.path) || matches!(error.source.kind(), InvalidData | NotFound | UnexpectedEof)
 }
 
 /// Whether a file of this name lies in the folder itself.

@@ -66,7 +66,7 @@ impl Epochs<'_, '_> {
             let evaluation = match self.measure(train, dev, epoch, &mut metrics, &clock, observer)? {
                 Ok(evaluation) => evaluation,
                 Err(reason) => {
-                    self.save(None)?;
+                    self.save(None);
                     return Ok(Ending::Stopped { reason, step: self.progress.step });
                 }
             };
@@ -77,9 +77,10 @@ impl Epochs<'_, '_> {
                 self.progress.best = Some(Best { epoch, val_loss: evaluation.loss });
             }
             (self.progress.epoch, self.progress.within) = (epoch, None);
+            // Before it is told, which can fail.
+            self.save(Some(evaluation));
             let told = observer.epoch_ends(&record).map_err(super::Error::from);
-            let saved = told.and_then(|()| self.save(Some(evaluation)));
-            self.trainer.replicas().meet("saving", saved)?;
+            self.trainer.replicas().meet("saving", told)?;
         }
         Ok(Ending::Finished)
     }
@@ -120,13 +121,13 @@ impl Epochs<'_, '_> {
                 return Ok(Err(reason));
             }
             if saves {
-                self.save(None)?;
+                self.save(None);
             }
         }
     }
 
-    fn save(&self, evaluation: Option<Evaluation>) -> Result<()> {
-        self.keeper.save(self.trainer, self.progress, self.history, evaluation)
+    fn save(&self, evaluation: Option<Evaluation>) {
+        self.keeper.save(self.trainer, self.progress, self.history, evaluation);
     }
 
     fn record(

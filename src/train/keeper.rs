@@ -95,28 +95,31 @@ impl<'s> Keeper<'s> {
         Ok(Meeting { stops, saves: any(1) })
     }
 
-    /// Has the state committed, unless that of this step is; with an evaluation, it is a whole epoch's.
-    ///
-    /// # Errors
-    /// Those of reading the state. What commits fail with is told when all hosts meet next.
+    /// Has the state committed, unless that of this step is; with an evaluation, it is a whole epoch's. What this fails with
+    /// is told when all hosts meet next.
     pub fn save(
         &self,
         trainer: &Trainer,
         progress: &Progress,
         history: &History,
         evaluation: Option<Evaluation>,
-    ) -> Result<()> {
+    ) {
         self.saved_at.set(Instant::now());
         let is_new = evaluation.is_some() || self.given.get() != Some(progress.step);
         let mut saver = self.saver.borrow_mut();
-        let Some(saver) = saver.as_mut().filter(|_| is_new) else { return Ok(()) };
-        if let Err(error) = saver.wait() {
-            // Other hosts may be about to do the next step: they are told when all meet.
-            self.failed.replace(Some(error));
-            return Ok(());
+        let Some(saver) = saver.as_mut().filter(|_| is_new) else { return };
+        let waited = saver.wait();
+        if waited.is_ok() {
+            self.kept.set(self.given.get());
         }
-        self.kept.set(self.given.get());
-        let [weights, first, second] = trainer.snapshot()?;
+        let [weights, first, second] = match waited.and_then(|()| trainer.snapshot()) {
+            Ok(tensors) => tensors,
+            Err(error) => {
+                // Other hosts may be about to do the next step: they are told when all meet.
+                self.failed.replace(Some(error));
+                return;
+            }
+        };
         let snapshot = Snapshot {
             progress: progress.clone(),
             history: history.clone(),
@@ -126,7 +129,6 @@ impl<'s> Keeper<'s> {
         };
         saver.save(snapshot);
         self.given.set(Some(progress.step));
-        Ok(())
     }
 
     /// Waits until everything is committed, and for the other hosts.

@@ -9,14 +9,30 @@ use ureq::Agent;
 use super::Stop;
 use crate::pjrt::Backend;
 
-/// A value of the VM's, and the reason to stop that it is, if it is one.
-type Notice = (&'static str, fn(&str) -> Option<String>);
+/// A value of the VM's.
+#[derive(Clone, Copy)]
+struct Notice {
+    name: &'static str,
+    /// The reason to stop that a value is, if it is one.
+    reason: fn(&str) -> Option<String>,
+    /// Whether it is one, too, if it was there from the start.
+    at_start: bool,
+}
 
 const NOTICES: [Notice; 2] = [
-    ("preempted", |value| (value == "TRUE").then(|| "the VM is preempted".to_owned())),
-    ("maintenance-event", |value| {
-        (value != "NONE" && !value.is_empty()).then(|| format!("maintenance of the VM's host: {value}"))
-    }),
+    Notice {
+        name: "preempted",
+        reason: |value| (value == "TRUE").then(|| "the VM is preempted".to_owned()),
+        at_start: true,
+    },
+    // It is told up to an hour before: a run that is started again in between is to go on.
+    Notice {
+        name: "maintenance-event",
+        reason: |value| {
+            (value != "NONE" && !value.is_empty()).then(|| format!("maintenance of the VM's host: {value}"))
+        },
+        at_start: false,
+    },
 ];
 
 /// How a metadata server is asked.
@@ -46,23 +62,23 @@ pub fn host(backend: Backend) -> Option<String> {
 }
 
 /// Asks to stop when the metadata server at `host` (a name or address, with a port if need be) tells that the VM is
-/// preempted, or that its host goes into maintenance. A server that can't be reached, or doesn't know, is asked again, in
+/// preempted, or that its host is about to go into maintenance, unless that was known before. A server that can't be reached, or doesn't know, is asked again, in
 /// silence. This goes on in threads that end with the process.
 pub fn watch(stop: &Stop, host: &str) {
     watch_at(stop, host, PACE);
 }
 
 fn watch_at(stop: &Stop, host: &str, pace: Pace) {
-    for (name, reason) in NOTICES {
+    for notice in NOTICES {
         let stop = stop.clone();
-        let url = format!("http://{host}/computeMetadata/v1/instance/{name}");
+        let url = format!("http://{host}/computeMetadata/v1/instance/{}", notice.name);
         // Where there is no room for a thread, there is no notice, as where there is no server.
-        let _ = thread::Builder::new().spawn(move || stop.ask(wait_for(&url, reason, pace)));
+        let _ = thread::Builder::new().spawn(move || stop.ask(wait_for(&url, notice, pace)));
     }
 }
 
 /// Blocks until the value at `url` is a reason to stop.
-fn wait_for(url: &str, reason: fn(&str) -> Option<String>, pace: Pace) -> String {
+fn wait_for(url: &str, notice: Notice, pace: Pace) -> String {
     let answer = Duration::from_secs(pace.hold) + pace.patience;
     let config = Agent::config_builder()
         // It is the VM's own.
@@ -79,11 +95,15 @@ fn wait_for(url: &str, reason: fn(&str) -> Option<String>, pace: Pace) -> String
     // Of no value, so that the first is told at once.
     let mut etag = NO_ETAG.to_owned();
     let mut pause = pace.pause;
+    let mut last = None;
     loop {
-        match next(&agent, url, &etag, pace.hold) {
-            Some((value, _)) if let Some(reason) = reason(&value) => return reason,
-            Some((_, of)) => (etag, pause) = (of, pace.pause),
-            None => {}
+        if let Some((value, of)) = next(&agent, url, &etag, pace.hold) {
+            let is_news = last.as_ref().map_or(notice.at_start, |last| *last != value);
+            if let Some(reason) = (notice.reason)(&value).filter(|_| is_news) {
+                return reason;
+            }
+            last = Some(value);
+            (etag, pause) = (of, pace.pause);
         }
         // After an answer too: a server may not hold it back.
         thread::sleep(pause);

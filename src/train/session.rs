@@ -21,8 +21,8 @@ use crate::hlo::Graph;
 use crate::infer::Predictor;
 use crate::model::ClassifierConfig;
 use crate::report::{EpochRecord, History};
-use crate::run::{self, Description, Progress, Terms, Writer, differences};
-use crate::step::{StepConfig, train_step};
+use crate::run::{self, Description, Progress, Writer, differences};
+use crate::step::{InputId, LeafId, Port, StepConfig, train_step};
 use crate::storage::{FileError, Folder};
 use crate::weights::{InitialValues, TensorFiles};
 
@@ -91,6 +91,20 @@ impl Job {
         self.split.train.len().div_ceil(self.recipe.batch_size) as u64
     }
 
+    /// Names and shapes of what a checkpoint must hold to go on from: every weight, and both moments of those that are
+    /// trained.
+    pub(super) fn state(&self) -> Vec<(String, Vec<usize>)> {
+        let config = StepConfig { model: self.model.clone(), rows: 1, replicas: 1 };
+        let graph = Graph::new();
+        let step = train_step(&graph, &config);
+        let moment = |(leaf, port): (&LeafId, &Port<InputId>)| match leaf {
+            LeafId::Moment(..) => Some((leaf.to_string(), port.shape.dims.clone())),
+            LeafId::Weight(_) | LeafId::Step => None,
+        };
+        let weights = self.model.weights().into_iter().map(|weight| (weight.name, weight.shape.dims));
+        weights.chain(step.signature.leaves().filter_map(moment)).collect()
+    }
+
     /// The rows to train on, and those held out.
     pub(super) fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 2] {
         [&self.split.train, &self.split.test]
@@ -116,7 +130,7 @@ pub trait Observer {
     /// Something that is worth a line.
     fn note(&mut self, _text: &str) {}
 
-    /// The steps are compiled and the weights loaded, `after` the start.
+    /// The steps are compiled and the weights loaded, which took `after`.
     fn ready(&mut self, _after: Duration) {}
 
     /// An epoch (from 1) of `epochs` starts, which has `steps` steps, or goes on after `done` of them.
@@ -125,7 +139,7 @@ pub trait Observer {
     /// A step is done; the arguments are the epoch's running means.
     fn step(&mut self, _loss: f64, _accuracy: f64) {}
 
-    /// An epoch is measured, and about to be committed.
+    /// An epoch is measured, and is being committed.
     ///
     /// # Errors
     /// If it could not be told. That ends the session.
@@ -143,6 +157,8 @@ pub enum Started {
     /// All its epochs are done already.
     Finished {
         epochs: u32,
+        /// The process that has it, where the chief hasn't.
+        elsewhere: Option<usize>,
     },
 }
 
@@ -169,6 +185,8 @@ pub struct Session {
     kept: Option<u64>,
     /// The chief's.
     output: Option<Output>,
+    /// How long compiling and loading took.
+    ready: Duration,
 }
 
 /// What a run is written with.
@@ -211,34 +229,37 @@ impl Session {
         let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
         let fed = Fed::new(&job, &tokens);
         job.agree(&fed, &replicas, &save)?;
-        let saved = Saved::find(&replicas, &root, &mut |text| observer.note(text))?;
-        let mut progress = Progress {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            run: String::new(),
-            arguments: job.arguments.clone(),
-            terms: terms(&job, fed, &replicas, &save),
-            step: 0,
-            epoch: 0,
-            within: None,
-            best: None,
-        };
+        let terms = terms(&job, fed, &replicas, &save);
+        let mut note = |text: &str| observer.note(text);
+        let saved = Saved::find(&replicas, &root, &job, &terms, &save, &mut note)?;
         let epochs = job.recipe.epochs;
-        let saved = choose(saved, &progress.terms, epochs, &save, output_path)?;
+        let saved = saved.filter(|saved| !(save.replace && saved.is_finished(epochs)));
         if let Some(saved) = &saved {
             check_place(&saved.progress, job.steps_per_epoch(), output_path)?;
         }
         if let Some(saved) = saved.as_ref().filter(|saved| saved.is_finished(epochs)) {
-            let tidied = output.as_mut().map(|output| output.go_on(&saved.progress, &save)).transpose();
+            let own = output.as_mut().filter(|_| saved.is_own());
+            let elsewhere = own.is_none().then_some(saved.giver);
+            let tidied = own.map(|output| output.go_on(&saved.progress, &save)).transpose();
             replicas.meet("saving", tidied)?;
-            return Ok(Started::Finished { epochs: saved.progress.epoch });
+            return Ok(Started::Finished { epochs: saved.progress.epoch, elsewhere });
         }
         let begun = output.as_mut().map(|output| match &saved {
             Some(saved) => output.go_on(&saved.progress, &save),
             None => Ok(output.writer.start(save.keep_last, save.replace)?),
         });
-        if let Some(run) = replicas.meet("preparing the output", begun.transpose())? {
-            progress.run = run;
-        }
+        // The others write nothing.
+        let run = replicas.meet("preparing the output", begun.transpose())?.unwrap_or_default();
+        let mut progress = Progress {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            run,
+            arguments: job.arguments.clone(),
+            terms,
+            step: 0,
+            epoch: 0,
+            within: None,
+            best: None,
+        };
         let history = saved.as_ref().map_or_else(History::default, |saved| saved.history.clone());
         if let Some(saved) = &saved {
             observer.note(&describe(saved, &progress));
@@ -248,8 +269,18 @@ impl Session {
         let kept = saved.as_ref().filter(|saved| saved.is_own()).map(|saved| saved.progress.step);
         let started = Instant::now();
         let trainer = trainer(&job, replicas, saved)?;
-        observer.ready(started.elapsed());
-        Ok(Started::Ready(Box::new(Self { job, tokens, trainer, history, progress, save, kept, output })))
+        let ready = started.elapsed();
+        Ok(Started::Ready(Box::new(Self {
+            job,
+            tokens,
+            trainer,
+            history,
+            progress,
+            save,
+            kept,
+            output,
+            ready,
+        })))
     }
 
     /// Runs all epochs that are left. After each, the run folder holds it, and whatever happens next, a whole one. If `stop`
@@ -259,7 +290,8 @@ impl Session {
     /// A run that diverges, a failure of the devices, an observer's error, a folder that can't be written. Those that one
     /// process meets between steps end all of them; one in the middle of a step leaves the others to their time limit.
     pub fn run(&mut self, stop: &Stop, observer: &mut dyn Observer) -> Result<Ending> {
-        let Self { job, tokens, trainer, history, progress, save, kept, output } = self;
+        let Self { job, tokens, trainer, history, progress, save, kept, output, ready } = self;
+        observer.ready(*ready);
         let data = job.datasets(tokens);
         std::thread::scope(|scope| {
             let saver =
@@ -292,30 +324,6 @@ impl Output {
     fn go_on(&mut self, from: &Progress, save: &SaveOptions) -> Result<String> {
         self.writer.go_on(from, save.keep_last)?;
         Ok(from.run.clone())
-    }
-}
-
-/// The checkpoint to go on from, of those that were found; `None` to start anew.
-///
-/// # Errors
-/// One of another job, or none where there must be one.
-fn choose(
-    saved: Option<Saved>,
-    terms: &Terms,
-    epochs: u32,
-    save: &SaveOptions,
-    output_path: &Path,
-) -> Result<Option<Saved>> {
-    let path = || output_path.to_owned();
-    let Some(saved) = saved else {
-        return if save.resume { Err(Error::NothingToResume { path: path() }) } else { Ok(None) };
-    };
-    let different = differences(&saved.progress.terms.fixed, &terms.fixed);
-    match different.is_empty() {
-        true if save.replace && saved.is_finished(epochs) => Ok(None),
-        true => Ok(Some(saved)),
-        false if save.replace => Ok(None),
-        false => Err(Error::Differs { path: path(), different }),
     }
 }
 

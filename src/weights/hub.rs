@@ -8,7 +8,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use super::download::Remote;
 use super::http::{Client, Timeouts};
 use crate::data::TokenizerFiles;
-use crate::storage::{Fetched, FileError, Folder, Manifest, is_bucket};
+use crate::storage::{Fetched, FileError, Folder, Manifest, is_bucket, is_damage};
 
 /// Names of files as the Hub has them.
 pub const CONFIG: &str = "config.json";
@@ -198,10 +198,15 @@ impl ModelFiles {
             let mut file = fetched.create(name).map_err(FileError::new("can't write", &path))?;
             let listed = manifest.and_then(|manifest| manifest.files.iter().find(|file| file.name == name));
             match listed {
-                Some(listed) => listed.copy_to(folder, &mut file).map_err(|message| HubError::Damaged {
-                    path: folder.path().join(name).display().to_string(),
-                    message,
-                })?,
+                Some(listed) => {
+                    listed.copy_to(folder, &mut file).map_err(|error| match is_damage(&error) {
+                        true => HubError::Damaged {
+                            path: error.path.display().to_string(),
+                            message: error.source.to_string(),
+                        },
+                        false => error.into(),
+                    })?
+                }
                 None => _ = folder.copy_to(name, &mut file)?,
             }
             Ok(path)

@@ -12,7 +12,8 @@ use serde_json::Value as Json;
 
 use crate::common::cli::{asset, command, fails, train, works};
 use crate::common::runs::{
-    FLAGS, Training, check_whole, outcome, read_json, run, steps, uninterrupted, went_on_after,
+    FLAGS, Training, check_whole, commit, newest_checkpoint, outcome, read_json, run, steps, uninterrupted,
+    went_on_after,
 };
 use crate::common::{empty_folder, killer};
 
@@ -239,6 +240,86 @@ fn a_run_goes_on_by_its_own_arguments() {
     fs::write(newest.join(layout::PROGRESS), "{").unwrap();
     let stderr = trains(&mut resume(&["--epochs", "3"]));
     assert!(stderr.contains("Passed over: ") && stderr.contains(layout::PROGRESS), "{stderr}");
+}
+
+/// From another folder than it was started in, by paths that were relative; and where `run.json` is damaged or gone.
+#[test]
+fn a_run_goes_on_by_its_own_arguments_from_anywhere() {
+    let folder = empty_folder("resume_elsewhere");
+    let started = folder.join("started");
+    fs::create_dir_all(started.join("model")).unwrap();
+    fs::copy(asset("sample.csv"), started.join("sample.csv")).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(asset("tiny").join(name), started.join("model").join(name)).unwrap();
+    }
+    let line = "train --backend cpu --random-weights --max-length 24 --train sample.csv --model model --output run \
+                --epochs 2 --checkpoint-every 5 --gpu-devices 0,1";
+    trains(command(&line.split_whitespace().collect::<Vec<_>>()).current_dir(&started));
+    let root = started.join("run");
+    assert_eq!(outcome(&root), *uninterrupted().1);
+    let resume = |flags: &[&str]| {
+        let mut command = command(&["train", "--resume", "--output", "started/run"]);
+        command.args(flags).current_dir(&folder);
+        command
+    };
+    for (epochs, devices) in [("3", "2"), ("4", "3")] {
+        let stderr = trains(&mut resume(&["--epochs", epochs, "--gpu-devices", devices]));
+        assert!(stderr.contains(&format!(", now {epochs}")), "{stderr}");
+        let progress = read_json(&root.join(newest_checkpoint(&root)).join(layout::PROGRESS));
+        let kept = progress["arguments"].as_array().unwrap();
+        let after = |name: &str| {
+            let at = kept.iter().position(|word| word == name).unwrap();
+            assert!(kept[at + 1..].iter().all(|word| word != name), "{kept:?}");
+            kept[at + 1].as_str().unwrap()
+        };
+        assert_eq!((after("--epochs"), after("--gpu-devices")), (epochs, devices));
+        assert_eq!(Path::new(after("--train")), started.join("sample.csv"));
+    }
+    for damage in [Some("{"), None] {
+        match damage {
+            Some(bytes) => fs::write(root.join(layout::RUN), bytes).unwrap(),
+            None => fs::remove_file(root.join(layout::RUN)).unwrap(),
+        }
+        let stderr = trains(&mut resume(&[]));
+        assert!(stderr.contains("all of its epochs (4)"), "{stderr}");
+    }
+}
+
+/// Where nobody can be told of an epoch, it is kept all the same.
+#[test]
+fn an_epoch_that_can_not_be_told_is_not_lost() {
+    let root = empty_folder("resume_untold").join("run");
+    let mut command = train(&root, &["--epochs", "2", "--json"]);
+    command.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
+    let (code, stderr) = run(&mut command);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("error: can't write to stdout: No space left on device"), "{stderr}");
+    assert_eq!(check_whole(&root), [23]);
+    let stderr = trains(&mut train(&root, &["--epochs", "2"]));
+    assert_eq!(went_on_after(&stderr), Some(23), "{stderr}");
+}
+
+/// In a bucket, checkpoints of one step have names in no order.
+#[test]
+fn of_two_checkpoints_of_a_step_that_of_the_whole_epoch_counts() {
+    let root = empty_folder("resume_tie").join("run");
+    let copied = Command::new("cp").arg("-a").arg(uninterrupted().0).arg(&root).status().unwrap();
+    assert!(copied.success());
+    let checkpoints = root.join(layout::CHECKPOINTS);
+    let later = checkpoints.join("step-46-99999");
+    let copied = Command::new("cp").arg("-a").arg(checkpoints.join("step-46")).arg(&later).status().unwrap();
+    assert!(copied.success());
+    let mut progress = read_json(&later.join(layout::PROGRESS));
+    progress["epoch"] = 1.into();
+    progress["within"] = serde_json::json!({"steps": 23, "examples": 360, "loss": 1.0, "accuracy": 0.5, "seconds": 1.0,
+        "step_seconds": 1.0});
+    commit(&later, layout::PROGRESS, progress.to_string().as_bytes());
+    let history = fs::read_to_string(later.join(layout::HISTORY)).unwrap();
+    commit(&later, layout::HISTORY, format!("{}\n", history.lines().next().unwrap()).as_bytes());
+    let stderr = trains(&mut train(&root, &FLAGS));
+    assert!(stderr.contains("Nothing to do"), "{stderr}");
+    assert_eq!(newest_checkpoint(&root), "checkpoints/step-46");
+    assert_eq!(outcome(&root), *uninterrupted().1);
 }
 
 #[test]

@@ -182,13 +182,13 @@ fn a_flipped_bit_is_noticed_and_the_checkpoint_before_goes_on() {
         let (file, bit) = any_bit(&newest, &mut random);
         let context = format!("bit {bit} of {}", file.display());
         flip(&file, bit);
-        let Newest { checkpoint, damaged } = Newest::find(&Folder::new(&root)).unwrap();
+        let Newest { checkpoint, damaged, .. } = Newest::find(&Folder::new(&root)).unwrap();
         let messages = damaged.iter().map(|error| error.to_string()).collect::<Vec<_>>();
         assert!(messages.len() == 1 && messages[0].contains("/step-46/"), "{context}: {messages:?}");
         assert_eq!(checkpoint.map(|checkpoint| checkpoint.progress.step), Some(45), "{context}");
         flip(&file, bit);
     }
-    let Newest { checkpoint, damaged } = Newest::find(&Folder::new(&root)).unwrap();
+    let Newest { checkpoint, damaged, .. } = Newest::find(&Folder::new(&root)).unwrap();
     assert_eq!((checkpoint.unwrap().progress.step, damaged.len()), (46, 0));
 
     let moments = newest.join(layout::MOMENTS[1]);

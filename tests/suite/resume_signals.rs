@@ -1,11 +1,14 @@
 //! Runs that are asked to stop: they save what is done, and go on from there as if nobody had asked.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bert_xla::run::Newest;
 use bert_xla::storage::Folder;
 use bert_xla::train::{Cadence, Ending, Observer, SaveOptions, Session, Started, Stop};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::cli::train;
 use crate::common::runs::{
@@ -47,6 +50,38 @@ fn a_signal_saves_the_step_and_the_same_command_goes_on_from_it() {
         assert_eq!(outcome(&root), *uninterrupted().1);
         check_whole(&root);
     }
+}
+
+/// From the line on that it is ready, a signal saves: nothing is lost, if nothing is gained.
+#[test]
+fn a_signal_that_comes_as_soon_as_it_is_ready_saves() {
+    let folder = empty_folder("signals_ready");
+    for number in 0..5 {
+        let root = folder.join(number.to_string());
+        let mut command = train(&root, &FLAGS);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        lines.find(|line| line.starts_with("Ready to train")).unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let said = lines.collect::<Vec<_>>().join("\n");
+        assert_eq!(child.wait().unwrap().code(), Some(75), "{said}");
+        assert!(said.contains("Stopped (SIGTERM) after step "), "{said}");
+    }
+}
+
+/// As shells start what is to go on in the background.
+#[test]
+fn an_interrupt_that_is_ignored_stays_so() {
+    let root = empty_folder("signals_ignored").join("run");
+    let command = train(&root, &FLAGS);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' INT; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let training = Training::start(shell, &root, 5);
+    training.signal("INT");
+    training.signal("INT");
+    let (code, stderr) = training.end();
+    assert_eq!(code, Some(0), "{stderr}");
 }
 
 #[test]

@@ -1,13 +1,18 @@
 //! Runs on slices of two hosts that are killed or asked to stop, and go on: wherever the checkpoint is.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use safetensors::tensor::TensorView;
+
 use crate::common::cli::train;
-use crate::common::runs::{FLAGS, Outcome, check_whole, outcome, run, steps, went_on_after};
-use crate::common::slice::{End, Host, Slice, TIME_LIMIT, wait};
+use crate::common::runs::{
+    FLAGS, Outcome, check_whole, commit, outcome, run, steps, uninterrupted, went_on_after,
+};
+use crate::common::slice::{End, Host, Slice, TIME_LIMIT, run_hosts, wait};
 use crate::common::{empty_folder, slow_disk};
 
 /// What a run of this many replicas comes to on one host: a slice trains as one does.
@@ -135,4 +140,94 @@ fn a_commit_that_fails_ends_all_hosts() {
         assert!(told.contains("process 0 of the slice has failed and says why"), "{slow}: {told}");
         assert_eq!(steps(&outputs[0]).first(), Some(&5), "{slow}: {ends:?}");
     }
+}
+
+/// A finished run of the same job on one host, in a copy.
+fn copy_of_uninterrupted(root: &Path) {
+    let _ = fs::remove_dir_all(root);
+    fs::create_dir_all(root.parent().unwrap()).unwrap();
+    assert!(Command::new("cp").arg("-a").arg(uninterrupted().0).arg(root).status().unwrap().success());
+}
+
+/// Starts both hosts and waits for them; `None` if there is no slice here.
+#[track_caller]
+fn run_both(outputs: [&Path; 2], flags: &[&str]) -> Option<[End; 2]> {
+    let flags = [flags, &["--slice-timeout", "60"]].concat();
+    run_hosts(4, outputs.map(|output| train(output, &flags)))
+}
+
+#[test]
+fn a_run_that_the_first_host_holds_stays_whatever_others_hold() {
+    let (_, [first, second]) = folders("resume_slice_other");
+    copy_of_uninterrupted(&second);
+    let other = ["--epochs", "1", "--learning-rate", "1e-4"];
+    let (code, stderr) = run(&mut train(&first, &other));
+    assert_eq!(code, Some(0), "{stderr}");
+    let before = (check_whole(&first), outcome(&first));
+    let Some(ends) = run_both([&first, &second], &FLAGS) else { return };
+    assert_eq!([ends[0].code, ends[1].code], [Some(2), Some(1)], "{ends:?}");
+    assert!(ends[0].error().contains("learning_rate was 0.0001, now 0.00001"), "{ends:?}");
+    assert!(ends[1].error().contains("process 0 of the slice has failed and says why"), "{ends:?}");
+    assert_eq!((check_whole(&first), outcome(&first)), before);
+    // Another host's run of another job is not ignored either.
+    let empty = first.with_file_name("empty");
+    let ends = run_both([&empty, &first], &FLAGS).unwrap();
+    assert_eq!([ends[0].code, ends[1].code], [Some(1), Some(2)], "{ends:?}");
+    assert!(ends[1].error().contains("learning_rate was 0.0001, now 0.00001"), "{ends:?}");
+    // One of this job that is finished is told to be where it is.
+    let ends = run_both([&empty, &second], &FLAGS).unwrap();
+    assert_eq!([ends[0].code, ends[1].code], [Some(0); 2], "{ends:?}");
+    let said = format!("Nothing to do: {} of process 1 of the slice holds this run", empty.display());
+    assert!(ends[0].stderr.contains(&said), "{ends:?}");
+    assert!(!empty.join("run.json").exists());
+}
+
+#[test]
+fn a_run_that_has_replaced_another_goes_on_where_other_hosts_still_hold_that() {
+    let (_, outputs) = folders("resume_slice_replaced");
+    let [first, second] = &outputs;
+    // With more steps than the new one will have when it stops: of another job, then of the same.
+    for rate in ["1e-4", "1e-5"] {
+        outputs.iter().for_each(|output| copy_of_uninterrupted(output));
+        let flags = [&FLAGS[..], &["--overwrite", "--learning-rate", rate, "--slice-timeout", "60"]].concat();
+        let Some(slice) = Slice::start(2) else { return };
+        let before = fs::read_to_string(first.join("run.json")).unwrap();
+        let mut hosts = [0, 1].map(|host| slice.spawn(host, train(&outputs[host], &flags), 4));
+        hosts[0].wait_for("Ready to train");
+        while fs::read_to_string(first.join("run.json")).unwrap() == before
+            || steps(first).first() > Some(&20)
+        {
+            assert!(hosts[0].is_running(), "{}", hosts[0].stderr());
+            sleep(Duration::from_millis(1));
+        }
+        hosts[0].signal("TERM");
+        let ends = wait(hosts);
+        slice.wait();
+        assert_eq!([ends[0].code, ends[1].code], [Some(75); 2], "{ends:?}");
+        let (_, stopped) = ends[0].stderr.split_once("Stopped (SIGTERM) after step ").unwrap();
+        let step = stopped.split_once(',').unwrap().0.parse::<u64>().unwrap();
+        assert!(step < 46, "{ends:?}");
+        // The other way to say it, which all hosts must be told alike.
+        let flags = [&FLAGS[..], &["--resume", "--learning-rate", rate]].concat();
+        let ends = run_both([first, second], &flags).unwrap();
+        assert_eq!([ends[0].code, ends[1].code], [Some(0); 2], "{ends:?}");
+        assert_eq!(went_on_after(&ends[0].stderr), Some(step), "{ends:?}");
+        check_whole(first);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_lacks_a_tensor_ends_all_hosts_before_it_is_given() {
+    let (_, [first, second]) = folders("resume_slice_lacks");
+    copy_of_uninterrupted(&second);
+    let none = safetensors::serialize(Vec::<(String, TensorView<'_>)>::new(), None).unwrap();
+    commit(&second.join("checkpoints/step-46"), "second_moments.safetensors", &none);
+    let Some(ends) = run_both([&first, &second], &["--epochs", "3", "--checkpoint-every", "5"]) else {
+        return;
+    };
+    assert_eq!([ends[0].code, ends[1].code], [Some(1), Some(2)], "{ends:?}");
+    assert!(ends[1].error().contains("there is no tensor `v."), "{ends:?}");
+    let told =
+        "process 1 of the slice has failed and says why; this one stops too (after looking for a checkpoint)";
+    assert!(ends[0].error().ends_with(told), "{ends:?}");
 }

@@ -145,6 +145,17 @@ fn maintenance_is_told_after_whatever_went_wrong_before() {
     assert_eq!(server.requests("maintenance-event").len(), answers.len());
 }
 
+/// A run that is started again meanwhile would otherwise stop after each step.
+#[test]
+fn maintenance_that_was_known_before_is_no_reason_but_another_one_is() {
+    let known = Value("TERMINATE_ON_HOST_MAINTENANCE", "1");
+    let server = Server::start(&[], &[known, known, Value("MIGRATE_ON_HOST_MAINTENANCE", "2")]);
+    let stop = Stop::default();
+    watch_at(&stop, &server.host, QUICK);
+    assert_eq!(reason(&stop), "maintenance of the VM's host: MIGRATE_ON_HOST_MAINTENANCE");
+    assert_eq!(server.requests("maintenance-event").len(), 3);
+}
+
 #[test]
 fn pauses_grow_while_it_fails() {
     // 10 + 20 + 40 + 80 + 160 ms, then 10 at a time.

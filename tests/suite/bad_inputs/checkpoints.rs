@@ -66,7 +66,8 @@ fn progress(edit: impl FnOnce(&mut Json) + Send) -> impl FnOnce(&Path) + Send {
     rewrite("progress.json", |bytes| {
         let mut json = serde_json::from_slice(&bytes).unwrap();
         edit(&mut json);
-        json.to_string().into_bytes()
+        // On lines, so that a place doesn't depend on how long others are.
+        format!("{json:#}").into_bytes()
     })
 }
 

@@ -1,0 +1,73 @@
+//! The arguments of a run, as it keeps them to be gone on with: from another folder too.
+
+use std::path::{Path, absolute};
+
+use crate::storage::is_bucket;
+
+/// Whose values are paths.
+const PATHS: [&str; 3] = ["--train", "--output", "--plugin"];
+/// Whose value is one if there is such a folder.
+const FOLDER: &str = "--model";
+
+/// `words`, with paths of this machine from its root, and of an argument that is given twice, the last alone.
+pub fn kept(words: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut arguments: Vec<(String, Vec<String>)> = vec![];
+    for word in words {
+        match word.split_once('=') {
+            // What comes after it isn't otherwise read.
+            _ if word == "--" => {}
+            Some((name, value)) if name.starts_with("--") => {
+                arguments.push((name.to_owned(), vec![value.to_owned()]));
+            }
+            _ if word.starts_with("--") => arguments.push((word, vec![])),
+            _ => match arguments.last_mut() {
+                Some((_, values)) => values.push(word),
+                None => arguments.push((word, vec![])),
+            },
+        }
+    }
+    let is_last = |at: usize| arguments[at + 1..].iter().all(|(name, _)| *name != arguments[at].0);
+    let last = (0..arguments.len()).filter(|at| is_last(*at)).map(|at| &arguments[at]);
+    last.flat_map(|(name, values)| {
+        let values = values.iter().map(|value| from_root(name, value));
+        [name.clone()].into_iter().chain(values)
+    })
+    .collect()
+}
+
+fn from_root(name: &str, value: &str) -> String {
+    let path = Path::new(value);
+    let is_path = PATHS.contains(&name) || (name == FOLDER && path.is_dir());
+    let whole = absolute(path).ok().filter(|_| is_path && !is_bucket(path));
+    whole.and_then(|path| path.to_str().map(str::to_owned)).unwrap_or_else(|| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, expected: &str) {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(kept(words(line)), words(&expected.replace("HERE", here.to_str().unwrap())));
+    }
+
+    #[test]
+    fn paths_are_from_the_root() {
+        check(
+            "--train a/b.csv --plugin=../p.so --output run",
+            "--train HERE/a/b.csv --plugin HERE/../p.so --output HERE/run",
+        );
+        check("--train /a.csv --output gs://b/run", "--train /a.csv --output gs://b/run");
+        // This project's folder, and an id of the Hub.
+        check("--model src --mask", "--model HERE/src --mask");
+        check("--model src/none", "--model src/none");
+    }
+
+    #[test]
+    fn the_last_of_equal_arguments_counts() {
+        check("--seed 1 --mask --seed=2 --gpu-devices 0,1 --", "--mask --seed 2 --gpu-devices 0,1");
+        check("--labels -1=0,0=1 --seed 1 --labels 0=1", "--seed 1 --labels 0=1");
+    }
+}
