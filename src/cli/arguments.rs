@@ -5,7 +5,9 @@ use std::path::{Path, absolute};
 use crate::storage::is_bucket;
 
 /// Whose values are paths.
-const PATHS: [&str; 3] = ["--train", "--output", "--plugin"];
+const PATHS: [&str; 2] = ["--train", "--output"];
+/// Not kept: a run may come from elsewhere, and a plugin is a program.
+const PLUGIN: &str = "--plugin";
 /// Whose value is one if there is such a folder.
 const FOLDER: &str = "--model";
 
@@ -26,6 +28,7 @@ pub fn kept(words: impl IntoIterator<Item = String>) -> Vec<String> {
             },
         }
     }
+    arguments.retain(|(name, _)| name != PLUGIN);
     let is_last = |at: usize| arguments[at + 1..].iter().all(|(name, _)| *name != arguments[at].0);
     let last = (0..arguments.len()).filter(|at| is_last(*at)).map(|at| &arguments[at]);
     last.flat_map(|(name, values)| {

@@ -3,15 +3,14 @@
 use std::cmp::Reverse;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, WEIGHTS, step};
+use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, RUN, WEIGHTS, step};
 use super::reader::Pointer;
 use super::{Error, Progress, Result};
 use crate::report::History;
-use crate::storage::{Fetched, FileError, Folder, MANIFEST, Manifest};
+use crate::storage::{Fetched, FileError, Folder, MANIFEST, Manifest, ManifestEntry};
 use crate::weights::TensorFiles;
 
 /// The files of weights and moments.
@@ -46,6 +45,20 @@ impl Newest {
     /// # Errors
     /// A folder that can't be read.
     pub fn find(root: &Folder) -> Result<Self> {
+        // In a bucket, another process may go on with the run, and remove what is being looked at.
+        const TRIES: usize = 3;
+        let version = || Ok::<_, Error>(root.read_versioned(RUN)?.map(|(_, version)| version));
+        for _ in 1..TRIES {
+            let before = version()?;
+            let found = Self::look(root);
+            if found.as_ref().is_ok_and(|found| found.damaged.is_empty()) || version()? == before {
+                return found;
+            }
+        }
+        Self::look(root)
+    }
+
+    fn look(root: &Folder) -> Result<Self> {
         let (pointer, damaged) = pointer(root)?;
         let mut newest =
             Self { run: pointer.run.clone(), checkpoint: None, damaged: damaged.into_iter().collect() };
@@ -75,15 +88,14 @@ impl Committed {
     /// `None` for one that was never finished, or holds a model alone, as those of older versions.
     fn read(folder: Folder) -> Result<Option<Self>> {
         let Some(manifest) = Manifest::read(&folder).map_err(Error::committed)? else { return Ok(None) };
-        match manifest.files.iter().find(|file| file.name == PROGRESS) {
-            Some(file) => file.check(&folder).map_err(Error::committed)?,
-            None if folder.read(PROGRESS)?.is_some() => {
-                let message = format!("it doesn't list {PROGRESS}");
-                return Err(Error::Input { path: folder.path().join(MANIFEST), message });
-            }
-            None => return Ok(None),
+        if listed(&manifest, PROGRESS).is_none() && folder.read(PROGRESS)?.is_none() {
+            return Ok(None);
         }
-        let progress = read_json(&folder, PROGRESS)?;
+        let bytes = read(&folder, &manifest, PROGRESS)?;
+        let progress = serde_json::from_slice(&bytes).map_err(|cause| Error::Input {
+            path: folder.path().join(PROGRESS),
+            message: cause.to_string(),
+        })?;
         Ok(Some(Self { folder, manifest, progress }))
     }
 }
@@ -93,7 +105,7 @@ impl Checkpoint {
         let error = |message: String| Error::Input { path: folder.path().join(HISTORY), message };
         manifest.check(&folder).map_err(Error::committed)?;
         let fetched = fetch(&folder, &manifest)?;
-        let bytes = folder.read(HISTORY)?.unwrap_or_default();
+        let bytes = read(&folder, &manifest, HISTORY)?;
         let history = History::parse(&String::from_utf8_lossy(&bytes));
         let history = history.map_err(|cause| error(cause.to_string()))?;
         let (told, done) = (history.epochs().len(), progress.epoch);
@@ -132,6 +144,21 @@ impl Checkpoint {
     pub fn tensors(&self) -> Result<TensorFiles> {
         let folder = self.fetched.as_ref().map_or(self.folder.path(), Fetched::folder);
         Ok(TensorFiles::open_files(&TENSORS.map(|name| folder.join(name)))?)
+    }
+}
+
+fn listed<'m>(manifest: &'m Manifest, name: &str) -> Option<&'m ManifestEntry> {
+    manifest.files.iter().find(|file| file.name == name)
+}
+
+/// A file that is as it was committed.
+fn read(folder: &Folder, manifest: &Manifest, name: &str) -> Result<Vec<u8>> {
+    match listed(manifest, name) {
+        Some(file) => file.read(folder).map_err(Error::committed),
+        None => {
+            let message = format!("it doesn't list {name}");
+            Err(Error::Input { path: folder.path().join(MANIFEST), message })
+        }
     }
 }
 
@@ -197,7 +224,16 @@ pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
     damaged.map_or(Ok(None), Err)
 }
 
-/// A checkpoint of this run whose manifest is there, whether or not its files are as they were.
+/// Whether `folder` is a whole checkpoint that may be of this run, for all that its own account of itself tells.
+pub(super) fn may_be_of(folder: &Folder, run: Option<&str>) -> Result<bool> {
+    match Committed::read(folder.clone()) {
+        Ok(committed) => Ok(committed.is_some_and(|committed| Some(&*committed.progress.run) == run)),
+        Err(Error::Input { .. }) => Ok(true),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A checkpoint of this run whose manifest is there, whether or not its large files are as they were.
 pub(super) struct Known {
     pub name: String,
     /// The epoch that it was committed at the end of.
@@ -224,14 +260,12 @@ pub(super) fn known(root: &Folder, from: &Progress) -> Result<Vec<Known>> {
         if step(&name).is_none_or(|step| step > from.step) {
             continue;
         }
-        let folder = checkpoints.folder(&name);
-        let (true, Ok(progress)) =
-            (folder.read(MANIFEST)?.is_some(), read_json::<Progress>(&folder, PROGRESS))
-        else {
-            continue;
-        };
-        if progress.run == from.run {
-            known.push(Known { name, epoch: progress.within.is_none().then_some(progress.epoch) });
+        match Committed::read(checkpoints.folder(&name)) {
+            Ok(Some(Committed { progress, .. })) if progress.run == from.run => {
+                known.push(Known { name, epoch: progress.within.is_none().then_some(progress.epoch) });
+            }
+            Ok(_) | Err(Error::Input { .. }) => {}
+            Err(failure) => return Err(failure),
         }
     }
     // Of one step, that of the whole epoch is the last.
@@ -239,10 +273,4 @@ pub(super) fn known(root: &Folder, from: &Progress) -> Result<Vec<Known>> {
         (step(&known.name), known.epoch.is_some(), known.name.len(), known.name.clone())
     });
     Ok(known)
-}
-
-fn read_json<T: DeserializeOwned>(folder: &Folder, name: &str) -> Result<T> {
-    let error = |message: String| Error::Input { path: folder.path().join(name), message };
-    let bytes = folder.read(name)?.ok_or_else(|| error("it is missing".to_owned()))?;
-    serde_json::from_slice(&bytes).map_err(|cause| error(cause.to_string()))
 }

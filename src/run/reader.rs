@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::layout::{CHECKPOINTS, RUN, TRAINING_FILES};
+use super::layout::{CHECKPOINTS, FILES, RUN, TRAINING_FILES};
 use super::{Error, Result, description};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
@@ -58,6 +58,9 @@ impl Pointer {
             }
             Some(path) if pointer.files.is_empty() => {
                 Err(error(format!("not a run's: it lists no file of `{path}`")))
+            }
+            _ if let Some(file) = pointer.files.iter().find(|file| !FILES.contains(&&*file.name)) => {
+                Err(error(format!("not a run's: `{}` is no file of one", file.name)))
             }
             _ => Ok(Some(pointer)),
         }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::checkpoint::{Known, known};
+use super::checkpoint::{Known, known, may_be_of};
 use super::description::describe;
 use super::layout::{
     ACCURACY_CHART, CHECKPOINTS, CONFIG, DEV_PREDICTIONS, FILES, HISTORY, LOSS_CHART, MOMENTS, PROGRESS, RUN,
@@ -97,7 +97,9 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    /// Makes the folder, and finds out whether a run can be written there. Nothing that it holds is touched.
+    /// Makes the folder, and finds out whether a run can be written there. Nothing that it holds is touched. What is then
+    /// decided by what it holds counts if nobody else has written `run.json` until the run is begun; where a lock keeps others
+    /// away, nobody has.
     ///
     /// # Errors
     /// A folder that another process is writing a run to, or that can't be written to.
@@ -114,45 +116,93 @@ impl Writer {
             None => Hold::Name { name: random(), found: vec![] },
         };
         let pointer = Pointer::default();
-        Ok(Self { root: folder, pointer, version: None, checkpoints: vec![], keep_last: 1, hold })
+        let mut writer =
+            Self { root: folder, pointer, version: None, checkpoints: vec![], keep_last: 1, hold };
+        writer.look()?;
+        Ok(writer)
     }
 
-    /// Starts a run, which has no checkpoint yet, and gives its name. A run that the folder holds stays until the first
-    /// whole epoch; nothing else of what it holds is touched.
+    fn look(&mut self) -> Result<()> {
+        self.version = self.root.read_versioned(RUN)?.map(|(_, version)| version);
+        self.pointer = match Pointer::read(&self.root) {
+            // It counts for nothing.
+            Err(Error::Input { .. }) => Pointer::default(),
+            read => read?.unwrap_or_default(),
+        };
+        Ok(())
+    }
+
+    /// As if it were opened again, but after having said in `run.json` that this is the process that writes: another one stops
+    /// at its next commit, and no newer checkpoint comes to count.
+    pub fn claim(&mut self) -> Result<()> {
+        // Others may be about to do the same: the last one has it.
+        const TRIES: usize = 10;
+        for _ in 0..TRIES {
+            self.look()?;
+            let before = self.pointer.clone();
+            if self.take_over(&before)? {
+                return Ok(());
+            }
+        }
+        Err(Error::TakenOver { path: self.root.path().to_owned() })
+    }
+
+    /// Starts a run, which has no checkpoint yet, and gives its name; `None` if another process has written there since it was
+    /// opened. A run that the folder holds stays until the first whole epoch; nothing else of what it holds
+    /// is touched.
     ///
     /// # Errors
     /// A folder that holds a run, or a file that one would replace, unless it may be replaced.
-    pub fn start(&mut self, keep_last: usize, replace: bool) -> Result<String> {
+    pub fn start(&mut self, keep_last: usize, replace: bool) -> Result<Option<String>> {
         if let Some(name) = self.holds()?.filter(|_| !replace) {
             return Err(Error::Holds { path: self.root.path().to_owned(), name });
         }
         let run = new_name();
         self.keep_last = keep_last;
-        self.take_over(|writer| {
-            let before = std::mem::take(&mut writer.pointer);
-            writer.pointer = Pointer { run: Some(run.clone()), newest: None, best: None, ..before };
-            Ok(())
-        })?;
-        Ok(run)
+        let before = self.pointer.clone();
+        self.pointer = Pointer { run: Some(run.clone()), newest: None, best: None, ..before.clone() };
+        Ok(self.take_over(&before)?.then_some(run))
     }
 
-    /// Goes on with a run from a checkpoint of it. What a commit that was cut short has left to do is done: the checkpoint
-    /// may have been whole, and not named by `run.json` yet.
-    pub fn go_on(&mut self, from: &Progress, keep_last: usize) -> Result<()> {
+    /// Goes on with a run from a checkpoint of it, and gives its name; `None` if another process has written there since
+    /// it was opened. What a commit that was cut short has left to do is done: the checkpoint may have been whole,
+    /// and not named by `run.json` yet.
+    pub fn go_on(&mut self, from: &Progress, keep_last: usize) -> Result<Option<String>> {
         self.keep_last = keep_last;
-        self.checkpoints = known(&self.root, from)?;
-        self.take_over(|writer| {
-            writer.name_newest(from);
-            let epoch = writer.checkpoints.iter().rev().find(|known| known.epoch.is_some()).map(Known::path);
-            if let Some(path) = epoch.filter(|path| writer.pointer.checkpoint.as_ref() != Some(path))
-                && let Some(manifest) = Manifest::read(&writer.root.folder(&path))?
-            {
-                writer.name_epoch(path, manifest);
-            }
-            Ok(())
-        })?;
+        let before = self.name_all(from)?;
+        if !self.take_over(&before)? {
+            return Ok(None);
+        }
         self.refresh()?;
-        self.remove_strays(None)
+        self.remove_strays(None)?;
+        Ok(Some(from.run.clone()))
+    }
+
+    /// Leaves a run as it is that has nothing to go on to, but for what a commit that was cut short has left to do. False if
+    /// another process has written there since it was opened.
+    pub fn finish(&mut self, from: &Progress) -> Result<bool> {
+        let before = self.name_all(from)?;
+        if self.pointer != before && !self.take_over(&before)? {
+            return Ok(false);
+        }
+        if !self.is_fresh()? {
+            self.refresh()?;
+        }
+        Ok(true)
+    }
+
+    /// Has the pointer name what counts of the run up to `from`, and gives what it was.
+    fn name_all(&mut self, from: &Progress) -> Result<Pointer> {
+        let before = self.pointer.clone();
+        self.checkpoints = known(&self.root, from)?;
+        self.name_newest(from);
+        let epoch = self.checkpoints.iter().rev().find(|known| known.epoch.is_some()).map(Known::path);
+        if let Some(path) = epoch.filter(|path| self.pointer.checkpoint.as_ref() != Some(path))
+            && let Some(manifest) = Manifest::read(&self.root.folder(&path))?
+        {
+            self.name_epoch(path, manifest);
+        }
+        Ok(before)
     }
 
     /// The file by which the folder holds a run, or another's.
@@ -174,34 +224,26 @@ impl Writer {
         Ok(None)
     }
 
-    /// From here on, this is the process that writes. `name` has the pointer, as it was found, name what is to count.
-    fn take_over(&mut self, name: impl Fn(&mut Self) -> Result<()>) -> Result<()> {
+    /// From here on, this is the process that writes, and what the pointer names counts, which was `before`. False if another
+    /// process has written it meanwhile.
+    fn take_over(&mut self, before: &Pointer) -> Result<bool> {
         let root = self.root.path();
         if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
             let is_folder = io::ErrorKind::IsADirectory.into();
             return Err(FileError::new("can't write", root.join(name))(is_folder).into());
         }
         self.root.folder(CHECKPOINTS).make()?;
-        // Others may be about to take over, too: the last one has it.
-        const TRIES: usize = 10;
-        for tried in 1..=TRIES {
-            self.version = self.root.read_versioned(RUN)?.map(|(_, version)| version);
-            let before = Pointer::read(&self.root).ok().flatten().unwrap_or_default();
-            self.pointer = before.clone();
-            name(self)?;
-            if let Hold::Name { name, found } = &mut self.hold {
-                self.pointer.writer = Some(name.clone());
-                *found = self.root.folder(CHECKPOINTS).list()?;
-            }
-            if self.pointer == before {
-                return Ok(());
-            }
-            match self.point() {
-                Err(Error::TakenOver { .. }) if tried < TRIES => {}
-                pointed => return pointed,
-            }
+        if let Hold::Name { name, found } = &mut self.hold {
+            self.pointer.writer = Some(name.clone());
+            *found = self.root.folder(CHECKPOINTS).list()?;
         }
-        Ok(())
+        if self.pointer == *before {
+            return Ok(true);
+        }
+        match self.point() {
+            Err(Error::TakenOver { .. }) => Ok(false),
+            pointed => pointed.map(|()| true),
+        }
     }
 
     /// # Errors
@@ -282,7 +324,9 @@ impl Writer {
     fn refresh(&self) -> Result<()> {
         let Some(checkpoint) = &self.pointer.checkpoint else { return Ok(()) };
         let folder = self.root.folder(checkpoint);
-        for file in &self.pointer.files {
+        let (last, files): (Vec<_>, Vec<_>) =
+            self.pointer.files.iter().partition(|file| file.name == HISTORY);
+        for file in files.into_iter().chain(last) {
             // A file that is changed in place would change here and there: only the large one is worth it.
             match &*file.name {
                 WEIGHTS => self.root.link(&folder, WEIGHTS)?,
@@ -293,8 +337,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes our checkpoints but the last, the best, the one that counts and the one `before` it; and what is left of
-    /// files of ours that were not finished. Whatever else lies there is somebody's.
+    /// Whether that is done, by the file that comes last.
+    fn is_fresh(&self) -> Result<bool> {
+        let Some(checkpoint) = &self.pointer.checkpoint else { return Ok(true) };
+        Ok(self.root.read(HISTORY)? == self.root.folder(checkpoint).read(HISTORY)?)
+    }
+
+    /// Removes our checkpoints but the last, the best, the one that counts and the one `before` it; those of runs that this
+    /// one has replaced, and what is left of files that were not finished. Whatever else lies there is somebody's; and one of
+    /// this run that is ahead of it was passed over, and is made anew before it goes.
     fn remove_strays(&mut self, before: Option<&str>) -> Result<()> {
         let first = self.checkpoints.len().saturating_sub(self.keep_last);
         let kept = self.checkpoints[first..].iter().map(|known| known.name.clone());
@@ -313,7 +364,11 @@ impl Writer {
                 Hold::Lock(_) => is_own_folder,
                 Hold::Name { found, .. } => found.contains(&name),
             };
-            if is_known || (may_go && is_checkpoint(&checkpoints, &name)?) {
+            let is_ahead = || -> Result<bool> {
+                let last = self.checkpoints.last().and_then(|known| step(&known.name));
+                Ok(step(&name) > last && may_be_of(&checkpoints.folder(&name), self.pointer.run.as_deref())?)
+            };
+            if is_known || (may_go && is_checkpoint(&checkpoints, &name)? && !is_ahead()?) {
                 checkpoints.remove(&name)?;
             }
         }
@@ -373,7 +428,8 @@ fn free_name(checkpoints: &Folder, step: u64) -> String {
     [name.clone()].into_iter().chain(others).find(is_free).unwrap_or(name)
 }
 
-/// Whether a folder is a checkpoint, finished or not: by its name, and by holding nothing else.
+/// Whether a folder is a checkpoint of ours, finished or not: by its name, by holding nothing else, and by what no other
+/// program writes; one that was hardly begun holds nothing.
 fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
     let is_folder = |path: &Path| !path.join(name).is_symlink() && path.join(name).is_dir();
     if step(name).is_none() || !checkpoints.local().is_none_or(is_folder) {
@@ -381,22 +437,29 @@ fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
     }
     let ours = FILES.into_iter().chain(TRAINING_FILES).chain([MANIFEST]);
     let is_ours = |file: &String| ours.clone().any(|ours| ours == file) || is_part(file);
-    Ok(checkpoints.folder(name).list()?.iter().all(is_ours))
+    let folder = checkpoints.folder(name);
+    let files = folder.list()?;
+    // Those of older versions have a model and a manifest alone.
+    let is_signed = files.iter().all(|file| is_part(file))
+        || files.iter().any(|file| file == PROGRESS)
+        || Manifest::read(&folder).is_ok_and(|manifest| manifest.is_some());
+    Ok(is_signed && files.iter().all(is_ours))
 }
 
 /// Whether a name is that of a file of a run that was not finished.
 fn is_part(name: &str) -> bool {
-    let of = FILES.into_iter().chain([RUN, MANIFEST]);
+    let of = FILES.into_iter().chain(TRAINING_FILES).chain([RUN, MANIFEST]);
     name.ends_with(PART) && of.into_iter().any(|file| name.starts_with(&format!(".{file}.")))
 }
 
 fn write(mut commit: Commit, description: &Description, snapshot: &Snapshot<'_>) -> Result<Manifest> {
     let Snapshot { progress, history, predictions, weights, moments: [first, second] } = snapshot;
     let mut add = |name: &str, bytes: &[u8]| commit.write(name, |writer| Ok(writer.write_all(bytes)?));
+    // By the first file, one that is cut short is known to be ours.
+    add(PROGRESS, format!("{:#}\n", json!(progress)).as_bytes())?;
     add(CONFIG, description.config.as_bytes())?;
     add(TOKENIZER, description.tokenizer.as_bytes())?;
     add(HISTORY, history.to_lines().as_bytes())?;
-    add(PROGRESS, format!("{:#}\n", json!(progress)).as_bytes())?;
     if let Some(predictions) = predictions {
         add(LOSS_CHART, &loss_chart(history.epochs())?)?;
         add(ACCURACY_CHART, &accuracy_chart(history.epochs())?)?;

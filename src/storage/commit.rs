@@ -88,6 +88,19 @@ impl ManifestEntry {
         compared.map_err(FileError::new("can't use", folder.path().join(&self.name)))
     }
 
+    /// The file's bytes, which are as they were written.
+    ///
+    /// # Errors
+    /// What is wrong with it; see [`is_damage`].
+    pub fn read(&self, folder: &Folder) -> Result<Vec<u8>> {
+        if folder.is_local() {
+            self.check(folder)?;
+        }
+        let mut bytes = vec![];
+        self.copy_to(folder, &mut bytes)?;
+        Ok(bytes)
+    }
+
     fn compare(&self, size: u64, sha256: Option<&str>) -> io::Result<()> {
         if size != self.size {
             return Err(invalid(&format!("it has {size} bytes where {} were committed", self.size)));
@@ -103,11 +116,21 @@ fn invalid(message: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// Whether a committed file is gone or is another now. Otherwise, it could not be looked at: a disk always can, but for
-/// files that it has lost, and a bucket by those alone who reach it and may.
+/// Whether a committed file is gone or is another now. Otherwise, it could not be looked at: for want of a right, a network,
+/// or of room here.
 pub fn is_damage(error: &FileError) -> bool {
-    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-    !is_bucket(&error.path) || matches!(error.source.kind(), InvalidData | NotFound | UnexpectedEof)
+    use io::ErrorKind::{InvalidData, NotFound, OutOfMemory, PermissionDenied, StorageFull, UnexpectedEof};
+    // Of files that are open in this process, and in all.
+    const TOO_MANY: [i32; 2] = [24, 23];
+    match error.source.kind() {
+        InvalidData | NotFound | UnexpectedEof => true,
+        PermissionDenied | OutOfMemory | StorageFull => false,
+        // A disk can always be looked at, but for what it has lost.
+        _ => {
+            !is_bucket(&error.path)
+                && !error.source.raw_os_error().is_some_and(|code| TOO_MANY.contains(&code))
+        }
+    }
 }
 
 /// Whether a file of this name lies in the folder itself.

@@ -1,9 +1,10 @@
 //! Files of a bucket that are needed as files of this machine.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{env, io};
 
 use tempfile::TempDir;
 
@@ -12,19 +13,29 @@ use super::Folder;
 /// The temporary folders that there were, and what was brought into them.
 static KNOWN: Mutex<Vec<(String, String)>> = Mutex::new(vec![]);
 
-/// A temporary folder for files that are brought from elsewhere, which goes with the last of its clones.
+/// A name that nobody else gives.
+const PREFIX: &str = ".bert-xla-fetched-";
+/// A folder that is younger may be about to be locked.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// A temporary folder for files that are brought from elsewhere, which goes with the last of its clones, or, if the process
+/// is killed, when another one makes one.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     folder: Arc<TempDir>,
+    /// While it is locked, the folder is in use; `None` where there are no locks.
+    _lock: Option<Arc<File>>,
 }
 
 impl Fetched {
     /// An empty folder for files of `from`.
     pub fn new(from: &Folder) -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("bert-xla-").tempdir()?;
+        sweep(&env::temp_dir());
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let lock = File::open(folder.path()).ok().filter(|folder| folder.try_lock().is_ok());
         let known = (folder.path().display().to_string(), from.path().display().to_string());
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).push(known);
-        Ok(Self { folder: Arc::new(folder) })
+        Ok(Self { folder: Arc::new(folder), _lock: lock.map(Arc::new) })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -37,6 +48,22 @@ impl Fetched {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+/// Removes what processes that were killed have left in `folder`, as far as that goes.
+fn sweep(folder: &Path) {
+    let is_left = |path: &Path| {
+        let age = path.symlink_metadata().and_then(|found| found.modified()).map(|at| at.elapsed());
+        matches!(age, Ok(Ok(age)) if age > YOUNG)
+            && !path.is_symlink()
+            && File::open(path).is_ok_and(|folder| folder.try_lock().is_ok())
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && path.is_dir() && is_left(&path) {
+            let _ = fs::remove_dir_all(path);
+        }
     }
 }
 
@@ -54,4 +81,34 @@ pub fn as_given(mut message: String) -> String {
         message = message.replace(here, from);
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_killed_processes_have_left_is_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let make = |name: &str, age: Duration| {
+            let path = temporary.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("model.safetensors"), "weights").unwrap();
+            let folder = File::open(&path).unwrap();
+            folder.set_modified(SystemTime::now() - age).unwrap();
+            (path, folder)
+        };
+        let old = 2 * YOUNG;
+        let (left, _) = make(".bert-xla-fetched-a", old);
+        let (in_use, lock) = make(".bert-xla-fetched-b", old);
+        lock.lock().unwrap();
+        let (young, _) = make(".bert-xla-fetched-c", Duration::ZERO);
+        let (others, _) = make("bert-xla-demo", old);
+        std::os::unix::fs::symlink(&others, temporary.path().join(".bert-xla-fetched-d")).unwrap();
+        sweep(temporary.path());
+        assert!(!left.exists());
+        assert!(in_use.exists() && young.exists() && others.join("model.safetensors").exists());
+    }
 }

@@ -239,7 +239,8 @@ impl Folder {
 
 /// Whether a path is an address in Cloud Storage.
 pub fn is_bucket(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().starts_with(b"gs://")
+    // With one slash, it is one that was mistyped.
+    path.as_os_str().as_encoded_bytes().starts_with(b"gs:/")
 }
 
 /// Whether there is a file to read, which may be a pipe: told before long work.

@@ -1,5 +1,6 @@
 //! Training: the loop over a compiled step, and the job around it.
 
+mod begin;
 mod cadence;
 mod epochs;
 mod keeper;

@@ -1,11 +1,13 @@
 //! A training job from start to end: epochs, evaluation, and checkpoints.
 
+use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::begin::{Beginning, Begun};
 use super::cadence::Cadence;
 use super::epochs::Epochs;
 use super::keeper::Keeper;
@@ -21,7 +23,7 @@ use crate::hlo::Graph;
 use crate::infer::Predictor;
 use crate::model::ClassifierConfig;
 use crate::report::{EpochRecord, History};
-use crate::run::{self, Description, Progress, Writer, differences};
+use crate::run::{Description, Progress, Writer, differences};
 use crate::step::{InputId, LeafId, Port, StepConfig, train_step};
 use crate::storage::{FileError, Folder};
 use crate::weights::{InitialValues, TensorFiles};
@@ -112,7 +114,7 @@ impl Job {
     }
 
     /// Makes sure that all processes of a slice train the same.
-    fn agree(&self, fed: &Fed, replicas: &Replicas, save: &SaveOptions) -> Result<()> {
+    fn agree(&self, fed: &Fed, replicas: &Replicas, save: &impl Debug) -> Result<()> {
         let config = StepConfig { model: self.model.clone(), rows: 1, replicas: 1 };
         replicas.agree(|| {
             Ok::<_, Error>(vec![
@@ -228,28 +230,14 @@ impl Session {
         };
         let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
         let fed = Fed::new(&job, &tokens);
-        job.agree(&fed, &replicas, &save)?;
+        job.agree(&fed, &replicas, &(&save, root.is_local()))?;
         let terms = terms(&job, fed, &replicas, &save);
-        let mut note = |text: &str| observer.note(text);
-        let saved = Saved::find(&replicas, &root, &job, &terms, &save, &mut note)?;
-        let epochs = job.recipe.epochs;
-        let saved = saved.filter(|saved| !(save.replace && saved.is_finished(epochs)));
-        if let Some(saved) = &saved {
-            check_place(&saved.progress, job.steps_per_epoch(), output_path)?;
-        }
-        if let Some(saved) = saved.as_ref().filter(|saved| saved.is_finished(epochs)) {
-            let own = output.as_mut().filter(|_| saved.is_own());
-            let elsewhere = own.is_none().then_some(saved.giver);
-            let tidied = own.map(|output| output.go_on(&saved.progress, &save)).transpose();
-            replicas.meet("saving", tidied)?;
-            return Ok(Started::Finished { epochs: saved.progress.epoch, elsewhere });
-        }
-        let begun = output.as_mut().map(|output| match &saved {
-            Some(saved) => output.go_on(&saved.progress, &save),
-            None => Ok(output.writer.start(save.keep_last, save.replace)?),
-        });
-        // The others write nothing.
-        let run = replicas.meet("preparing the output", begun.transpose())?.unwrap_or_default();
+        let beginning = Beginning { replicas: &replicas, root: &root, job: &job, terms: &terms, save: &save };
+        let writer = output.as_mut().map(|output| &mut output.writer);
+        let (saved, run) = match beginning.begin(writer, &mut |text| observer.note(text))? {
+            Begun::Run { run, saved } => (saved.map(|saved| *saved), run),
+            Begun::Finished { epochs, elsewhere } => return Ok(Started::Finished { epochs, elsewhere }),
+        };
         let mut progress = Progress {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             run,
@@ -317,30 +305,6 @@ impl Session {
         let (config, weights) = self.trainer.into_trained()?;
         Ok(Predictor::new(replicas, config, self.job.recipe.labels, self.job.tokenizer, weights))
     }
-}
-
-impl Output {
-    /// Goes on with a run, and gives its name. What a commit that was cut short has left to do is done.
-    fn go_on(&mut self, from: &Progress, save: &SaveOptions) -> Result<String> {
-        self.writer.go_on(from, save.keep_last)?;
-        Ok(from.run.clone())
-    }
-}
-
-/// # Errors
-/// A checkpoint whose steps aren't those of its epochs: no run of this job has made it.
-fn check_place(saved: &Progress, per_epoch: u64, output_path: &Path) -> Result<()> {
-    let Progress { step, epoch, within, .. } = saved;
-    let within = within.as_ref().map_or(0, |within| within.steps);
-    let steps = u64::from(*epoch).checked_mul(per_epoch).and_then(|whole| whole.checked_add(within));
-    if within <= per_epoch && steps == Some(*step) {
-        return Ok(());
-    }
-    let message = format!(
-        "its checkpoint can't be gone on from: it is after {step} steps, and tells of {epoch} epochs of {per_epoch} steps \
-         and {within} more"
-    );
-    Err(run::Error::Input { path: output_path.to_owned(), message }.into())
 }
 
 /// Where training goes on, and what is different from then on.

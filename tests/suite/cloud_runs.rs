@@ -77,13 +77,9 @@ fn a_run_in_a_bucket_outlives_its_machine() {
     check_ends_well(&gcs);
     // It is finished, and stays as it is.
     let before = objects(&gcs);
-    let (code, stderr) = run(&mut training(&gcs, &FLAGS));
+    let (code, stderr) = run(&mut training(&gcs, &[&FLAGS[..], &["--keep-last", "1"]].concat()));
     assert!(code == Some(0) && stderr.contains("Nothing to do: gs://runs/run holds this run"), "{stderr}");
-    let mut after = objects(&gcs);
-    // It names the process that looked last.
-    after.insert("run/run.json".to_owned(), before["run/run.json"].clone());
-    assert!(before == after);
-    check_whole(&brought(&gcs, "cloud_runs_killed"));
+    assert!(objects(&gcs) == before);
 }
 
 /// It goes on from its newest checkpoint, and comes to the same end, with nothing else in the bucket.
@@ -141,4 +137,92 @@ fn a_run_in_a_bucket_is_checked_on_its_way() {
 
     let error = fails(&mut training(&gcs, &["--epochs", "3", "--learning-rate", "0.1"]), 2);
     assert!(error.contains("learning_rate was 0.00001, now 0.1"), "{error}");
+}
+
+/// What can't be looked at is not damaged: nothing older is gone on from, and nothing is removed.
+#[test]
+fn a_checkpoint_that_can_not_be_read_is_not_passed_over() {
+    let gcs = Gcs::start();
+    let (code, stderr) = run(&mut training(&gcs, &FLAGS));
+    assert_eq!(code, Some(0), "{stderr}");
+    let before = objects(&gcs);
+    let more = ["--epochs", "3", "--checkpoint-every", "5"];
+    let newest = before.keys().find(|name| name.contains("step-46-") && name.ends_with(layout::MOMENTS[1]));
+    gcs.fail("HEAD", newest.unwrap(), Fault::Status(403, String::new()));
+    let error = fails(&mut training(&gcs, &more), 1);
+    assert!(
+        error
+            .contains(&format!("can't use gs://runs/{}: the account may not do that (403)", newest.unwrap())),
+        "{error}"
+    );
+    // Nor is one for which there is no room here.
+    for flags in [&more[..], &[&more[..], &["--overwrite"]].concat()] {
+        let error = fails(training(&gcs, flags).env("TMPDIR", "/nonexistent"), 1);
+        assert!(error.starts_with("error: can't make "), "{error}");
+    }
+    assert!(objects(&gcs) == before);
+    // What it tells of itself is as it was written, too.
+    let progress =
+        before.keys().find(|name| name.contains("step-46-") && name.ends_with(layout::PROGRESS)).unwrap();
+    let other = String::from_utf8(before[progress].clone()).unwrap().replace("\"step\": 46", "\"step\": 47");
+    assert_ne!(other.as_bytes(), before[progress]);
+    gcs.put(progress, other.as_bytes());
+    let (code, stderr) = run(&mut training(&gcs, &more));
+    let noticed = format!("Passed over: gs://runs/{progress}: it is not as it was committed");
+    assert!(code == Some(0) && stderr.contains(&noticed), "{stderr}");
+    assert_eq!(went_on_after(&stderr), Some(45), "{stderr}");
+}
+
+/// A network that fails for a while ends no training, whatever was asked for.
+#[test]
+fn an_outage_is_waited_for() {
+    let gcs = Gcs::start();
+    let training = Training::until(training(&gcs, &FLAGS), 5, || steps(&gcs));
+    // For longer than the client itself tries.
+    for method in ["PUT", "DELETE", "GET", "HEAD"] {
+        (0..12).for_each(|_| gcs.fail(method, "run", Fault::Status(503, String::new())));
+        gcs.fail(method, "run", Fault::CutRequest);
+    }
+    gcs.fail("GET", "list-type", Fault::CutAfter(10));
+    gcs.fail("DELETE", "run", Fault::LoseAnswer);
+    let (code, stderr) = training.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    let folder = brought(&gcs, "cloud_runs_outage");
+    check_whole(&folder);
+    assert_eq!(outcome(&folder), *uninterrupted().1);
+}
+
+/// One process finds a checkpoint, and before it has taken the run over, another has gone on with it to its end.
+#[test]
+fn what_has_changed_since_it_was_looked_at_is_looked_at_again() {
+    let gcs = Gcs::start();
+    let older = Training::until(training(&gcs, &FLAGS), 5, || steps(&gcs));
+    older.signal("STOP");
+    gcs.fail("GET", layout::MOMENTS[0], Fault::Late(Duration::from_secs(12)));
+    let newer = std::thread::scope(|scope| {
+        let newer = scope.spawn(|| run(&mut training(&gcs, &FLAGS)));
+        sleep(Duration::from_secs(2));
+        older.signal("CONT");
+        let (code, stderr) = older.end();
+        assert_eq!(code, Some(0), "{stderr}");
+        newer.join().unwrap()
+    });
+    assert!(newer.0 == Some(0) && newer.1.contains("Nothing to do"), "{newer:?}");
+    let folder = brought(&gcs, "cloud_runs_changed");
+    check_whole(&folder);
+    assert_eq!(outcome(&folder), *uninterrupted().1);
+}
+
+/// A command for which there is nothing to do doesn't end one that trains.
+#[test]
+fn a_command_with_nothing_to_do_takes_nothing_over() {
+    let gcs = Gcs::start();
+    let (code, stderr) = run(&mut training(&gcs, &["--epochs", "1"]));
+    assert_eq!(code, Some(0), "{stderr}");
+    let longer = ["--epochs", "3", "--checkpoint-every", "5"];
+    let running = Training::until(training(&gcs, &longer), 25, || steps(&gcs));
+    let (code, stderr) = run(&mut training(&gcs, &["--epochs", "1"]));
+    assert!(code == Some(0) && stderr.contains("Nothing to do"), "{stderr}");
+    let (code, stderr) = running.end();
+    assert_eq!(code, Some(0), "{stderr}");
 }

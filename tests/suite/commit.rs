@@ -53,7 +53,7 @@ fn commit(root: &Path, step: u64) {
     let snapshot = Snapshot {
         progress: Progress {
             version: "0.0.0".to_owned(),
-            run: writer.start(1, true).unwrap(),
+            run: writer.start(1, true).unwrap().unwrap(),
             arguments: vec![],
             terms: Terms::default(),
             step,
@@ -264,6 +264,8 @@ fn other_peoples_files_stay() {
         "checkpoints/best/model.pt",
         "checkpoints/step-7/model.pt",
         "checkpoints/step-x/config.json",
+        "checkpoints/step-9/config.json",
+        "checkpoints/step-9/model.safetensors",
         ".movie.part",
         ".labels.csv.1-0.part",
         "notes.txt",
@@ -274,6 +276,7 @@ fn other_peoples_files_stay() {
     }
     // Ours, not finished.
     fs::create_dir_all(root.join("checkpoints/step-8")).unwrap();
+    fs::write(root.join("checkpoints/step-8").join(layout::PROGRESS), "{}").unwrap();
     fs::write(root.join("checkpoints/step-8").join(layout::CONFIG), "{").unwrap();
     fs::write(root.join(".config.json.12-0.part"), "{").unwrap();
     for step in 1..=3 {

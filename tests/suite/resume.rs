@@ -51,6 +51,10 @@ fn killed_again_and_again_it_ends_as_one_that_never_was() {
     assert_eq!(outcome(&root), *uninterrupted().1);
     let kept = check_whole(&root);
     assert_eq!((kept.last(), kept.len()), (Some(&46), 3), "{kept:?}");
+    // With nothing left to do, nothing goes.
+    let before = times(&root);
+    trains(&mut train(&root, &[&FLAGS[..], &["--keep-last", "1"]].concat()));
+    assert_eq!(times(&root), before);
     // No batch twice, none left out.
     let ends = outcome(&root).history.iter().map(|record| record["step"].clone()).collect::<Vec<_>>();
     assert_eq!(ends, [Json::from(23), Json::from(46)]);
@@ -376,4 +380,19 @@ fn as_many_checkpoints_are_kept_as_were_asked_for_and_the_best() {
         "--data",
         asset("sample.csv").to_str().unwrap(),
     ]);
+}
+
+/// Another program's folder may have the name of a checkpoint, and files of the same names.
+#[test]
+fn folders_of_others_stay() {
+    let root = empty_folder("resume_others").join("run");
+    let theirs = root.join("checkpoints/step-1000");
+    fs::create_dir_all(&theirs).unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(asset("tiny").join(name), theirs.join(name)).unwrap();
+    }
+    fs::write(theirs.join(layout::WEIGHTS), "theirs").unwrap();
+    trains(&mut train(&root, &["--epochs", "1"]));
+    assert_eq!(fs::read(theirs.join(layout::WEIGHTS)).unwrap(), b"theirs");
+    assert_eq!(fs::read_dir(theirs).unwrap().count(), 3);
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::env;
 use std::future::Future;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::gcp::{GcpCredential, GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{ClientConfigKey, StaticCredentialProvider};
+use object_store::{BackoffConfig, ClientConfigKey, RetryConfig, StaticCredentialProvider};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -18,35 +19,82 @@ use super::failure;
 const CREDENTIALS_LIMIT: Duration = Duration::from_secs(10);
 /// For one request, which is tried again after that.
 const REQUEST_LIMIT: &str = "60s";
+/// How long an outage is waited for.
+const PATIENCE: Duration = Duration::from_secs(180);
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 
 /// One thread, which lives as long as the process.
 static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).thread_name("cloud-storage").enable_all().build()
 });
 
-/// The store of a bucket, of which there is one.
+/// The store of a bucket.
+#[derive(Debug)]
+pub struct Connection {
+    pub store: GoogleCloudStorage,
+    /// One that tries each request for as long as [`PATIENCE`], for those that can't be repeated from outside.
+    pub patient: GoogleCloudStorage,
+    /// Whether the bucket has answered: from then on, what fails is an outage, which is waited for.
+    is_reached: AtomicBool,
+}
+
+/// The connection to a bucket, of which there is one.
 ///
 /// # Errors
 /// No credentials, or such that can't be used.
-pub fn to(bucket: &str) -> io::Result<Arc<GoogleCloudStorage>> {
-    static STORES: Mutex<BTreeMap<String, Arc<GoogleCloudStorage>>> = Mutex::new(BTreeMap::new());
+pub fn to(bucket: &str) -> io::Result<Arc<Connection>> {
+    static CONNECTIONS: Mutex<BTreeMap<String, Arc<Connection>>> = Mutex::new(BTreeMap::new());
     RUNTIME.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(store) = stores.get(bucket) {
-        return Ok(store.clone());
+    let mut connections = CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(connection) = connections.get(bucket) {
+        return Ok(connection.clone());
     }
-    let store = Arc::new(connect(bucket)?);
-    stores.insert(bucket.to_owned(), store.clone());
-    Ok(store)
+    // Its own pauses hardly grow: these are up to four times as long as the one before.
+    let backoff =
+        BackoffConfig { init_backoff: Duration::from_millis(500), base: 4.0, ..BackoffConfig::default() };
+    let patient = RetryConfig { backoff, max_retries: usize::MAX, retry_timeout: PATIENCE };
+    let connection = Connection {
+        store: connect(bucket, RetryConfig::default())?,
+        patient: connect(bucket, patient)?,
+        is_reached: AtomicBool::new(false),
+    };
+    let connection = Arc::new(connection);
+    connections.insert(bucket.to_owned(), connection.clone());
+    Ok(connection)
+}
+
+impl Connection {
+    /// What the bucket answers to a request. In an outage, it is asked again and again, for as long as [`PATIENCE`]; before
+    /// it has answered at all, only as often as the store itself does, since somebody may wait to hear of a mistake.
+    pub async fn ask<T, F: Future<Output = object_store::Result<T>>>(
+        &self,
+        request: impl Fn() -> F,
+    ) -> object_store::Result<T> {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(500);
+        loop {
+            let answer = request().await;
+            let is_outage = answer.as_ref().is_err_and(failure::is_outage);
+            if !is_outage {
+                self.is_reached.store(true, Ordering::Relaxed);
+            }
+            if !is_outage || !self.is_reached.load(Ordering::Relaxed) || started.elapsed() + pause > PATIENCE
+            {
+                return answer;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
 }
 
 /// By the usual variables and files, of object_store; or, with Google's `STORAGE_EMULATOR_HOST`, to what stands in for
 /// Cloud Storage there, without credentials.
-fn connect(bucket: &str) -> io::Result<GoogleCloudStorage> {
+fn connect(bucket: &str, retry: RetryConfig) -> io::Result<GoogleCloudStorage> {
     // Others may have chosen another; it does as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let timeout = GoogleConfigKey::Client(ClientConfigKey::Timeout);
-    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
     if env::var_os("GOOGLE_TIMEOUT").is_none() {
         builder = builder.with_config(timeout, REQUEST_LIMIT);
     }

@@ -15,6 +15,14 @@ pub fn lacks_bucket(error: &Error) -> bool {
     Answer::of(error).text.contains("NoSuchBucket")
 }
 
+/// Whether another try may well be answered.
+pub fn is_outage(error: &Error) -> bool {
+    match Answer::of(error) {
+        Answer { status: Some(status), .. } => matches!(status, 408 | 429 | 500..),
+        Answer { transport, .. } => transport.is_some(),
+    }
+}
+
 /// An error of the store of `bucket`.
 pub fn told(error: &Error, bucket: &str) -> io::Error {
     let answer = Answer::of(error);
@@ -49,9 +57,11 @@ pub fn told(error: &Error, bucket: &str) -> io::Error {
         (None, Some(_)) => {
             (ErrorKind::Other, "the connection to Cloud Storage broke, and again each time".to_owned())
         }
-        (None, None) if matches!(error, Error::InvalidPath { .. }) => {
-            (ErrorKind::InvalidInput, "no name of a file in a bucket".to_owned())
-        }
+        (None, None) if matches!(error, Error::InvalidPath { .. }) => (
+            ErrorKind::InvalidInput,
+            "a name there has an empty part, `.` or `..` between slashes, which can't be worked with"
+                .to_owned(),
+        ),
         (None, None) => (ErrorKind::Other, "Cloud Storage's answer was not understood".to_owned()),
     };
     io::Error::new(kind, message)

@@ -11,7 +11,6 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use object_store::gcp::GoogleCloudStorage;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path as Name;
 use object_store::{
@@ -20,6 +19,7 @@ use object_store::{
 };
 
 use super::{MANIFEST, PART, Replaced, Version};
+use connection::Connection;
 pub use upload::Upload;
 
 /// Large files come and go in parts of so many bytes.
@@ -33,7 +33,7 @@ pub struct Bucket {
     bucket: String,
     /// Without a slash at its ends; empty for the bucket itself.
     prefix: String,
-    store: Arc<GoogleCloudStorage>,
+    connection: Arc<Connection>,
 }
 
 impl Bucket {
@@ -43,18 +43,26 @@ impl Bucket {
     /// An address that is none; no credentials.
     pub fn open(path: &Path) -> io::Result<Self> {
         let (bucket, prefix) = parse(path)?;
-        let store = connection::to(&bucket)?;
-        Ok(Self { bucket, prefix, store })
+        let connection = connection::to(&bucket)?;
+        Ok(Self { bucket, prefix, connection })
+    }
+
+    /// What the bucket answers to a request of its store.
+    fn ask<T, F: Future<Output = object_store::Result<T>>>(
+        &self,
+        request: impl Fn() -> F,
+    ) -> object_store::Result<T> {
+        connection::wait(self.connection.ask(request))
     }
 
     /// A whole small file, and which version of it that is; `None` if there is no such file.
     pub fn read(&self, name: &str) -> io::Result<Option<(Vec<u8>, Version)>> {
-        let read = async {
-            let found = self.store.get(&self.name(name)?).await?;
+        let read = || async {
+            let found = self.connection.store.get(&self.name(name)?).await?;
             let version = Version(found.meta.version.clone());
             Ok((found.bytes().await?.to_vec(), version))
         };
-        self.absent(connection::wait(read))
+        self.absent(self.ask(read))
     }
 
     /// Writes a file's bytes to `sink` as they come, all of the same version of it.
@@ -65,12 +73,14 @@ impl Bucket {
         let mut parts = VecDeque::new();
         loop {
             parts.extend(starts.by_ref().take(PARTS_AT_ONCE - parts.len()).map(|start| {
-                let (store, name, end) = (self.store.clone(), name.clone(), meta.size.min(start + PART_SIZE));
+                let (connection, name) = (self.connection.clone(), name.clone());
+                let end = meta.size.min(start + PART_SIZE);
                 let range = Some(GetRange::Bounded(start..end));
                 let options = GetOptions { range, version: meta.version.clone(), ..GetOptions::default() };
                 connection::start(async move {
-                    let bytes = store.get_opts(&name, options).await?.bytes().await?;
-                    Ok::<_, Error>((end - start, bytes))
+                    let part =
+                        || async { connection.store.get_opts(&name, options.clone()).await?.bytes().await };
+                    Ok::<_, Error>((end - start, connection.ask(part).await?))
                 })
             }));
             let Some(part) = parts.pop_front() else { return Ok(meta.size) };
@@ -87,11 +97,9 @@ impl Bucket {
 
     /// Writes a small file whole, in place of any of that name.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let put = async {
-            self.store.put(&self.name(name)?, PutPayload::from(bytes.to_vec())).await?;
-            Ok(())
-        };
-        connection::wait(put).map_err(|error| self.told(&error))
+        let put =
+            || async { self.connection.store.put(&self.name(name)?, PutPayload::from(bytes.to_vec())).await };
+        self.ask(put).map(drop).map_err(|error| self.told(&error))
     }
 
     /// Writes a small file if what is there is still `version`; `None`: if nothing is there.
@@ -102,11 +110,11 @@ impl Bucket {
         });
         let mut failure = None;
         for _ in 0..TRIES {
-            let put = async {
+            let put = || async {
                 let payload = PutPayload::from(bytes.to_vec());
-                self.store.put_opts(&self.name(name)?, payload, mode.clone().into()).await
+                self.connection.store.put_opts(&self.name(name)?, payload, mode.clone().into()).await
             };
-            match connection::wait(put) {
+            match self.ask(put) {
                 Ok(put) => return Ok(Replaced::Done(Version(put.version))),
                 Err(
                     error
@@ -135,16 +143,13 @@ impl Bucket {
     pub fn list(&self) -> io::Result<Vec<String>> {
         let mut names = BTreeSet::new();
         let here = self.inside("");
-        self.pages(&here, Some("/"), |objects, folders| {
+        self.pages(&here, Some("/"), None, |objects, folders| {
             let objects = objects.into_iter().map(|object| object.location);
-            names.extend(objects.chain(folders).filter_map(|name| name.filename().map(str::to_owned)));
+            // Consoles put an object there for the folder itself.
+            let inside = objects.chain(folders).filter(|name| name.as_ref() != self.prefix);
+            names.extend(inside.filter_map(|name| name.filename().map(str::to_owned)));
             true
         })?;
-        // What consoles put there for a folder itself.
-        if let Some(own) = self.prefix.rsplit('/').next() {
-            let is_own = |name: &str| format!("{here}{name}").trim_end_matches('/') == self.prefix;
-            names.retain(|name| name != own || !is_own(name));
-        }
         Ok(names.into_iter().collect())
     }
 
@@ -157,13 +162,13 @@ impl Bucket {
         let head = self.head(&self.sound_name(name)?)?;
         if head.is_none() {
             // That answer doesn't tell a file that isn't there from a bucket that isn't.
-            self.pages(&self.inside(""), None, |_, _| false)?;
+            self.pages(&self.inside(""), None, Some(1), |_, _| false)?;
         }
         Ok(head)
     }
 
     fn head(&self, name: &Name) -> io::Result<Option<ObjectMeta>> {
-        self.absent(connection::wait(self.store.head(name)))
+        self.absent(self.ask(|| self.connection.store.head(name)))
     }
 
     /// Whether there is a file of this name, or a folder; without a name, this one.
@@ -172,7 +177,7 @@ impl Bucket {
             return Ok(true);
         }
         let mut found = false;
-        self.pages(&self.inside(name), None, |objects, _| {
+        self.pages(&self.inside(name), None, Some(1), |objects, _| {
             found |= !objects.is_empty();
             false
         })?;
@@ -183,14 +188,14 @@ impl Bucket {
     pub fn remove(&self, name: &str) -> io::Result<()> {
         // Has a name, lest all of a bucket be removed.
         let mut names = vec![self.sound_name(name)?];
-        self.pages(&self.inside(name), None, |objects, _| {
+        self.pages(&self.inside(name), None, None, |objects, _| {
             names.extend(objects.into_iter().map(|object| object.location));
             true
         })?;
         // What vouches for the others goes before them.
         names.sort_by_key(|name| name.filename() != Some(MANIFEST));
         for name in names {
-            match connection::wait(self.store.delete(&name)) {
+            match self.ask(|| self.connection.store.delete(&name)) {
                 Ok(()) | Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(self.told(&error)),
             }
@@ -203,38 +208,42 @@ impl Bucket {
         if self.bucket != from.bucket {
             return Ok(false);
         }
-        let copy = async {
+        let copy = || async {
             let options = CopyOptions { mode: CopyMode::Overwrite, ..CopyOptions::default() };
-            self.store.copy_opts(&from.name(name)?, &self.name(name)?, options).await
+            self.connection.store.copy_opts(&from.name(name)?, &self.name(name)?, options).await
         };
-        connection::wait(copy).map(|()| true).map_err(|error| self.told(&error))
+        self.ask(copy).map(|()| true).map_err(|error| self.told(&error))
     }
 
     /// Finds out whether files here can be listed, written and removed.
     pub fn probe(&self) -> io::Result<()> {
         let name = format!(".probe.{}{PART}", std::process::id());
-        self.pages(&self.inside(""), None, |_, _| false)?;
+        self.pages(&self.inside(""), None, Some(1), |_, _| false)?;
         self.write(&name, &[])?;
         self.remove(&name)
     }
 
-    /// Goes through the pages of names that start with `prefix`, until `page` says that it is enough.
+    /// Goes through the pages of names that start with `prefix`, of so many names, until `page` says that it is enough.
     fn pages(
         &self,
         prefix: &str,
         delimiter: Option<&'static str>,
+        max_keys: Option<usize>,
         mut page: impl FnMut(Vec<ObjectMeta>, Vec<Name>) -> bool,
     ) -> io::Result<()> {
         let mut token = None;
         loop {
-            let options = PaginatedListOptions {
-                delimiter: delimiter.map(Into::into),
-                page_token: token.take(),
-                ..PaginatedListOptions::default()
+            let list = || {
+                let options = PaginatedListOptions {
+                    delimiter: delimiter.map(Into::into),
+                    max_keys,
+                    page_token: token.clone(),
+                    ..PaginatedListOptions::default()
+                };
+                let prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
+                self.connection.store.list_paginated(prefix, options)
             };
-            let prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
-            let found = connection::wait(self.store.list_paginated(prefix, options));
-            let found = found.map_err(|error| self.told(&error))?;
+            let found = self.ask(list).map_err(|error| self.told(&error))?;
             token = found.page_token;
             if !page(found.result.objects, found.result.common_prefixes) || token.is_none() {
                 return Ok(());

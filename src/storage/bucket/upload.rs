@@ -41,7 +41,7 @@ impl Upload {
         let finished = match &self.parts {
             None => {
                 let payload = PutPayload::from(mem::take(&mut self.buffer));
-                let put = connection::wait(self.bucket.store.put(&self.name, payload));
+                let put = self.bucket.ask(|| self.bucket.connection.store.put(&self.name, payload.clone()));
                 put.map(drop).map_err(|error| self.bucket.told(&error))
             }
             Some(_) => {
@@ -63,7 +63,8 @@ impl Upload {
             Some(parts) => parts,
             none => {
                 let before = self.bucket.head(&self.name)?;
-                let upload = connection::wait(self.bucket.store.put_multipart(&self.name));
+                let Bucket { connection, .. } = &self.bucket;
+                let upload = self.bucket.ask(|| connection.patient.put_multipart(&self.name));
                 let upload = upload.map_err(|error| self.bucket.told(&error))?;
                 none.insert(Parts { upload, before, size: 0, sent: VecDeque::new() })
             }

@@ -30,6 +30,7 @@ fn case(name: &str, command: &str, faults: Vec<(&str, &str, Fault)>, message: &s
     for name in ["config.json", "tokenizer.json"] {
         server.put(&format!("model/{name}"), &fs::read(asset("tiny").join(name)).unwrap());
     }
+    server.put("odd/checkpoints//step-1", b"");
     faults.into_iter().for_each(|(method, part, fault)| server.fail(method, part, fault));
     with(name, command, &server.url, TOKEN, message)
 }
@@ -113,6 +114,7 @@ pub fn cases() -> Vec<Case> {
         table("an empty name", "gs://runs/a//data.csv", "there is no such file"),
         table("no name of a table", "gs://runs", expected),
         table("no name of a bucket", "gs://", expected),
+        table("a slash too few", "gs:/runs/data.csv", expected),
         table("a bucket in capitals", "gs://Runs/data.csv", letters),
         table(
             "a path upwards",
@@ -212,6 +214,13 @@ pub fn cases() -> Vec<Case> {
             vec![],
             "gs://runs/run: there is no whole checkpoint to go on from; leave --resume out to start one, or give the \
              --output of one",
+        ),
+        case(
+            "names that can't be worked with",
+            "train --resume --output gs://runs/odd",
+            vec![],
+            "can't list gs://runs/odd/checkpoints: a name there has an empty part, `.` or `..` between slashes, which can't \
+             be worked with",
         ),
         case(
             "answers that may not be written",

@@ -159,27 +159,27 @@ pub fn cases() -> Vec<Case> {
         unread(
             "progress.json: the step is a text",
             progress(|json| json["step"] = "1".into()),
-            "progress.json: invalid type: string \"1\", expected u64 at line 1 column 999",
+            "progress.json: invalid type: string \"1\", expected u64 at line 28 column 13",
         ),
         unread(
             "progress.json: a negative epoch",
             progress(|json| json["epoch"] = (-1).into()),
-            "progress.json: invalid value: integer `-1`, expected u32",
+            "progress.json: invalid value: integer `-1`, expected u32 at line 26 column 13",
         ),
         unread(
             "progress.json: no terms",
             progress(|json| drop(json.as_object_mut().unwrap().remove("terms"))),
-            "progress.json: missing field `terms`",
+            "progress.json: missing field `terms` at line 31 column 1",
         ),
         unread(
             "progress.json: the arguments are a text",
             progress(|json| json["arguments"] = "--seed 1".into()),
-            "progress.json: invalid type: string \"--seed 1\", expected a sequence",
+            "progress.json: invalid type: string \"--seed 1\", expected a sequence at line 2 column 25",
         ),
         unread(
             "progress.json: a list",
             rewrite("progress.json", |_| b"[]".to_vec()),
-            "progress.json: invalid length 0, expected struct Progress with 8 elements",
+            "progress.json: invalid length 0, expected struct Progress with 8 elements at line 1 column 2",
         ),
         unread(
             "progress.json: empty",

@@ -106,6 +106,11 @@ pub fn cases() -> Vec<Case> {
             "{}/run/run.json: not a run's: it lists no file of `checkpoints/step-270`",
         ),
         pointer(
+            "a file elsewhere",
+            |json| json["files"][0]["name"] = "../../config.json".into(),
+            "{}/run/run.json: not a run's: `../../config.json` is no file of one",
+        ),
+        pointer(
             "elsewhere",
             |json| json["checkpoint"] = "/etc".into(),
             "{}/run/run.json: `/etc` is no checkpoint of this run",
@@ -140,28 +145,28 @@ pub fn cases() -> Vec<Case> {
         ),
         manifest(
             "another hash",
-            |json| json["files"][0]["sha256"] = "00".into(),
+            |json| json["files"][1]["sha256"] = "00".into(),
             "{}/run/checkpoints/step-270/config.json: it is not as it was committed",
         ),
         manifest(
             "another size",
-            |json| json["files"][0]["size"] = 1.into(),
+            |json| json["files"][1]["size"] = 1.into(),
             "{}/run/checkpoints/step-270/config.json: it has 885 bytes where 1 were committed",
         ),
         manifest(
             "a negative size",
-            |json| json["files"][0]["size"] = (-1).into(),
+            |json| json["files"][1]["size"] = (-1).into(),
             "{}/run/checkpoints/step-270/manifest.json: invalid value: integer `-1`, expected u64 \
-                at line 1 column 117",
+                at line 1 column 230",
         ),
         manifest(
             "a file elsewhere",
-            |json| json["files"][0]["name"] = "../../config.json".into(),
+            |json| json["files"][1]["name"] = "../../config.json".into(),
             "{}/run/checkpoints/step-270/../../config.json: it is not in the checkpoint's own folder",
         ),
         manifest(
             "a device",
-            |json| json["files"][0]["name"] = "/dev/zero".into(),
+            |json| json["files"][1]["name"] = "/dev/zero".into(),
             "/dev/zero: it is not in the checkpoint's own folder",
         ),
         committed(

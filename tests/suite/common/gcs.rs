@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// What the server takes for a token.
 pub const TOKEN: &str = "ya29.c0-secret_token";
@@ -59,6 +60,8 @@ pub enum Fault {
     CutAfter(usize),
     /// It is done, but the connection ends before the answer.
     LoseAnswer,
+    /// The answer comes so much later.
+    Late(Duration),
 }
 
 impl Gcs {
@@ -187,8 +190,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         _ if bucket != "runs" => Answer::error(404, "NoSuchBucket"),
         _ => serve(&request, body, &mut state.lock().unwrap()),
     };
-    if let Some(Fault::LoseAnswer) = fault {
-        return Ok(());
+    match fault {
+        Some(Fault::LoseAnswer) => return Ok(()),
+        Some(Fault::Late(time)) => thread::sleep(time),
+        _ => {}
     }
     let head = format!(
         "HTTP/1.1 {status} x\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
