@@ -58,10 +58,7 @@ mod tests {
 
     #[test]
     fn paths_are_from_the_root() {
-        check(
-            "--train a/b.csv --plugin=../p.so --output run",
-            "--train HERE/a/b.csv --plugin HERE/../p.so --output HERE/run",
-        );
+        check("--train a/b.csv --plugin=../p.so --output=run", "--train HERE/a/b.csv --output HERE/run");
         check("--train /a.csv --output gs://b/run", "--train /a.csv --output gs://b/run");
         // This project's folder, and an id of the Hub.
         check("--model src --mask", "--model HERE/src --mask");
