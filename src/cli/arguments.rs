@@ -6,14 +6,16 @@ use crate::storage::is_bucket;
 
 /// Whose values are paths.
 const PATHS: [&str; 2] = ["--train", "--output"];
-/// Not kept: a run may come from elsewhere, and a plugin is a program.
-const PLUGIN: &str = "--plugin";
 /// Whose value is one if there is such a folder.
 const FOLDER: &str = "--model";
+/// Not taken from a run: what is to be done with it, and a plugin, which is a program, where a run may be anybody's.
+const OWN: [&str; 3] = ["--resume", "--overwrite", "--plugin"];
 
-/// `words`, with paths of this machine from its root, and of an argument that is given twice, the last alone.
-pub fn kept(words: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut arguments: Vec<(String, Vec<String>)> = vec![];
+/// An argument's name and its values.
+type Argument = (String, Vec<String>);
+
+fn parse(words: impl IntoIterator<Item = String>) -> Vec<Argument> {
+    let mut arguments: Vec<Argument> = vec![];
     for word in words {
         match word.split_once('=') {
             // What comes after it isn't otherwise read.
@@ -28,7 +30,12 @@ pub fn kept(words: impl IntoIterator<Item = String>) -> Vec<String> {
             },
         }
     }
-    arguments.retain(|(name, _)| name != PLUGIN);
+    arguments
+}
+
+/// `words`, with paths of this machine from its root, and of an argument that is given twice, the last alone.
+pub fn kept(words: impl IntoIterator<Item = String>) -> Vec<String> {
+    let arguments = parse(words);
     let is_last = |at: usize| arguments[at + 1..].iter().all(|(name, _)| *name != arguments[at].0);
     let last = (0..arguments.len()).filter(|at| is_last(*at)).map(|at| &arguments[at]);
     last.flat_map(|(name, values)| {
@@ -36,6 +43,12 @@ pub fn kept(words: impl IntoIterator<Item = String>) -> Vec<String> {
         [name.clone()].into_iter().chain(values)
     })
     .collect()
+}
+
+/// The words that a run has kept, as far as they are taken from one, and then those that are given now.
+pub fn again(kept: Vec<String>, now: &[String]) -> impl Iterator<Item = String> {
+    let taken = parse(kept).into_iter().filter(|(name, _)| !OWN.contains(&&**name));
+    taken.flat_map(|(name, values)| [name].into_iter().chain(values)).chain(now.to_vec())
 }
 
 fn from_root(name: &str, value: &str) -> String {
@@ -58,11 +71,20 @@ mod tests {
 
     #[test]
     fn paths_are_from_the_root() {
-        check("--train a/b.csv --plugin=../p.so --output=run", "--train HERE/a/b.csv --output HERE/run");
+        check("--train a/b.csv --output=run", "--train HERE/a/b.csv --output HERE/run");
         check("--train /a.csv --output gs://b/run", "--train /a.csv --output gs://b/run");
         // This project's folder, and an id of the Hub.
         check("--model src --mask", "--model HERE/src --mask");
         check("--model src/none", "--model src/none");
+    }
+
+    #[test]
+    fn what_to_do_with_a_run_and_programs_are_not_taken_from_it() {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let kept = words("--plugin=a.so --seed 1 --overwrite --plugin b.so --mask");
+        let now = words("--resume --plugin c.so");
+        let line = again(kept, &now);
+        assert_eq!(line.collect::<Vec<_>>(), words("--seed 1 --mask --resume --plugin c.so"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, count};
-use super::{Cli, Console, Error, Exit, Result, guess_note, padding_note, plural, signals};
+use super::{Cli, Console, Error, Exit, Result, arguments, guess_note, padding_note, plural, signals};
 use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
@@ -164,9 +164,8 @@ fn resumed(args: &TrainArgs) -> Result<TrainArgs> {
             false => Err(train::Error::NothingToResume { path: args.output.clone() }.into()),
         };
     };
-    let decided = ["--resume", "--overwrite"];
-    let before = before.into_iter().filter(|argument| !decided.contains(&argument.as_str()));
-    let line = ["bert-xla", "train"].map(str::to_owned).into_iter().chain(before).chain(args.written.clone());
+    let words = arguments::again(before, &args.written);
+    let line = ["bert-xla", "train"].map(str::to_owned).into_iter().chain(words);
     Cli::train_again(&line.map(OsString::from).collect::<Vec<_>>()).map_err(|error| {
         let path = args.output.display();
         Error::Usage(format!("{path}: with the arguments that its run was started with: {error}"))
