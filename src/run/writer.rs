@@ -188,6 +188,7 @@ impl Writer {
         if !self.is_fresh()? {
             self.refresh()?;
         }
+        self.remove_unfinished()?;
         Ok(true)
     }
 
@@ -352,9 +353,7 @@ impl Writer {
         let named = [&self.pointer.best, &self.pointer.checkpoint].into_iter().flatten().map(String::as_str);
         let named = named.chain(before).filter_map(name).map(str::to_owned);
         let keep = kept.chain(named).collect::<Vec<_>>();
-        for name in self.root.list()?.into_iter().filter(|name| is_part(name)) {
-            self.root.remove(&name)?;
-        }
+        self.remove_parts()?;
         let checkpoints = self.root.folder(CHECKPOINTS);
         // A link leads to where other runs may have theirs.
         let is_own_folder = !checkpoints.path().is_symlink();
@@ -373,6 +372,28 @@ impl Writer {
             }
         }
         self.checkpoints.retain(|known| keep.contains(&known.name));
+        Ok(())
+    }
+
+    /// Removes what is left of commits that were cut short. In a bucket, it may be another process that is at one.
+    fn remove_unfinished(&self) -> Result<()> {
+        let checkpoints = self.root.folder(CHECKPOINTS);
+        if matches!(self.hold, Hold::Name { .. }) || checkpoints.path().is_symlink() {
+            return Ok(());
+        }
+        self.remove_parts()?;
+        for name in checkpoints.list()? {
+            if is_checkpoint(&checkpoints, &name)? && !checkpoints.folder(&name).exists(MANIFEST)? {
+                checkpoints.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_parts(&self) -> Result<()> {
+        for name in self.root.list()?.into_iter().filter(|name| is_part(name)) {
+            self.root.remove(&name)?;
+        }
         Ok(())
     }
 }

@@ -174,8 +174,15 @@ impl Training {
     }
 
     pub fn kill(self) {
+        assert!(self.kill_unless_done());
+    }
+
+    /// Whether it is killed before it is done.
+    pub fn kill_unless_done(self) -> bool {
         self.signal("KILL");
-        assert_eq!(self.end().0, None);
+        let (code, stderr) = self.end();
+        assert!(matches!(code, None | Some(0)), "{code:?}: {stderr}");
+        code.is_none()
     }
 }
 
