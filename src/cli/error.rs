@@ -70,7 +70,9 @@ impl Error {
             Self::Run(run::Error::NoRun { .. }) => "give the --output of a training run",
             Self::Run(run::Error::Holds { .. }) => "choose another --output, or pass --overwrite",
             Self::Run(run::Error::InUse { .. }) => "choose another --output",
-            Self::Train(train::Error::Diverged { .. }) => "try a lower --learning-rate",
+            Self::Train(train::Error::Diverged { .. }) => {
+                "try a lower --learning-rate: that is another run, so with another --output, or with --overwrite"
+            }
             Self::Train(train::Error::Differs { .. }) => {
                 "give what it was started with, choose another --output, or pass --overwrite"
             }

@@ -36,7 +36,7 @@ pub use error::{Error, Result};
     max_term_width = 110,
     after_help = "Start with `bert-xla demo`; `bert-xla COMMAND --help` explains a command by example.\n\n\
                   Exit status: 0 done, 1 a failure, 2 an input or a usage that can't be worked with, 75 a training that was \
-                  stopped and saved."
+                  stopped and saved, 130 one that a second Ctrl-C has ended."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -105,6 +105,7 @@ impl Cli {
 
 /// Runs the command that `cli` names; what it has to say goes through `console`.
 pub fn run(cli: Cli, console: &Arc<Console>) -> Result<Exit> {
+    signals::outlive_limits();
     match cli.command {
         Command::Train(args) => return train::run(&args, console),
         Command::Evaluate(args) => evaluate::run(&args, console),

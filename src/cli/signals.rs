@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag::register_conditional_shutdown;
 use signal_hook::iterator::Signals;
 
@@ -15,7 +15,7 @@ use crate::train::Stop;
 /// What shells say of a process that an interrupt has ended.
 const INTERRUPTED: i32 = 128 + SIGINT;
 
-/// From now on, SIGTERM and SIGINT ask to stop in good order; a second SIGINT ends the process at once, with status 130. One
+/// From now on, SIGTERM, SIGINT and SIGHUP ask to stop in good order; a second SIGINT ends the process at once, with status 130. One
 /// that the process was started to ignore, as shells start what goes on in the background, is ignored as before.
 ///
 /// # Errors
@@ -25,7 +25,8 @@ pub fn install(stop: &Stop) -> Result<()> {
 }
 
 fn listen(stop: Stop) -> io::Result<()> {
-    let heard = [SIGTERM, SIGINT].into_iter().filter(|signal| !is_ignored(*signal)).collect::<Vec<_>>();
+    let heard =
+        [SIGTERM, SIGINT, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)).collect::<Vec<_>>();
     if heard.contains(&SIGINT) {
         let interrupted = Arc::new(AtomicBool::new(false));
         // In the handler itself, whatever the threads do; in this order, so that the first one only arms it.
@@ -35,10 +36,21 @@ fn listen(stop: Stop) -> io::Result<()> {
     let mut signals = Signals::new(heard)?;
     thread::Builder::new().spawn(move || {
         for signal in signals.forever() {
-            stop.ask(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+            stop.ask(match signal {
+                SIGINT => "SIGINT",
+                SIGHUP => "SIGHUP",
+                _ => "SIGTERM",
+            });
         }
     })?;
     Ok(())
+}
+
+/// From now on, a file that grows beyond the limit on its size (`ulimit -f`) is an error of writing it, and doesn't end the
+/// process without a word.
+pub fn outlive_limits() {
+    // Where it can't be had, it ends it.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
 /// Whether nothing happens on a signal, as Linux tells it of this process.

@@ -166,17 +166,25 @@ fn resumed(args: &TrainArgs) -> Result<TrainArgs> {
     };
     let words = arguments::again(before, &args.written);
     let line = ["bert-xla", "train"].map(str::to_owned).into_iter().chain(words);
-    Cli::train_again(&line.map(OsString::from).collect::<Vec<_>>()).map_err(|error| {
-        let path = args.output.display();
+    let path = args.output.display();
+    let again = Cli::train_again(&line.map(OsString::from).collect::<Vec<_>>()).map_err(|error| {
         Error::Usage(format!("{path}: with the arguments that its run was started with: {error}"))
-    })
+    })?;
+    if args.train.as_os_str().is_empty() && check_is_there(&again.train).is_err() {
+        let table = again.train.display();
+        return Err(Error::Usage(format!(
+            "{path}: its table {table} can't be read any more; --train says where it is now"
+        )));
+    }
+    Ok(again)
 }
 
 fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let job = prepare(args)?;
     let description = describe(args, &job);
+    let weights = describe_weights(args, &job);
     if args.dry_run {
-        console.note(&description);
+        console.note(&format!("{description}\n{weights}"));
         console.print(&format!("{}\n", job.model.summary()))?;
         return Ok(Exit::Done);
     }
@@ -199,6 +207,9 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
             return Ok(Exit::Done);
         }
     };
+    if session.is_new() {
+        console.note(&weights);
+    }
     // Before this, there is nothing to save.
     let stop = Stop::default();
     signals::install(&stop)?;
@@ -270,7 +281,7 @@ fn model_config(args: &ClassifierArgs, bert: BertConfig, labels: &LabelMap) -> R
     }
 }
 
-/// What the table holds, and what becomes of the checkpoint.
+/// What the table holds.
 fn describe(args: &TrainArgs, job: &Job) -> String {
     let mut text = format!(
         "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
@@ -284,7 +295,7 @@ fn describe(args: &TrainArgs, job: &Job) -> String {
     let said = job.original.get("pad_token_id").and_then(Value::as_u64);
     let said = said.unwrap_or(BertConfig::default().pad_token_id.into());
     let guess = guess_note(job.table.guess.as_ref());
-    let lines = [guess, padding_note(said, &job.tokenizer), Some(describe_weights(args, job))];
+    let lines = [guess, padding_note(said, &job.tokenizer)];
     lines.into_iter().flatten().for_each(|line| text.push_str(&format!("\n{line}")));
     text
 }

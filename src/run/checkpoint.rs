@@ -8,9 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, RUN, WEIGHTS, step};
 use super::reader::Pointer;
+use super::writer::started;
 use super::{Error, Progress, Result};
 use crate::report::History;
-use crate::storage::{Fetched, FileError, Folder, MANIFEST, Manifest, ManifestEntry};
+use crate::storage::{Fetched, Folder, MANIFEST, Manifest, ManifestEntry};
 use crate::weights::TensorFiles;
 
 /// The files of weights and moments.
@@ -62,10 +63,10 @@ impl Newest {
         let (pointer, damaged) = pointer(root)?;
         let mut newest =
             Self { run: pointer.run.clone(), checkpoint: None, damaged: damaged.into_iter().collect() };
-        for committed in newest_first(root, pointer)? {
+        for committed in newest_first(root, &pointer)? {
             match committed.and_then(Checkpoint::open) {
                 Ok(checkpoint) => {
-                    newest.run.get_or_insert_with(|| checkpoint.progress.run.clone());
+                    newest.run = Some(checkpoint.progress.run.clone());
                     newest.checkpoint = Some(checkpoint);
                     break;
                 }
@@ -167,11 +168,9 @@ fn fetch(folder: &Folder, manifest: &Manifest) -> Result<Option<Fetched>> {
     if folder.is_local() {
         return Ok(None);
     }
-    let fetched = Fetched::new(folder).map_err(FileError::new("can't make", std::env::temp_dir()))?;
+    let fetched = Fetched::new(folder)?;
     for file in manifest.files.iter().filter(|file| TENSORS.contains(&&*file.name)) {
-        let path = folder.path().join(&file.name);
-        let mut copy = fetched.create(&file.name).map_err(FileError::new("can't make a copy of", path))?;
-        file.copy_to(folder, &mut copy).map_err(Error::committed)?;
+        fetched.bring(folder, &file.name, Some(file)).map_err(Error::committed)?;
     }
     Ok(Some(fetched))
 }
@@ -184,27 +183,30 @@ fn pointer(root: &Folder) -> Result<(Pointer, Option<Error>)> {
     }
 }
 
-/// The checkpoints of the run that `pointer` names, or of whatever run, the newest first; or what is wrong with one.
-fn newest_first(root: &Folder, pointer: Pointer) -> Result<impl Iterator<Item = Result<Committed>>> {
+/// The checkpoints of the run that `pointer` names, or of one that was started later in its place, or of whatever run if it
+/// names none; the newest first. Or what is wrong with one.
+fn newest_first(root: &Folder, pointer: &Pointer) -> Result<Vec<Result<Committed>>> {
     let checkpoints = root.folder(CHECKPOINTS);
     let mut names = checkpoints.list()?;
     names.retain(|name| step(name).is_some());
-    names.sort_by_key(|name| Reverse(step(name)));
-    let groups = names.chunk_by(|a, b| step(a) == step(b)).map(<[String]>::to_vec).collect::<Vec<_>>();
-    Ok(groups.into_iter().flat_map(move |names| {
-        let read = |name: String| Some((Committed::read(checkpoints.folder(&name)).transpose()?, name));
-        let mut found = names.into_iter().filter_map(read).collect::<Vec<_>>();
-        found.retain(|(committed, _)| match (committed, &pointer.run) {
-            (Ok(committed), Some(run)) => committed.progress.run == *run,
-            _ => true,
+    let start = pointer.run.as_deref().map(started);
+    let read = |name: String| Some((Committed::read(checkpoints.folder(&name)).transpose()?, name));
+    let mut found = names.into_iter().filter_map(read).collect::<Vec<_>>();
+    found.retain(|(committed, _)| match committed {
+        Ok(Committed { progress: Progress { run, .. }, .. }) => {
+            pointer.run.as_ref().is_none_or(|named| run == named) || Some(started(run)) > start
+        }
+        Err(_) => true,
+    });
+    found.sort_by_cached_key(|(committed, name)| {
+        // Of one step, that of the whole epoch is newer than one in it. One that can't be told is taken for the newest.
+        let (start, epoch) = committed.as_ref().map_or((start, u32::MAX), |committed| {
+            (Some(started(&committed.progress.run)), committed.progress.epoch)
         });
-        // Of one step, that of the whole epoch is newer than one in it.
-        found.sort_by_cached_key(|(committed, name)| {
-            let epoch = committed.as_ref().map_or(u32::MAX, |committed| committed.progress.epoch);
-            Reverse((epoch, pointer.newest.as_deref() == Some(&path(name)), name.len(), name.clone()))
-        });
-        found.into_iter().map(|(committed, _)| committed)
-    }))
+        let is_newest = pointer.newest.as_deref() == Some(&path(name));
+        Reverse((start, step(name), epoch, is_newest, name.len(), name.clone()))
+    });
+    Ok(found.into_iter().map(|(committed, _)| committed).collect())
 }
 
 /// The command line that the run in `root` was started with, or went on with last; `None` for one that has no checkpoint.
@@ -215,7 +217,7 @@ fn newest_first(root: &Folder, pointer: Pointer) -> Result<impl Iterator<Item = 
 pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
     let root = Folder::new(root);
     let (pointer, mut damaged) = pointer(&root)?;
-    for committed in newest_first(&root, pointer)? {
+    for committed in newest_first(&root, &pointer)? {
         match committed {
             Ok(committed) => return Ok(Some(committed.progress.arguments)),
             Err(error) => damaged = damaged.or(Some(error)),

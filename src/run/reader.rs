@@ -25,8 +25,8 @@ pub(super) struct Pointer {
     /// That of the best epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best: Option<String>,
-    /// Which run it is, or is to be: see [`Progress::run`](super::Progress::run). Until its first epoch is whole,
-    /// `checkpoint` is that of the run that it replaces.
+    /// Which run it is: see [`Progress::run`](super::Progress::run). Until its first epoch is whole, `checkpoint` is that of
+    /// the run that it replaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     /// The process that writes it, where nothing else keeps others from doing so.

@@ -148,8 +148,8 @@ impl Writer {
     }
 
     /// Starts a run, which has no checkpoint yet, and gives its name; `None` if another process has written there since it was
-    /// opened. A run that the folder holds stays until the first whole epoch; nothing else of what it holds
-    /// is touched.
+    /// opened. A run that the folder holds stays the one to go on with until this one's first checkpoint, and the one for
+    /// readers until its first whole epoch; nothing else of what it holds is touched.
     ///
     /// # Errors
     /// A folder that holds a run, or a file that one would replace, unless it may be replaced.
@@ -157,10 +157,11 @@ impl Writer {
         if let Some(name) = self.holds()?.filter(|_| !replace) {
             return Err(Error::Holds { path: self.root.path().to_owned(), name });
         }
-        let run = new_name();
         self.keep_last = keep_last;
-        let before = self.pointer.clone();
-        self.pointer = Pointer { run: Some(run.clone()), newest: None, best: None, ..before.clone() };
+        let (before, run) = (self.pointer.clone(), new_name());
+        if before.newest.is_none() && before.checkpoint.is_none() {
+            self.pointer.run = Some(run.clone());
+        }
         Ok(self.take_over(&before)?.then_some(run))
     }
 
@@ -173,7 +174,9 @@ impl Writer {
         if !self.take_over(&before)? {
             return Ok(None);
         }
-        self.refresh()?;
+        if !self.is_fresh()? {
+            self.refresh()?;
+        }
         self.remove_strays(None)?;
         Ok(Some(from.run.clone()))
     }
@@ -325,14 +328,17 @@ impl Writer {
     fn refresh(&self) -> Result<()> {
         let Some(checkpoint) = &self.pointer.checkpoint else { return Ok(()) };
         let folder = self.root.folder(checkpoint);
+        if !folder.exists(MANIFEST)? {
+            // Somebody has removed it: the copies stand in for it.
+            return Ok(());
+        }
         let (last, files): (Vec<_>, Vec<_>) =
             self.pointer.files.iter().partition(|file| file.name == HISTORY);
         for file in files.into_iter().chain(last) {
-            // A file that is changed in place would change here and there: only the large one is worth it.
-            match &*file.name {
-                WEIGHTS => self.root.link(&folder, WEIGHTS)?,
-                name if self.root.read(name)? != folder.read(name)? => self.root.copy(&folder, name)?,
-                _ => {}
+            // The large one isn't held in memory to see whether it is another.
+            let name = &*file.name;
+            if name == WEIGHTS || self.root.read(name)? != folder.read(name)? {
+                self.root.copy(&folder, name)?;
             }
         }
         Ok(())

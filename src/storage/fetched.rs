@@ -8,7 +8,7 @@ use std::{env, io};
 
 use tempfile::TempDir;
 
-use super::Folder;
+use super::{FileError, Folder, ManifestEntry, Result};
 
 /// The temporary folders that there were, and what was brought into them.
 static KNOWN: Mutex<Vec<(String, String)>> = Mutex::new(vec![]);
@@ -29,9 +29,10 @@ pub struct Fetched {
 
 impl Fetched {
     /// An empty folder for files of `from`.
-    pub fn new(from: &Folder) -> io::Result<Self> {
+    pub fn new(from: &Folder) -> Result<Self> {
         sweep(&env::temp_dir());
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let made = tempfile::Builder::new().prefix(PREFIX).tempdir().map_err(in_temporary_folder);
+        let folder = made.map_err(FileError::new("can't copy", from.path()))?;
         let lock = File::open(folder.path()).ok().filter(|folder| folder.try_lock().is_ok());
         let known = (folder.path().display().to_string(), from.path().display().to_string());
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).push(known);
@@ -42,13 +43,42 @@ impl Fetched {
         self.folder.path().join(name)
     }
 
-    pub fn create(&self, name: &str) -> io::Result<File> {
-        File::create_new(self.path(name))
+    /// Brings the file `name` of `folder`, and gives where it is now. One that a manifest has an entry for is checked on the
+    /// way.
+    ///
+    /// # Errors
+    /// What is wrong with it, see [`is_damage`](super::is_damage), or with the temporary folder.
+    pub fn bring(&self, folder: &Folder, name: &str, entry: Option<&ManifestEntry>) -> Result<PathBuf> {
+        let path = self.path(name);
+        let given = folder.path().join(name);
+        let created = File::create_new(&path).map_err(in_temporary_folder);
+        let mut file = created.map_err(FileError::new("can't copy", given))?;
+        let copied = match entry {
+            Some(entry) => entry.copy_to(folder, &mut file),
+            None => folder.copy_to(name, &mut file).map(drop),
+        };
+        copied.map_err(|error| FileError { source: told_where(error.source), ..error })?;
+        Ok(path)
     }
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Of what is brought into the temporary folder: an error of this machine's is met there.
+pub(super) fn told_where(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => in_temporary_folder(error),
+        None => error,
+    }
+}
+
+pub(super) fn in_temporary_folder(error: io::Error) -> io::Error {
+    // Without the name that nobody has given.
+    let text = error.to_string();
+    let why = text.split(" at path ").next().unwrap_or(&text);
+    io::Error::new(error.kind(), format!("in the temporary folder {}: {why}", env::temp_dir().display()))
 }
 
 /// Removes what processes that were killed have left in `folder`, as far as that goes.

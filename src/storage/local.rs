@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use super::atomic::{PART, probe, write_atomic};
+use super::atomic::{probe, write_atomic};
 use super::{FileError, Result};
 
 /// The file's bytes; `None` if there is no such file.
@@ -41,21 +41,6 @@ pub fn remove(path: &Path) -> Result<()> {
         Err(error) if !is_absent(&error) => Err(FileError::new("can't remove", path)(error)),
         _ => Ok(()),
     }
-}
-
-/// Makes `name` in `to` the same file as in `from`, in place of any that is there; false where there are no hard links.
-pub fn link(from: &Path, to: &Path, name: &str) -> Result<bool> {
-    let (target, part) = (to.join(name), to.join(format!(".{name}.link{PART}")));
-    remove(&part)?;
-    // A link can't take another's place, a rename can.
-    let linked = match fs::hard_link(from.join(name), &part) {
-        Ok(()) => {
-            fs::rename(&part, &target).map_err(FileError::new("can't write", &target)).map(|()| true)?
-        }
-        Err(_) => false,
-    };
-    // Renaming one name of a file to another of the same file does nothing, and leaves both.
-    remove(&part).map(|()| linked)
 }
 
 /// Copies a file in place of any that is there.

@@ -39,17 +39,17 @@ impl FileError {
         move |source| Self { action, path, source }
     }
 
-    /// True for an address that names no place in a bucket, or no bucket: no retry and no right would help.
+    /// True for an address that names no place in a bucket, or one that may not be used: no retry would help.
     pub fn is_input_error(&self) -> bool {
-        let kinds = [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported];
-        is_bucket(&self.path) && kinds.contains(&self.source.kind())
+        use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+        is_bucket(&self.path) && matches!(self.source.kind(), InvalidInput | PermissionDenied | Unsupported)
     }
 }
 
-/// Whether a network, a server or a device has failed, so that nothing that was given is at fault.
+/// Whether a network, a server or a disk has failed, so that nothing that was given is at fault.
 pub fn is_outage(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotConnected, Other, TimedOut};
-    matches!(error.kind(), NotConnected | Other | TimedOut)
+    use io::ErrorKind::{NotConnected, Other, StorageFull, TimedOut};
+    matches!(error.kind(), NotConnected | Other | StorageFull | TimedOut)
 }
 
 /// A failure of whatever gives a file its bytes.
@@ -188,15 +188,6 @@ impl Folder {
         }
     }
 
-    /// Makes `name` here the same file as `name` in `from`, in place of any that is there: by a hard link, or by a copy
-    /// where there are none.
-    pub fn link(&self, from: &Self, name: &str) -> Result<()> {
-        match (from.local(), self.local()) {
-            (Some(source), Some(target)) if local::link(source, target, name)? => Ok(()),
-            _ => self.copy(from, name),
-        }
-    }
-
     /// Copies `name` from `from`, in place of any file of that name; within a bucket, without bringing it here.
     pub fn copy(&self, from: &Self, name: &str) -> Result<()> {
         if let (Some(source), Some(target)) = (from.local(), self.local()) {
@@ -261,8 +252,8 @@ pub fn open_once(path: &Path) -> io::Result<fs::File> {
         return fs::File::open(path);
     }
     let (folder, name) = Folder::of(path);
-    let mut copy = tempfile::tempfile()?;
-    Bucket::open(folder.path())?.download(&name, &mut copy)?;
+    let mut copy = tempfile::tempfile().map_err(fetched::in_temporary_folder)?;
+    Bucket::open(folder.path())?.download(&name, &mut copy).map_err(fetched::told_where)?;
     copy.rewind()?;
     Ok(copy)
 }

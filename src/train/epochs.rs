@@ -66,7 +66,7 @@ impl Epochs<'_, '_> {
             let evaluation = match self.measure(train, dev, epoch, &mut metrics, &clock, observer)? {
                 Ok(evaluation) => evaluation,
                 Err(reason) => {
-                    self.save(None);
+                    self.save(None, observer);
                     return Ok(Ending::Stopped { reason, step: self.progress.step });
                 }
             };
@@ -78,7 +78,7 @@ impl Epochs<'_, '_> {
             }
             (self.progress.epoch, self.progress.within) = (epoch, None);
             // Before it is told, which can fail.
-            self.save(Some(evaluation));
+            self.save(Some(evaluation), observer);
             let told = observer.epoch_ends(&record).map_err(super::Error::from);
             self.trainer.replicas().meet("saving", told)?;
         }
@@ -121,13 +121,14 @@ impl Epochs<'_, '_> {
                 return Ok(Err(reason));
             }
             if saves {
-                self.save(None);
+                self.save(None, observer);
             }
         }
     }
 
-    fn save(&self, evaluation: Option<Evaluation>) {
-        self.keeper.save(self.trainer, self.progress, self.history, evaluation);
+    fn save(&self, evaluation: Option<Evaluation>, observer: &mut dyn Observer) {
+        let note = &mut |text: &str| observer.note(text);
+        self.keeper.save(self.trainer, self.progress, self.history, evaluation, note);
     }
 
     fn record(

@@ -103,12 +103,13 @@ impl<'s> Keeper<'s> {
         progress: &Progress,
         history: &History,
         evaluation: Option<Evaluation>,
+        note: &mut dyn FnMut(&str),
     ) {
         self.saved_at.set(Instant::now());
         let is_new = evaluation.is_some() || self.given.get() != Some(progress.step);
         let mut saver = self.saver.borrow_mut();
         let Some(saver) = saver.as_mut().filter(|_| is_new) else { return };
-        let waited = saver.wait();
+        let waited = saver.wait(|| note(&waiting(self.given.get())));
         if waited.is_ok() {
             self.kept.set(self.given.get());
         }
@@ -135,9 +136,9 @@ impl<'s> Keeper<'s> {
     ///
     /// # Errors
     /// That of `end`, or of the last commit.
-    pub fn end(&self, end: Result<Ending>) -> Result<Ending> {
+    pub fn end(&self, end: Result<Ending>, note: &mut dyn FnMut(&str)) -> Result<Ending> {
         let committed = match &mut *self.saver.borrow_mut() {
-            Some(saver) => saver.wait(),
+            Some(saver) => saver.wait(|| note(&waiting(self.given.get()))),
             None => Ok(()),
         };
         let committed = self.failed.take().map_or(committed, Err);
@@ -153,6 +154,11 @@ impl<'s> Keeper<'s> {
         };
         end.map_err(|error| error.with_kept(self.kept.get()))
     }
+}
+
+fn waiting(step: Option<u64>) -> String {
+    let step = step.unwrap_or_default();
+    format!("Waiting until the checkpoint of step {step} is written: the disk or the network is slow")
 }
 
 /// What the hosts have agreed on.

@@ -1,10 +1,14 @@
 //! A thread that commits snapshots while training goes on.
 
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::Scope;
+use std::time::Duration;
 
 use super::Result;
 use crate::run::{Description, Snapshot, Writer};
+
+/// After so long, a wait for a commit is told.
+const LATE: Duration = Duration::from_secs(15);
 
 /// One snapshot is committed at a time; the next one waits for it. An error is told at the next call.
 pub(super) struct Saver<'s> {
@@ -59,14 +63,22 @@ impl<'s> Saver<'s> {
         }
     }
 
-    /// Waits until everything is committed.
+    /// Waits until everything is committed; `late` is told if that takes long.
     ///
     /// # Errors
     /// That of the last commit, unless it was told.
-    pub fn wait(&mut self) -> Result<()> {
-        match std::mem::take(&mut self.is_busy) {
-            true => self.ends.recv().unwrap_or(Ok(())),
-            false => Ok(()),
+    pub fn wait(&mut self, late: impl FnOnce()) -> Result<()> {
+        if !std::mem::take(&mut self.is_busy) {
+            return Ok(());
+        }
+        match self.ends.recv_timeout(LATE) {
+            Ok(end) => end,
+            Err(RecvTimeoutError::Timeout) => {
+                late();
+                self.ends.recv().unwrap_or(Ok(()))
+            }
+            // The thread is gone when it has panicked alone, which the scope tells.
+            Err(RecvTimeoutError::Disconnected) => Ok(()),
         }
     }
 }

@@ -287,8 +287,13 @@ impl Session {
             let keeper = Keeper::new(trainer.replicas().clone(), job, save.cadence, saver, stop, *kept);
             let mut epochs = Epochs { job, trainer, history, progress, keeper };
             let end = epochs.run(&data, observer);
-            epochs.keeper.end(end)
+            epochs.keeper.end(end, &mut |text| observer.note(text))
         })
+    }
+
+    /// Whether no step of it is done.
+    pub fn is_new(&self) -> bool {
+        self.progress.step == 0
     }
 
     /// The epochs so far.

@@ -57,7 +57,11 @@ pub enum HubError {
 impl HubError {
     /// True where the model's name or files are at fault, false where the network or the cache failed.
     pub fn is_input_error(&self) -> bool {
-        !matches!(self, Self::Download { .. } | Self::Cache(_))
+        match self {
+            Self::Download { .. } => false,
+            Self::Cache(error) => error.is_input_error(),
+            _ => true,
+        }
     }
 }
 
@@ -192,24 +196,16 @@ impl ModelFiles {
     /// Brings the files of `folder`, which is in a bucket, into a temporary folder, and checks those that `manifest` lists.
     pub fn fetch(folder: &Folder, manifest: Option<&Manifest>, weights: bool) -> Result<Self, HubError> {
         let names = folder.list()?;
-        let fetched = Fetched::new(folder).map_err(FileError::new("can't make", std::env::temp_dir()))?;
+        let fetched = Fetched::new(folder)?;
         let get = |name: &str| {
-            let path = fetched.path(name);
-            let mut file = fetched.create(name).map_err(FileError::new("can't write", &path))?;
             let listed = manifest.and_then(|manifest| manifest.files.iter().find(|file| file.name == name));
-            match listed {
-                Some(listed) => {
-                    listed.copy_to(folder, &mut file).map_err(|error| match is_damage(&error) {
-                        true => HubError::Damaged {
-                            path: error.path.display().to_string(),
-                            message: error.source.to_string(),
-                        },
-                        false => error.into(),
-                    })?
-                }
-                None => _ = folder.copy_to(name, &mut file)?,
-            }
-            Ok(path)
+            fetched.bring(folder, name, listed).map_err(|error| match listed.is_some() && is_damage(&error) {
+                true => HubError::Damaged {
+                    path: error.path.display().to_string(),
+                    message: error.source.to_string(),
+                },
+                false => error.into(),
+            })
         };
         let has = |name: &str| names.iter().any(|found| found == name);
         let files = select(&folder.path().to_string_lossy(), weights, has, get)?;

@@ -63,7 +63,7 @@ fn uses_a_folder() {
     assert_eq!(root.size("on").unwrap(), Some(0));
     let mut none = vec![];
     assert_eq!(root.copy_to("on", &mut none).unwrap(), 0);
-    root.folder("sub/deep").link(&root, "one").unwrap();
+    root.folder("sub/deep").copy(&root, "one").unwrap();
     assert_eq!(root.read("sub/deep/one").unwrap().unwrap(), b"2");
     root.remove("sub").unwrap();
     root.remove("sub").unwrap();
@@ -344,7 +344,14 @@ fn what_is_missing_is_told_in_a_line_that_says_what_to_do() {
         )
     );
     let broken = [("GOOGLE_APPLICATION_CREDENTIALS", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))];
-    assert!(told("gs://runs/run", &broken).contains("Google's credentials can't be used: the file that"));
+    let path = broken[0].1;
+    assert_eq!(
+        told("gs://runs/run", &broken),
+        format!(
+            "can't write to gs://runs/run: Google's credentials can't be used: {path}, which \
+             GOOGLE_APPLICATION_CREDENTIALS names, can't be read, or is none of the kinds authorized_user and service_account"
+        )
+    );
 }
 
 #[test]

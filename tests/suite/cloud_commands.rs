@@ -213,7 +213,7 @@ fn what_is_wrong_in_a_bucket_is_told_by_its_address() {
     put(&weights, &whole);
     server.fail("PUT", "probe", Fault::Status(403, String::new()));
     let predict = ["predict", "--backend", "cpu", "--run", run, "--data", sample, "--output"];
-    let refused = says(&[&predict[..], &["gs://runs/out/labels.csv"]].concat(), 1);
+    let refused = says(&[&predict[..], &["gs://runs/out/labels.csv"]].concat(), 2);
     assert!(
         refused.starts_with("error: can't write gs://runs/out/labels.csv: the account may not do that (403)"),
         "{refused}"

@@ -161,7 +161,7 @@ fn a_checkpoint_that_can_not_be_read_is_not_passed_over() {
     let more = ["--epochs", "3", "--checkpoint-every", "5"];
     let newest = before.keys().find(|name| name.contains("step-46-") && name.ends_with(layout::MOMENTS[1]));
     gcs.fail("HEAD", newest.unwrap(), Fault::Status(403, String::new()));
-    let error = fails(&mut training(&gcs, &more), 1);
+    let error = fails(&mut training(&gcs, &more), 2);
     assert!(
         error
             .contains(&format!("can't use gs://runs/{}: the account may not do that (403)", newest.unwrap())),
@@ -170,7 +170,8 @@ fn a_checkpoint_that_can_not_be_read_is_not_passed_over() {
     // Nor is one for which there is no room here.
     for flags in [&more[..], &[&more[..], &["--overwrite"]].concat()] {
         let error = fails(training(&gcs, flags).env("TMPDIR", "/nonexistent"), 1);
-        assert!(error.starts_with("error: can't make "), "{error}");
+        assert!(error.starts_with("error: can't copy gs://runs/run/checkpoints/step-46-"), "{error}");
+        assert!(error.contains(": in the temporary folder /nonexistent: No such file"), "{error}");
     }
     assert!(objects(&gcs) == before);
     // What it tells of itself is as it was written, too.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use bert_xla::run::layout;
@@ -395,4 +396,68 @@ fn folders_of_others_stay() {
     trains(&mut train(&root, &["--epochs", "1"]));
     assert_eq!(fs::read(theirs.join(layout::WEIGHTS)).unwrap(), b"theirs");
     assert_eq!(fs::read_dir(theirs).unwrap().count(), 3);
+}
+
+/// Nothing is given up for a run that has nothing yet: it is killed, or diverges.
+#[test]
+fn a_run_that_is_replaced_stays_until_there_is_another() {
+    let root = empty_folder("resume_replaced").join("run");
+    let copied = Command::new("cp").arg("-a").arg(uninterrupted().0).arg(&root).status().unwrap();
+    assert!(copied.success());
+    let diverges = ["--epochs", "2", "--learning-rate", "1e30", "--batch-size", "360", "--overwrite"];
+    fails(&mut train(&root, &diverges), 1);
+    let other = [&FLAGS[..], &["--seed", "7", "--overwrite"]].concat();
+    let mut child = train(&root, &other).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("Weights: ")).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if steps(&root).first() == Some(&23) {
+        let more = ["--epochs", "3", "--checkpoint-every", "5"];
+        let stderr = trains(&mut train(&root, &more));
+        assert_eq!(went_on_after(&stderr), Some(46), "{stderr}");
+    }
+    // From its first checkpoint on, the new one is the run.
+    let training = Training::until(train(&root, &other), 1, || {
+        steps(&root).into_iter().filter(|step| *step < 23).collect()
+    });
+    training.kill();
+    let newest = steps(&root).into_iter().filter(|step| *step < 46).max();
+    let stderr = trains(&mut train(&root, &[&FLAGS[..], &["--seed", "7"]].concat()));
+    assert_eq!(went_on_after(&stderr), newest, "{stderr}");
+}
+
+/// Readers have the copies then, and training has what is newer.
+#[test]
+fn a_run_goes_on_without_the_checkpoint_of_its_last_epoch() {
+    let root = empty_folder("resume_removed").join("run");
+    let more = ["--epochs", "3", "--checkpoint-every", "5"];
+    Training::start(train(&root, &more), &root, 30).kill();
+    let newest = *steps(&root).last().unwrap();
+    assert!(newest < 46);
+    fs::remove_dir_all(root.join("checkpoints/step-23")).unwrap();
+    let stderr = trains(&mut train(&root, &more));
+    assert_eq!(went_on_after(&stderr), Some(newest), "{stderr}");
+}
+
+#[test]
+fn whoever_writes_into_a_copy_leaves_the_checkpoint_as_it_is() {
+    let root = empty_folder("resume_copies").join("run");
+    let copied = Command::new("cp").arg("-a").arg(uninterrupted().0).arg(&root).status().unwrap();
+    assert!(copied.success());
+    for name in layout::FILES {
+        fs::File::options().write(true).open(root.join(name)).unwrap().set_len(7).unwrap();
+    }
+    works(&[
+        "evaluate",
+        "--backend",
+        "cpu",
+        "--run",
+        root.to_str().unwrap(),
+        "--data",
+        asset("sample.csv").to_str().unwrap(),
+    ]);
+    let stderr = trains(&mut train(&root, &FLAGS));
+    assert!(stderr.contains("Nothing to do"), "{stderr}");
+    assert_eq!(outcome(&root), *uninterrupted().1);
 }

@@ -32,7 +32,7 @@ fn saved_step(stderr: &str, reason: &str, root: &Path) -> u64 {
 fn a_signal_saves_the_step_and_the_same_command_goes_on_from_it() {
     let folder = empty_folder("signals_step");
     // A second SIGTERM is the first one again.
-    for (name, signals) in [("term", &["TERM", "TERM"][..]), ("int", &["INT"])] {
+    for (name, signals) in [("term", &["TERM", "TERM"][..]), ("int", &["INT"]), ("hup", &["HUP", "HUP"])] {
         let root = folder.join(name);
         let mut before = None;
         for least in [5, 26] {

@@ -64,8 +64,8 @@ pub fn to(bucket: &str) -> io::Result<Arc<Connection>> {
 }
 
 impl Connection {
-    /// What the bucket answers to a request. In an outage, it is asked again and again, for as long as [`PATIENCE`]; before
-    /// it has answered at all, only as often as the store itself does, since somebody may wait to hear of a mistake.
+    /// What the bucket answers to a request. In an outage, it is asked again and again, for as long as [`PATIENCE`]; while
+    /// nobody has answered at all, only as often as the store itself does, since somebody may wait to hear of a mistake.
     pub async fn ask<T, F: Future<Output = object_store::Result<T>>>(
         &self,
         request: impl Fn() -> F,
@@ -75,7 +75,7 @@ impl Connection {
         loop {
             let answer = request().await;
             let is_outage = answer.as_ref().is_err_and(failure::is_outage);
-            if !is_outage {
+            if answer.as_ref().err().is_none_or(failure::is_answer) {
                 self.is_reached.store(true, Ordering::Relaxed);
             }
             if !is_outage || !self.is_reached.load(Ordering::Relaxed) || started.elapsed() + pause > PATIENCE

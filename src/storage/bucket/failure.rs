@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
@@ -13,6 +14,11 @@ const LOGIN: &str = "run `gcloud auth application-default login`, or set GOOGLE_
 /// Whether what wasn't found is the bucket.
 pub fn lacks_bucket(error: &Error) -> bool {
     Answer::of(error).text.contains("NoSuchBucket")
+}
+
+/// Whether a server has answered.
+pub fn is_answer(error: &Error) -> bool {
+    Answer::of(error).status.is_some()
 }
 
 /// Whether another try may well be answered.
@@ -73,10 +79,19 @@ pub fn no_file() -> io::Error {
 
 /// A file of credentials that can't be read, or doesn't hold any.
 pub fn bad_credentials() -> io::Error {
-    let message = "Google's credentials can't be used: the file that GOOGLE_APPLICATION_CREDENTIALS or \
-                   GOOGLE_SERVICE_ACCOUNT names, or that `gcloud auth application-default login` wrote, can't be read, or \
-                   is none of the kinds authorized_user and service_account";
-    io::Error::new(ErrorKind::InvalidInput, message)
+    // In the order in which the store looks at them.
+    let variables =
+        ["GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_APPLICATION_CREDENTIALS"];
+    let named = variables.iter().find_map(|name| Some((name, std::env::var_os(name)?)));
+    let file = match &named {
+        Some((name, path)) => format!("{}, which {name} names,", Path::new(path).display()),
+        None => "what `gcloud auth application-default login` wrote".to_owned(),
+    };
+    let wrong = match named.is_some_and(|(_, path)| !Path::new(&path).exists()) {
+        true => "isn't there",
+        false => "can't be read, or is none of the kinds authorized_user and service_account",
+    };
+    io::Error::new(ErrorKind::InvalidInput, format!("Google's credentials can't be used: {file} {wrong}"))
 }
 
 /// No token: what was asked for one failed with `error`, or didn't answer in time.

@@ -101,9 +101,11 @@ pub fn cases() -> Vec<Case> {
     let nothing_there =
         read(&format!("there are no credentials for Google Cloud, or Google was not reached: {LOGIN}"));
     let bad_credentials = &read(
-        "Google's credentials can't be used: the file that GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT \
-         names, or that `gcloud auth application-default login` wrote, can't be read, or is none of the kinds \
-         authorized_user and service_account",
+        "Google's credentials can't be used: {}/key.json, which GOOGLE_APPLICATION_CREDENTIALS names, can't be read, or \
+         is none of the kinds authorized_user and service_account",
+    );
+    let no_credentials = &read(
+        "Google's credentials can't be used: {}/none.json, which GOOGLE_APPLICATION_CREDENTIALS names, isn't there",
     );
     let trained = TRAIN.replace("--random-weights", "");
     let role = "the account may not do that (403): give the role by `gcloud storage buckets add-iam-policy-binding \
@@ -191,15 +193,13 @@ pub fn cases() -> Vec<Case> {
             "gs://runs/run",
             vec![("PUT", "probe", denied("storage.objects.create"))],
             &may_not("can't write to gs://runs/run", "storage.objects.create"),
-        )
-        .failure(),
+        ),
         output(
             "an output that may not be listed",
             "gs://runs/run",
             vec![("GET", "list-type", denied("storage.objects.list"))],
             &may_not("can't write to gs://runs/run", "storage.objects.list"),
-        )
-        .failure(),
+        ),
         output(
             "an output that holds files",
             "gs://runs/model",
@@ -227,8 +227,7 @@ pub fn cases() -> Vec<Case> {
             PREDICT,
             vec![("PUT", "probe", denied("storage.objects.create"))],
             &may_not("can't write gs://runs/labels.csv", "storage.objects.create"),
-        )
-        .failure(),
+        ),
         case(
             "answers in place of the input",
             &PREDICT.replace("{}/data.csv", "gs://runs/labels.csv"),
@@ -241,6 +240,13 @@ pub fn cases() -> Vec<Case> {
             vec![],
             &format!("can't write gs://runs: {expected}"),
         ),
+        case(
+            "no room for a copy",
+            EVALUATE,
+            vec![],
+            &read("in the temporary folder {}/none: No such file or directory (os error 2)"),
+        )
+        .variable("TMPDIR", "{}/none"),
         metadata(
             "no account",
             "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -268,7 +274,7 @@ pub fn cases() -> Vec<Case> {
             \"private_key\": \"none\"}",
             bad_credentials,
         ),
-        Case::new("credentials: no file", EVALUATE, bad_credentials)
+        Case::new("credentials: no file", EVALUATE, no_credentials)
             .variable("GOOGLE_APPLICATION_CREDENTIALS", "{}/none.json"),
     ]
 }

@@ -279,6 +279,11 @@ pub fn cases() -> Vec<Case> {
             "tensor `m.bert.embeddings.LayerNorm.bias` is in both {}/run/checkpoints/step-270/model.safetensors and \
              {}/run/checkpoints/step-270/first_moments.safetensors",
         ),
+        refused(
+            "progress.json: a table that is gone",
+            progress(|json| json["arguments"] = json!(["--train", "/nowhere/data.csv"])),
+            "{}/run: its table /nowhere/data.csv can't be read any more; --train says where it is now",
+        ),
         other("--seed 1", "seed was 0, now 1"),
         other("--batch-size 16", "batch_size was 8, now 16"),
         other("--learning-rate 1e-4", "learning_rate was 0.0005, now 0.0001"),
