@@ -129,7 +129,12 @@ fn snapshot(criterion: &mut Criterion) {
         let mut compiled: Option<Trainer> = None;
         group.measurement_time(measurement / 4).bench_function(name, |bencher| {
             let trainer = compiled.get_or_insert_with(|| trainer(name, size, 1));
-            bencher.iter(|| trainer.snapshot().expect("the state is there"));
+            // As in training, each copy but the first is made where the one before was.
+            let mut copy = Default::default();
+            bencher.iter(|| {
+                let spare = std::mem::take(&mut copy);
+                copy = trainer.snapshot(spare).expect("the state is there");
+            });
         });
     }
 }

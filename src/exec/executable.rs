@@ -143,7 +143,7 @@ impl Executable {
         // From the first read on, what has been started is to end before its memory goes.
         let mut pending = Pending { work: Some(Work { completion, reads: vec![] }), watch: replicas.watch() };
         for (port, array) in ports.iter().zip(first) {
-            let read = replicas.waiting(A_STEP, || array.read())?;
+            let read = replicas.waiting(A_STEP, || array.read(vec![]))?;
             if let Some(work) = &mut pending.work {
                 work.reads.push((port.id.clone(), read));
             }

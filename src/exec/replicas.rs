@@ -178,12 +178,14 @@ impl Replicas {
         }
     }
 
-    /// Starts to copy the whole of an array to the host; its parts, in order.
-    pub(super) fn read(&self, placed: &Placed) -> Result<Vec<Readback>> {
+    /// Starts to copy the whole of an array to the host; its parts, in order. The first goes into the memory of `spare`, if
+    /// that is large enough.
+    pub(super) fn read(&self, placed: &Placed, mut spare: Vec<f32>) -> Result<Vec<Readback>> {
+        let mut read = |array: &Array| array.read(std::mem::take(&mut spare));
         match placed.layout {
-            Layout::Mirrored => Ok(vec![placed.arrays[0].read()?]),
+            Layout::Mirrored => Ok(vec![read(&placed.arrays[0])?]),
             Layout::Sharded if self.is_shared() => Err(Error::Elsewhere),
-            Layout::Sharded => placed.arrays.iter().map(Array::read).collect(),
+            Layout::Sharded => placed.arrays.iter().map(read).collect(),
         }
     }
 

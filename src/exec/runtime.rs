@@ -134,10 +134,10 @@ impl Array {
         Ok(buffer.wait()?)
     }
 
-    /// Starts a copy to the host.
-    pub(super) fn read(&self) -> Result<Readback> {
+    /// Starts a copy to the host, into the memory of `spare` if it is large enough.
+    pub(super) fn read(&self, spare: Vec<f32>) -> Result<Readback> {
         let Self::Pjrt(buffer) = self;
-        Ok(Readback::Pjrt(buffer.read()?))
+        Ok(Readback::Pjrt(buffer.read_into(spare)?))
     }
 }
 

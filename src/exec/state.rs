@@ -54,13 +54,17 @@ impl State {
         replicas.to_host(self.get(id)?)
     }
 
-    /// As [`to_host`](Self::to_host), of many leaves of f32: all copies are under way at once.
+    /// As [`to_host`](Self::to_host), of many leaves of f32: all copies are under way at once. What an earlier call has
+    /// returned for the same leaves may be given as `spare`: its memory is used again.
     pub fn to_host_all<'i>(
         &self,
         replicas: &Replicas,
         ids: impl Iterator<Item = &'i LeafId>,
+        spare: Vec<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
-        let reads = ids.map(|id| replicas.read(self.get(id)?)).collect::<Result<Vec<_>>>()?;
+        let spare = spare.into_iter().chain(std::iter::repeat_with(Vec::new));
+        let reads = ids.zip(spare).map(|(id, spare)| replicas.read(self.get(id)?, spare));
+        let reads = reads.collect::<Result<Vec<_>>>()?;
         reads.into_iter().map(|read| replicas.join(read)).collect()
     }
 

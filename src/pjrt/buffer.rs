@@ -1,9 +1,11 @@
 //! Arrays on a device.
 
 use std::ffi::c_int;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use rustix::mm::{Advice, madvise};
 
 use super::api::Owned;
 use super::client::{Client, Device};
@@ -170,20 +172,28 @@ impl Buffer {
 
     /// The bytes of the elements, in row-major order and the machine's byte order.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        self.start_read(self.shape.size_in_bytes())?.wait()
+        self.start_read(self.shape.size_in_bytes(), vec![])?.wait()
     }
 
     /// Starts a copy to the host without waiting for it.
     pub fn read<T: Element>(&self) -> Result<PendingRead<T>> {
+        self.read_into(vec![])
+    }
+
+    /// As [`read`](Self::read), into the memory of `spare` if it is large enough: new memory, which comes a page at a time,
+    /// takes longer than the copy.
+    pub fn read_into<T: Element>(&self, spare: Vec<T>) -> Result<PendingRead<T>> {
         if T::TYPE != self.shape.element_type {
             return Err(Error::ElementTypeMismatch { expected: T::TYPE, found: self.shape.element_type });
         }
-        self.start_read(self.shape.num_elements())
+        self.start_read(self.shape.num_elements(), spare)
     }
 
     /// Starts a copy of the whole array into `len` values of `T`, which take as many bytes.
-    fn start_read<T: Element>(&self, len: usize) -> Result<PendingRead<T>> {
-        let mut data: Vec<T> = Vec::with_capacity(len);
+    fn start_read<T: Element>(&self, len: usize, mut data: Vec<T>) -> Result<PendingRead<T>> {
+        data.clear();
+        data.reserve_exact(len);
+        prefer_huge_pages(data.spare_capacity_mut());
         // Without a layout the copy would come in the device's own, which is tiled on TPU.
         // The CPU plugin 0.0.1 pays no heed: its arrays are row-major unless a program asks for another layout.
         let minor_to_major: Vec<i64> = (0..self.shape.rank() as i64).rev().collect();
@@ -213,6 +223,23 @@ impl Buffer {
     pub(super) fn raw(&self) -> *mut sys::PJRT_Buffer {
         self.raw.raw()
     }
+}
+
+/// Has the system back memory that nothing was written to with pages of 2 MiB, where it can.
+fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
+    const PAGE: usize = 4096;
+    const LEAST: usize = 4 << 20;
+    let bytes = size_of_val(memory);
+    if bytes < LEAST {
+        return;
+    }
+    let start = memory.as_mut_ptr().cast::<u8>();
+    let skipped = start.align_offset(PAGE);
+    let whole = (bytes - skipped) / PAGE * PAGE;
+    // SAFETY: the range lies in `memory`, and the advice changes nothing that a program can see.
+    let advised = unsafe { madvise(start.add(skipped).cast(), whole, Advice::LinuxHugepage) };
+    // Without it, all is as it was.
+    let _ = advised;
 }
 
 /// A copy from a device to the host that is under way. Dropping it waits for the copy to end.

@@ -6,6 +6,8 @@ pub mod layout;
 mod predictions;
 mod progress;
 mod reader;
+mod snapshot;
+mod strays;
 mod writer;
 
 use std::path::PathBuf;
@@ -14,7 +16,8 @@ pub use checkpoint::{Checkpoint, Newest, last_arguments};
 pub use predictions::{DevPredictions, Submission, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
 pub use reader::{Run, model_files, model_folder, read_json};
-pub use writer::{Description, Snapshot, Tensor, Writer, started};
+pub use snapshot::{Description, Snapshot, Tensor};
+pub use writer::{Writer, started};
 
 use crate::data::DataError;
 use crate::model::ConfigError;

@@ -6,62 +6,16 @@ use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::checkpoint::{Known, known, may_be_of};
-use super::description::describe;
-use super::layout::{
-    ACCURACY_CHART, CHECKPOINTS, CONFIG, DEV_PREDICTIONS, FILES, HISTORY, LOSS_CHART, MOMENTS, PROGRESS, RUN,
-    TOKENIZER, TRAINING_FILES, WEIGHTS, checkpoint, step,
-};
-use super::predictions::DevPredictions;
+use super::layout::{CHECKPOINTS, FILES, HISTORY, RUN, WEIGHTS, checkpoint, step};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
+use super::snapshot::{Description, Snapshot};
+use super::strays::{is_checkpoint, is_part};
 use super::{Error, Result};
-use crate::data::{LabelMap, Tokenizer};
-use crate::model::ClassifierConfig;
-use crate::report::{History, accuracy_chart, loss_chart};
-use crate::shape::{ElementType, Shape};
-use crate::storage::{Commit, FileError, Folder, MANIFEST, Manifest, PART, Replaced, Version};
-use crate::weights::write_safetensors;
-
-/// What a run says of its model: the same at each commit.
-pub struct Description {
-    config: String,
-    tokenizer: String,
-}
-
-impl Description {
-    /// Of a model that is trained from one whose `config.json` holds `original`.
-    pub fn new(
-        original: &Value,
-        tokenizer: &Tokenizer,
-        model: &ClassifierConfig,
-        labels: &LabelMap,
-    ) -> Result<Self> {
-        let config = describe(original.clone(), model, labels);
-        Ok(Self { config: format!("{config:#}\n"), tokenizer: tokenizer.to_json()? })
-    }
-}
-
-/// A named array of f32, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    pub name: String,
-    pub dims: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
-/// All that is committed at once.
-pub struct Snapshot<'a> {
-    pub progress: Progress,
-    pub history: History,
-    /// Of a whole epoch's end: from then on, readers are given its model.
-    pub predictions: Option<DevPredictions<'a>>,
-    pub weights: Vec<Tensor>,
-    /// Of the trained weights: the gradients' running means, and those of their squares.
-    pub moments: [Vec<Tensor>; 2],
-}
+use crate::storage::{Commit, FileError, Folder, MANIFEST, Manifest, Replaced, Version};
 
 /// The one that writes to a run folder.
 pub struct Writer {
@@ -267,7 +221,7 @@ impl Writer {
     /// Values that are no numbers: a checkpoint is there to go on from.
     pub fn commit(&mut self, description: &Description, snapshot: &Snapshot<'_>) -> Result<()> {
         let Snapshot { progress, predictions, .. } = snapshot;
-        check_finite(snapshot)?;
+        snapshot.check_finite()?;
         self.check_hold()?;
         let before = self.pointer.checkpoint.clone();
         let checkpoints = self.root.folder(CHECKPOINTS);
@@ -276,7 +230,7 @@ impl Writer {
             // Another process may be about to write one of this step.
             Hold::Name { .. } => format!("{}-{}", checkpoint(progress.step), random_number()),
         };
-        let manifest = write(Commit::begin(checkpoints.folder(&name))?, description, snapshot)?;
+        let manifest = snapshot.write(Commit::begin(checkpoints.folder(&name))?, description)?;
         let epoch = predictions.as_ref().map(|_| progress.epoch);
         let known = Known { name, epoch };
         if epoch.is_some() {
@@ -437,15 +391,6 @@ fn random_number() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-fn check_finite(snapshot: &Snapshot<'_>) -> Result<()> {
-    let [first, second] = &snapshot.moments;
-    let mut tensors = snapshot.weights.iter().chain(first).chain(second);
-    match tensors.find(|tensor| !tensor.values.iter().all(|value| value.is_finite())) {
-        Some(tensor) => Err(Error::NotFinite { tensor: tensor.name.clone(), step: snapshot.progress.step }),
-        None => Ok(()),
-    }
-}
-
 /// A name for the checkpoint of `step` that nothing has: a run that replaces another may come to the same step.
 fn free_name(checkpoints: &Folder, step: u64) -> String {
     let name = checkpoint(step);
@@ -453,55 +398,4 @@ fn free_name(checkpoints: &Folder, step: u64) -> String {
     let others = (2..).map(|n| format!("{name}-{n}"));
     // The numbers don't end before a free one.
     [name.clone()].into_iter().chain(others).find(is_free).unwrap_or(name)
-}
-
-/// Whether a folder is a checkpoint of ours, finished or not: by its name, by holding nothing else, and by what no other
-/// program writes; one that was hardly begun holds nothing.
-fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
-    let is_folder = |path: &Path| !path.join(name).is_symlink() && path.join(name).is_dir();
-    if step(name).is_none() || !checkpoints.local().is_none_or(is_folder) {
-        return Ok(false);
-    }
-    let ours = FILES.into_iter().chain(TRAINING_FILES).chain([MANIFEST]);
-    let is_ours = |file: &String| ours.clone().any(|ours| ours == file) || is_part(file);
-    let folder = checkpoints.folder(name);
-    let files = folder.list()?;
-    // Those of older versions have a model and a manifest alone.
-    let is_signed = files.iter().all(|file| is_part(file))
-        || files.iter().any(|file| file == PROGRESS)
-        || Manifest::read(&folder).is_ok_and(|manifest| manifest.is_some());
-    Ok(is_signed && files.iter().all(is_ours))
-}
-
-/// Whether a name is that of a file of a run that was not finished.
-fn is_part(name: &str) -> bool {
-    let of = FILES.into_iter().chain(TRAINING_FILES).chain([RUN, MANIFEST]);
-    name.ends_with(PART) && of.into_iter().any(|file| name.starts_with(&format!(".{file}.")))
-}
-
-fn write(mut commit: Commit, description: &Description, snapshot: &Snapshot<'_>) -> Result<Manifest> {
-    let Snapshot { progress, history, predictions, weights, moments: [first, second] } = snapshot;
-    let mut add = |name: &str, bytes: &[u8]| commit.write(name, |writer| Ok(writer.write_all(bytes)?));
-    // By the first file, one that is cut short is known to be ours.
-    add(PROGRESS, format!("{:#}\n", json!(progress)).as_bytes())?;
-    add(CONFIG, description.config.as_bytes())?;
-    add(TOKENIZER, description.tokenizer.as_bytes())?;
-    add(HISTORY, history.to_lines().as_bytes())?;
-    if let Some(predictions) = predictions {
-        add(LOSS_CHART, &loss_chart(history.epochs())?)?;
-        add(ACCURACY_CHART, &accuracy_chart(history.epochs())?)?;
-        commit.write(DEV_PREDICTIONS, |writer| Ok(predictions.write(writer)?))?;
-    }
-    for (name, tensors) in [(WEIGHTS, weights), (MOMENTS[0], first), (MOMENTS[1], second)] {
-        let shape = |tensor: &Tensor| Shape::new(ElementType::F32, tensor.dims.clone());
-        let names = tensors.iter().map(|tensor| (tensor.name.clone(), shape(tensor))).collect::<Vec<_>>();
-        // transformers looks for this to know which library's layout it is.
-        let metadata = [("format", "pt")];
-        commit.write(name, |writer| {
-            write_safetensors(writer, &names, &metadata, |i, writer| {
-                Ok(writer.write_all(bytemuck::cast_slice(&tensors[i].values))?)
-            })
-        })?;
-    }
-    Ok(commit.finish()?)
 }

@@ -113,7 +113,7 @@ impl<'s> Keeper<'s> {
         if waited.is_ok() {
             self.kept.set(self.given.get());
         }
-        let [weights, first, second] = match waited.and_then(|()| trainer.snapshot()) {
+        let [weights, first, second] = match waited.and_then(|()| trainer.snapshot(saver.spare())) {
             Ok(tensors) => tensors,
             Err(error) => {
                 // Other hosts may be about to do the next step: they are told when all meet.

@@ -5,7 +5,7 @@ use std::thread::Scope;
 use std::time::Duration;
 
 use super::Result;
-use crate::run::{Description, Snapshot, Writer};
+use crate::run::{Description, Snapshot, Tensor, Writer};
 
 /// After so long, a wait for a commit is told.
 const LATE: Duration = Duration::from_secs(15);
@@ -13,10 +13,14 @@ const LATE: Duration = Duration::from_secs(15);
 /// One snapshot is committed at a time; the next one waits for it. An error is told at the next call.
 pub(super) struct Saver<'s> {
     snapshots: Sender<Snapshot<'s>>,
-    /// Of each snapshot, how it ended.
-    ends: Receiver<Result<()>>,
+    /// Of each snapshot, how it ended, and its memory.
+    ends: Receiver<(Result<()>, Tensors)>,
     is_busy: bool,
+    spare: Tensors,
 }
+
+/// Weights and moments.
+type Tensors = [Vec<Tensor>; 3];
 
 impl<'s> Saver<'s> {
     /// It ends when it is dropped, and `scope` waits for that.
@@ -33,14 +37,13 @@ impl<'s> Saver<'s> {
         scope.spawn(move || {
             for snapshot in received {
                 let end = writer.commit(description, &snapshot).map_err(Into::into);
-                // Gigabytes, perhaps: before anybody takes the next.
-                drop(snapshot);
-                if ended.send(end).is_err() {
+                let Snapshot { weights, moments: [first, second], .. } = snapshot;
+                if ended.send((end, [weights, first, second])).is_err() {
                     return;
                 }
             }
         });
-        Self { snapshots, ends, is_busy: false }
+        Self { snapshots, ends, is_busy: false, spare: Tensors::default() }
     }
 
     /// Has a snapshot committed. The one before must be: see [`wait`](Self::wait).
@@ -54,8 +57,8 @@ impl<'s> Saver<'s> {
             return Ok(());
         }
         match self.ends.try_recv() {
-            Ok(end) => {
-                self.is_busy = false;
+            Ok((end, spare)) => {
+                (self.is_busy, self.spare) = (false, spare);
                 end
             }
             // The thread is gone when it has panicked alone, which the scope tells.
@@ -71,14 +74,21 @@ impl<'s> Saver<'s> {
         if !std::mem::take(&mut self.is_busy) {
             return Ok(());
         }
-        match self.ends.recv_timeout(LATE) {
-            Ok(end) => end,
+        let ended = match self.ends.recv_timeout(LATE) {
             Err(RecvTimeoutError::Timeout) => {
                 late();
-                self.ends.recv().unwrap_or(Ok(()))
+                self.ends.recv().ok()
             }
-            // The thread is gone when it has panicked alone, which the scope tells.
-            Err(RecvTimeoutError::Disconnected) => Ok(()),
-        }
+            ended => ended.ok(),
+        };
+        // The thread is gone when it has panicked alone, which the scope tells.
+        let Some((end, spare)) = ended else { return Ok(()) };
+        self.spare = spare;
+        end
+    }
+
+    /// The memory of the last snapshot that is committed, for the next.
+    pub fn spare(&mut self) -> Tensors {
+        std::mem::take(&mut self.spare)
     }
 }

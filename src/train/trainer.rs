@@ -245,19 +245,23 @@ impl Trainer {
     }
 
     /// Copies of everything that training goes on from, of weights and of both moments, as they are now. The names of the
-    /// moments are those of the state's leaves.
+    /// moments are those of the state's leaves. The memory of an earlier copy that is no longer needed is used again.
     ///
     /// # Errors
     /// A state that was lost in a step that failed.
-    pub fn snapshot(&self) -> Result<[Vec<Tensor>; 3]> {
+    pub fn snapshot(&self, spare: [Vec<Tensor>; 3]) -> Result<[Vec<Tensor>; 3]> {
         let leaf = |weight: &Weight, id: LeafId| (id, weight.shape.dims.clone());
         let of = |id: fn(&Weight) -> LeafId| self.trained.iter().map(move |weight| leaf(weight, id(weight)));
         let leaves = of(Weight::leaf).chain(of(first_moment)).chain(of(second_moment)).collect::<Vec<_>>();
         let ids = leaves.iter().map(|(id, _)| id);
-        let values = self.state.to_host_all(&self.replicas, ids)?;
+        // As many of each as are trained; those that are not come last among the weights.
+        let trained = self.trained.len();
+        let spare = spare.into_iter().flat_map(|tensors| tensors.into_iter().take(trained));
+        let spare = spare.map(|tensor| tensor.values).collect();
+        let values = self.state.to_host_all(&self.replicas, ids, spare)?;
         let tensors = leaves.into_iter().zip(values);
         let mut tensors = tensors.map(|((id, dims), values)| Tensor { name: id.to_string(), dims, values });
-        let mut next = || tensors.by_ref().take(self.trained.len()).collect::<Vec<_>>();
+        let mut next = || tensors.by_ref().take(trained).collect::<Vec<_>>();
         let [mut weights, first, second] = [next(), next(), next()];
         weights.extend(self.untrained.iter().map(|(weight, values)| Tensor {
             name: weight.name.clone(),

@@ -36,6 +36,7 @@ mod plugins;
 mod replicas;
 mod resume;
 mod resume_faults;
+mod resume_folders;
 mod resume_signals;
 mod resume_slices;
 mod runs;

@@ -14,21 +14,9 @@ use serde_json::{Value as Json, json};
 use crate::common::cli::{fails, train};
 use crate::common::empty_folder;
 use crate::common::runs::{
-    FLAGS, check_whole, commit, newest_checkpoint, outcome, read_json, run, steps, uninterrupted,
-    went_on_after,
+    FLAGS, check_whole, commit, copy_of_uninterrupted, copy_uninterrupted_to, newest_checkpoint, outcome,
+    read_json, run, steps, uninterrupted, went_on_after,
 };
-
-/// A copy of the run that was never cut short: its checkpoints are those of the steps 23, 45 and 46.
-fn copy(name: &str) -> PathBuf {
-    let root = empty_folder(name).join("run");
-    copy_to(&root);
-    root
-}
-
-fn copy_to(root: &Path) {
-    let _ = fs::remove_dir_all(root);
-    assert!(Command::new("cp").arg("-a").arg(uninterrupted().0).arg(root).status().unwrap().success());
-}
 
 /// Every value of every checkpoint is a number.
 #[track_caller]
@@ -178,7 +166,7 @@ fn flip(file: &Path, bit: u64) {
 #[test]
 fn a_flipped_bit_is_noticed_and_the_checkpoint_before_goes_on() {
     let flips = std::env::var("BERT_XLA_FLIPS").map_or(8, |flips| flips.parse().unwrap());
-    let root = copy("faults_bits");
+    let root = copy_of_uninterrupted("faults_bits");
     let newest = root.join(newest_checkpoint(&root));
     let mut random = fastrand::Rng::with_seed(flips);
     for _ in 0..flips {
@@ -206,7 +194,7 @@ fn a_flipped_bit_is_noticed_and_the_checkpoint_before_goes_on() {
 /// A process that is killed may have finished a checkpoint and not named it in `run.json`.
 #[test]
 fn a_checkpoint_that_was_not_named_yet_counts_all_the_same() {
-    let root = copy("faults_pointer");
+    let root = copy_of_uninterrupted("faults_pointer");
     let whole = read_json(&root.join(layout::RUN));
     let mut before = whole.clone();
     let manifest = read_json(&root.join("checkpoints/step-23").join(MANIFEST));
@@ -228,7 +216,7 @@ fn a_checkpoint_that_was_not_named_yet_counts_all_the_same() {
 /// What a checkpoint holds that no version of this program writes is refused in one line.
 #[test]
 fn a_checkpoint_of_garbage_is_refused_in_one_line() {
-    let root = copy("faults_garbage");
+    let root = copy_of_uninterrupted("faults_garbage");
     let read = |root: &Path, name: &str| fs::read(root.join("checkpoints/step-46").join(name)).unwrap();
     let progress = |change: &dyn Fn(&mut Json)| {
         let mut progress: Json = serde_json::from_slice(&read(&root, layout::PROGRESS)).unwrap();
@@ -276,7 +264,7 @@ fn a_checkpoint_of_garbage_is_refused_in_one_line() {
         (layout::WEIGHTS, read(&root, layout::MOMENTS[0]), "tensor `"),
     ];
     for (name, bytes, part) in cases {
-        copy_to(&root);
+        copy_uninterrupted_to(&root);
         // Nothing else to go on from.
         for step in [23, 45] {
             fs::remove_dir_all(root.join(layout::CHECKPOINTS).join(layout::checkpoint(step))).unwrap();
@@ -297,7 +285,7 @@ fn a_checkpoint_of_garbage_is_refused_in_one_line() {
         json!({"epoch": 1, "within": within}),
     ];
     for change in &changes {
-        copy_to(&root);
+        copy_uninterrupted_to(&root);
         let bytes = progress(&|progress| {
             let entries = change.as_object().unwrap().clone();
             progress.as_object_mut().unwrap().extend(entries);

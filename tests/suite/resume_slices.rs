@@ -10,7 +10,7 @@ use safetensors::tensor::TensorView;
 
 use crate::common::cli::train;
 use crate::common::runs::{
-    FLAGS, Outcome, check_whole, commit, outcome, run, steps, uninterrupted, went_on_after,
+    FLAGS, Outcome, check_whole, commit, copy_uninterrupted_to, outcome, run, steps, went_on_after,
 };
 use crate::common::slice::{End, Host, Slice, TIME_LIMIT, run_hosts, wait};
 use crate::common::{empty_folder, slow_disk};
@@ -142,13 +142,6 @@ fn a_commit_that_fails_ends_all_hosts() {
     }
 }
 
-/// A finished run of the same job on one host, in a copy.
-fn copy_of_uninterrupted(root: &Path) {
-    let _ = fs::remove_dir_all(root);
-    fs::create_dir_all(root.parent().unwrap()).unwrap();
-    assert!(Command::new("cp").arg("-a").arg(uninterrupted().0).arg(root).status().unwrap().success());
-}
-
 /// Starts both hosts and waits for them; `None` if there is no slice here.
 #[track_caller]
 fn run_both(outputs: [&Path; 2], flags: &[&str]) -> Option<[End; 2]> {
@@ -159,7 +152,7 @@ fn run_both(outputs: [&Path; 2], flags: &[&str]) -> Option<[End; 2]> {
 #[test]
 fn a_run_that_the_first_host_holds_stays_whatever_others_hold() {
     let (_, [first, second]) = folders("resume_slice_other");
-    copy_of_uninterrupted(&second);
+    copy_uninterrupted_to(&second);
     let other = ["--epochs", "1", "--learning-rate", "1e-4"];
     let (code, stderr) = run(&mut train(&first, &other));
     assert_eq!(code, Some(0), "{stderr}");
@@ -188,7 +181,7 @@ fn a_run_that_has_replaced_another_goes_on_where_other_hosts_still_hold_that() {
     let [first, second] = &outputs;
     // With more steps than the new one will have when it stops: of another job, then of the same.
     for rate in ["1e-4", "1e-5"] {
-        outputs.iter().for_each(|output| copy_of_uninterrupted(output));
+        outputs.iter().for_each(|output| copy_uninterrupted_to(output));
         let flags = [&FLAGS[..], &["--overwrite", "--learning-rate", rate, "--slice-timeout", "60"]].concat();
         let Some(slice) = Slice::start(2) else { return };
         let before = fs::read_to_string(first.join("run.json")).unwrap();
@@ -219,7 +212,7 @@ fn a_run_that_has_replaced_another_goes_on_where_other_hosts_still_hold_that() {
 #[test]
 fn a_checkpoint_that_lacks_a_tensor_ends_all_hosts_before_it_is_given() {
     let (_, [first, second]) = folders("resume_slice_lacks");
-    copy_of_uninterrupted(&second);
+    copy_uninterrupted_to(&second);
     let none = safetensors::serialize(Vec::<(String, TensorView<'_>)>::new(), None).unwrap();
     commit(&second.join("checkpoints/step-46"), "second_moments.safetensors", &none);
     let Some(ends) = run_both([&first, &second], &["--epochs", "3", "--checkpoint-every", "5"]) else {

@@ -34,7 +34,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
     let description = Description::new(&original(), &tokenizer, &model(0.1), labels).unwrap();
     let evaluation = trainer.evaluate(&data, &|| false).unwrap().unwrap();
-    let [weights, first, second] = trainer.snapshot().unwrap();
+    let [weights, first, second] = trainer.snapshot(Default::default()).unwrap();
     let ids = (0..ROWS).map(|row| row.to_string()).collect::<Vec<_>>();
     let predictions = DevPredictions {
         rows: &(0..ROWS).collect::<Vec<_>>(),

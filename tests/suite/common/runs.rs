@@ -72,6 +72,28 @@ pub fn uninterrupted() -> (&'static Path, &'static Outcome) {
     (root, outcome)
 }
 
+/// Trains to the end, and gives what was said.
+#[track_caller]
+pub fn trains(command: &mut Command) -> String {
+    let (code, stderr) = run(command);
+    assert_eq!(code, Some(0), "{stderr}");
+    stderr
+}
+
+/// A copy of the run that was never cut short: its checkpoints are those of the steps 23, 45 and 46.
+pub fn copy_of_uninterrupted(name: &str) -> PathBuf {
+    let root = empty_folder(name).join("run");
+    copy_uninterrupted_to(&root);
+    root
+}
+
+/// Puts one in the place of `root`.
+pub fn copy_uninterrupted_to(root: &Path) {
+    let _ = fs::remove_dir_all(root);
+    fs::create_dir_all(root.parent().unwrap()).unwrap();
+    assert!(Command::new("cp").arg("-a").arg(uninterrupted().0).arg(root).status().unwrap().success());
+}
+
 pub fn read_json(path: &Path) -> Json {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
