@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
+
+use rustix::fs::{Advice, fadvise};
 
 use super::bucket::{Bucket, Upload};
 use super::{FileError, Folder, Result};
@@ -13,8 +16,41 @@ pub struct NewFile {
 }
 
 enum Sink {
-    Local(BufWriter<File>),
+    Local(BufWriter<Streamed>),
     Bucket(Box<Upload>),
+}
+
+/// A file that goes to the disk as it is written, and doesn't stay in the system's cache: to find memory there for gigabytes
+/// that nobody is about to read takes processor time that others need.
+struct Streamed {
+    file: File,
+    /// How much of it is written, and how much of that is on the disk.
+    written: u64,
+    synced: u64,
+}
+
+impl Streamed {
+    const PART: u64 = 64 << 20;
+}
+
+impl Write for Streamed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.file.write(bytes)?;
+        self.written += taken as u64;
+        if let Some(part) =
+            NonZeroU64::new(self.written - self.synced).filter(|part| part.get() >= Self::PART)
+        {
+            self.file.sync_data()?;
+            // Advice: where it isn't taken, nothing is lost.
+            let _ = fadvise(&self.file, self.synced, Some(part), Advice::DontNeed);
+            self.synced = self.written;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl NewFile {
@@ -22,7 +58,10 @@ impl NewFile {
     pub fn create(folder: &Folder, name: &str) -> Result<Self> {
         let path = folder.path().join(name);
         let sink = match folder.is_local() {
-            true => File::create(&path).map(|file| Sink::Local(BufWriter::with_capacity(1 << 20, file))),
+            true => File::create(&path).map(|file| {
+                let streamed = Streamed { file, written: 0, synced: 0 };
+                Sink::Local(BufWriter::with_capacity(1 << 20, streamed))
+            }),
             false => Bucket::open(folder.path())
                 .and_then(|bucket| bucket.upload(name))
                 .map(|upload| Sink::Bucket(Box::new(upload))),
@@ -37,7 +76,8 @@ impl NewFile {
     pub fn finish(self) -> Result<()> {
         let finished = match self.sink {
             Sink::Local(file) => {
-                file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all())
+                let streamed = file.into_inner().map_err(io::IntoInnerError::into_error);
+                streamed.and_then(|streamed| streamed.file.sync_all())
             }
             Sink::Bucket(upload) => upload.finish(),
         };
