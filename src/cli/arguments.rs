@@ -11,6 +11,9 @@ const FOLDER: &str = "--model";
 /// Not taken from a run: what is to be done with it, and a plugin, which is a program, where a run may be anybody's.
 const OWN: [&str; 3] = ["--resume", "--overwrite", "--plugin"];
 
+/// Whose value may look like another argument.
+const ANY_VALUE: &str = "--labels";
+
 /// An argument's name and its values.
 type Argument = (String, Vec<String>);
 
@@ -18,6 +21,12 @@ fn parse(words: impl IntoIterator<Item = String>) -> Vec<Argument> {
     let mut arguments: Vec<Argument> = vec![];
     for word in words {
         match word.split_once('=') {
+            _ if let Some((name, values)) = arguments.last_mut()
+                && name == ANY_VALUE
+                && values.is_empty() =>
+            {
+                values.push(word);
+            }
             // What comes after it isn't otherwise read.
             _ if word == "--" => {}
             Some((name, value)) if name.starts_with("--") => {
@@ -39,16 +48,23 @@ pub fn kept(words: impl IntoIterator<Item = String>) -> Vec<String> {
     let is_last = |at: usize| arguments[at + 1..].iter().all(|(name, _)| *name != arguments[at].0);
     let last = (0..arguments.len()).filter(|at| is_last(*at)).map(|at| &arguments[at]);
     last.flat_map(|(name, values)| {
-        let values = values.iter().map(|value| from_root(name, value));
-        [name.clone()].into_iter().chain(values)
+        to_words((name.clone(), values.iter().map(|value| from_root(name, value)).collect()))
     })
     .collect()
+}
+
+/// An argument as words. A single value stays with its name: it may begin with a `-`.
+fn to_words((name, values): Argument) -> Vec<String> {
+    match &values[..] {
+        [value] => vec![format!("{name}={value}")],
+        _ => [name].into_iter().chain(values).collect(),
+    }
 }
 
 /// The words that a run has kept, as far as they are taken from one, and then those that are given now.
 pub fn again(kept: Vec<String>, now: &[String]) -> impl Iterator<Item = String> {
     let taken = parse(kept).into_iter().filter(|(name, _)| !OWN.contains(&&**name));
-    taken.flat_map(|(name, values)| [name].into_iter().chain(values)).chain(now.to_vec())
+    taken.flat_map(to_words).chain(now.to_vec())
 }
 
 fn from_root(name: &str, value: &str) -> String {
@@ -71,11 +87,11 @@ mod tests {
 
     #[test]
     fn paths_are_from_the_root() {
-        check("--train a/b.csv --output=run", "--train HERE/a/b.csv --output HERE/run");
-        check("--train /a.csv --output gs://b/run", "--train /a.csv --output gs://b/run");
+        check("--train a/b.csv --output=run", "--train=HERE/a/b.csv --output=HERE/run");
+        check("--train /a.csv --output gs://b/run", "--train=/a.csv --output=gs://b/run");
         // This project's folder, and an id of the Hub.
-        check("--model src --mask", "--model HERE/src --mask");
-        check("--model src/none", "--model src/none");
+        check("--model src --mask", "--model=HERE/src --mask");
+        check("--model src/none", "--model=src/none");
     }
 
     #[test]
@@ -84,12 +100,13 @@ mod tests {
         let kept = words("--plugin=a.so --seed 1 --overwrite --plugin b.so --mask");
         let now = words("--resume --plugin c.so");
         let line = again(kept, &now);
-        assert_eq!(line.collect::<Vec<_>>(), words("--seed 1 --mask --resume --plugin c.so"));
+        assert_eq!(line.collect::<Vec<_>>(), words("--seed=1 --mask --resume --plugin c.so"));
     }
 
     #[test]
     fn the_last_of_equal_arguments_counts() {
-        check("--seed 1 --mask --seed=2 --gpu-devices 0,1 --", "--mask --seed 2 --gpu-devices 0,1");
-        check("--labels -1=0,0=1 --seed 1 --labels 0=1", "--seed 1 --labels 0=1");
+        check("--seed 1 --mask --seed=2 --gpu-devices 0,1 --", "--mask --seed=2 --gpu-devices=0,1");
+        check("--labels -1=0,0=1 --seed 1 --labels 0=1", "--seed=1 --labels=0=1");
+        check("--text-column=-text --labels --x=0,y=1", "--text-column=-text --labels=--x=0,y=1");
     }
 }

@@ -75,8 +75,9 @@ mod tests {
 
     impl Process {
         fn start() -> Self {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args([
+            // Whoever runs the tests may have been started to ignore it.
+            let mut command = Command::new("env");
+            command.arg("--default-signal=INT").arg(std::env::current_exe().unwrap()).args([
                 "--exact",
                 "cli::signals::tests::process_that_listens",
                 "--ignored",

@@ -226,6 +226,20 @@ pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
     damaged.map_or(Ok(None), Err)
 }
 
+/// When the last of the runs was started that `root` holds checkpoints of, or that is `named` there.
+pub(super) fn last_start(root: &Folder, named: Option<&str>) -> Result<u64> {
+    let checkpoints = root.folder(CHECKPOINTS);
+    let mut last = named.map_or(0, started);
+    for name in checkpoints.list()?.into_iter().filter(|name| step(name).is_some()) {
+        match Committed::read(checkpoints.folder(&name)) {
+            Ok(Some(Committed { progress, .. })) => last = last.max(started(&progress.run)),
+            Ok(None) | Err(Error::Input { .. }) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(last)
+}
+
 /// Whether `folder` is a whole checkpoint that may be of this run, for all that its own account of itself tells.
 pub(super) fn may_be_of(folder: &Folder, run: Option<&str>) -> Result<bool> {
     match Committed::read(folder.clone()) {

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::checkpoint::{Known, known, may_be_of};
+use super::checkpoint::{Known, known, last_start, may_be_of};
 use super::layout::{CHECKPOINTS, FILES, HISTORY, RUN, WEIGHTS, checkpoint, step};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
@@ -112,7 +112,8 @@ impl Writer {
             return Err(Error::Holds { path: self.root.path().to_owned(), name });
         }
         self.keep_last = keep_last;
-        let (before, run) = (self.pointer.clone(), new_name());
+        let before = self.pointer.clone();
+        let run = new_name(last_start(&self.root, before.run.as_deref())?);
         if before.newest.is_none() && before.checkpoint.is_none() {
             self.pointer.run = Some(run.clone());
         }
@@ -195,7 +196,8 @@ impl Writer {
             self.pointer.writer = Some(name.clone());
             *found = self.root.folder(CHECKPOINTS).list()?;
         }
-        if self.pointer == *before {
+        // In a bucket, another process may have come since it was looked at: its turn shows when it is written.
+        if self.pointer == *before && matches!(self.hold, Hold::Lock(_)) {
             return Ok(true);
         }
         match self.point() {
@@ -368,11 +370,11 @@ fn lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// A name for a run, which nothing else has, and tells when it was [`started`].
-fn new_name() -> String {
+/// A name for a run, which nothing else has, and tells when it was [`started`]: later than the `last`, whatever clocks say.
+fn new_name(last: u64) -> String {
     // A clock that is before 1970 tells nothing.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{}-{}", now.as_secs(), random())
+    format!("{}-{}", now.as_secs().max(last.saturating_add(1)), random())
 }
 
 /// When a run of this name was started, in seconds since 1970; 0 if its name doesn't tell. Of two runs in one place, the

@@ -69,9 +69,15 @@ impl<'s> Keeper<'s> {
         if let Some(saver) = &mut *self.saver.borrow_mut()
             && let Err(error) = saver.check()
         {
-            self.failed.replace(Some(error));
+            self.fail(error);
         }
         self.stop.reason().is_some() || self.failed.borrow().is_some()
+    }
+
+    /// What was given last is not committed.
+    fn fail(&self, error: Error) {
+        self.failed.replace(Some(error));
+        self.given.set(self.kept.get());
     }
 
     /// The chief's clock counts.
@@ -117,7 +123,7 @@ impl<'s> Keeper<'s> {
             Ok(tensors) => tensors,
             Err(error) => {
                 // Other hosts may be about to do the next step: they are told when all meet.
-                self.failed.replace(Some(error));
+                self.fail(error);
                 return;
             }
         };

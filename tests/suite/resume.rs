@@ -263,9 +263,9 @@ fn a_run_goes_on_by_its_own_arguments_from_anywhere() {
         let progress = read_json(&root.join(newest_checkpoint(&root)).join(layout::PROGRESS));
         let kept = progress["arguments"].as_array().unwrap();
         let after = |name: &str| {
-            let at = kept.iter().position(|word| word == name).unwrap();
-            assert!(kept[at + 1..].iter().all(|word| word != name), "{kept:?}");
-            kept[at + 1].as_str().unwrap()
+            let mut found = kept.iter().filter_map(|word| word.as_str().unwrap().strip_prefix(name));
+            let (Some(value), None) = (found.next(), found.next()) else { panic!("{name}: {kept:?}") };
+            value.strip_prefix('=').unwrap()
         };
         assert_eq!((after("--epochs"), after("--gpu-devices")), (epochs, devices));
         assert_eq!(Path::new(after("--train")), started.join("sample.csv"));

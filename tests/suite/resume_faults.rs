@@ -64,6 +64,35 @@ fn a_run_that_diverges_ends_with_its_last_good_checkpoint() {
     assert_eq!(steps(&root), [0; 0]);
 }
 
+/// What is told to be kept is there, also where training has gone on since it was refused.
+#[test]
+fn a_checkpoint_that_is_refused_is_not_told_to_be_kept() {
+    let root = copy_of_uninterrupted("faults_refused");
+    let folder = root.join("checkpoints/step-46");
+    let bytes = fs::read(folder.join(layout::MOMENTS[0])).unwrap();
+    let read = SafeTensors::deserialize(&bytes).unwrap();
+    let table = "m.bert.embeddings.word_embeddings.weight";
+    let squares = fs::read(folder.join(layout::MOMENTS[1])).unwrap();
+    let squares = SafeTensors::deserialize(&squares).unwrap();
+    let squares = squares.tensor(&table.replacen('m', "v", 1)).unwrap();
+    // Of a word that no text has: its weight is the only one that overflows, and nothing meets it.
+    let unused = squares.data().as_chunks::<4>().0.iter().position(|value| *value == [0; 4]).unwrap();
+    let mut values = read.tensor(table).unwrap().data().to_vec();
+    values[4 * unused..][..4].copy_from_slice(&3e38f32.to_le_bytes());
+    let tensors = read.tensors().into_iter().map(|(name, view)| {
+        let data = if name == table { &values[..] } else { view.data() };
+        (name, TensorView::new(view.dtype(), view.shape().to_vec(), data).unwrap())
+    });
+    commit(&folder, layout::MOMENTS[0], &safetensors::serialize(tensors.collect::<Vec<_>>(), None).unwrap());
+    let message = fails(&mut train(&root, &["--epochs", "3", "--checkpoint-every", "5"]), 1);
+    assert!(
+        message.contains("word_embeddings.weight` has values that are no numbers after 50 steps"),
+        "{message}"
+    );
+    assert!(message.contains("; the checkpoint of step 46 is kept; "), "{message}");
+    assert_eq!(steps(&root).last(), Some(&46));
+}
+
 /// `command` where files may be of so many blocks.
 fn with_limit(blocks: u32, command: &Command) -> Command {
     let mut limited = Command::new("sh");

@@ -108,3 +108,28 @@ fn whoever_writes_into_a_copy_leaves_the_checkpoint_as_it_is() {
     assert!(stderr.contains("Nothing to do"), "{stderr}");
     assert_eq!(outcome(&root), *uninterrupted().1);
 }
+
+/// Whatever clocks say: the run before was started in a time to come.
+#[test]
+fn a_run_that_has_replaced_another_goes_on_before_its_first_epoch_is_whole() {
+    let root = copy_of_uninterrupted("resume_clocks");
+    let run = format!("4102444800-{}", "0".repeat(16));
+    for step in steps(&root) {
+        let folder = root.join(layout::CHECKPOINTS).join(layout::checkpoint(step));
+        let mut progress = read_json(&folder.join(layout::PROGRESS));
+        progress["run"] = run.clone().into();
+        commit(&folder, layout::PROGRESS, progress.to_string().as_bytes());
+    }
+    let mut pointer = read_json(&root.join(layout::RUN));
+    pointer["run"] = run.into();
+    fs::write(root.join(layout::RUN), pointer.to_string()).unwrap();
+    let other = [&FLAGS[..], &["--seed", "7"]].concat();
+    let overwrite = [&other[..], &["--overwrite"]].concat();
+    Training::until(train(&root, &overwrite), 5, || {
+        steps(&root).into_iter().filter(|step| *step < 23).collect()
+    })
+    .kill();
+    let newest = steps(&root).into_iter().filter(|step| *step < 46).max();
+    let stderr = trains(&mut train(&root, &other));
+    assert_eq!(went_on_after(&stderr), newest, "{stderr}");
+}

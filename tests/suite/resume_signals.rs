@@ -17,6 +17,14 @@ use crate::common::runs::{
 use crate::common::training::{connect, job};
 use crate::common::{empty_folder, slow_disk};
 
+/// `command`, which hears of an interrupt, even if whoever runs the tests was started to ignore it.
+fn interruptible(command: &Command) -> Command {
+    let mut shown = Command::new("env");
+    shown.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
+    shown.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shown
+}
+
 /// The step that a run has told to be saved when it stopped.
 #[track_caller]
 fn saved_step(stderr: &str, reason: &str, root: &Path) -> u64 {
@@ -36,7 +44,7 @@ fn a_signal_saves_the_step_and_the_same_command_goes_on_from_it() {
         let root = folder.join(name);
         let mut before = None;
         for least in [5, 26] {
-            let training = Training::start(train(&root, &FLAGS), &root, least);
+            let training = Training::start(interruptible(&train(&root, &FLAGS)), &root, least);
             signals.iter().for_each(|signal| training.signal(signal));
             let (code, stderr) = training.end();
             assert_eq!((code, went_on_after(&stderr)), (Some(75), before), "{stderr}");
@@ -91,7 +99,7 @@ fn a_second_interrupt_ends_a_run_at_once() {
     let mut command = train(&root, &FLAGS);
     // A checkpoint takes seconds: the run is still at it.
     command.env("LD_PRELOAD", library).env("SLOW_MS", "400");
-    let training = Training::start(command, &root, 5);
+    let training = Training::start(interruptible(&command), &root, 5);
     training.signal("INT");
     training.signal("INT");
     let (code, stderr) = training.end();

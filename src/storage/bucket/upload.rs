@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::mem;
+use std::time::Duration;
 
 use object_store::path::Path as Name;
 use object_store::{MultipartUpload, ObjectMeta, ObjectStoreExt, PutPayload};
@@ -87,7 +88,7 @@ impl Upload {
         let Err(error) = connection::wait(upload.complete()) else { return Ok(()) };
         // The answer may have been lost: asked again, the store no longer knows the upload.
         let generation = |meta: &Option<ObjectMeta>| meta.as_ref().map(|meta| meta.version.clone());
-        let now = self.bucket.head(&self.name)?;
+        let now = connection::wait(self.bucket.connection.store.head(&self.name)).ok();
         match now.as_ref().is_some_and(|now| now.size == *size) && generation(&now) != generation(before) {
             true => Ok(()),
             false => Err(self.bucket.told(&error)),
@@ -123,7 +124,10 @@ impl Drop for Upload {
     fn drop(&mut self) {
         if let Some(Parts { mut upload, sent, .. }) = self.parts.take() {
             sent.into_iter().for_each(Started::cancel);
-            let _ = connection::wait(upload.abort());
+            // In an outage, there is no point in waiting for long once more.
+            const LIMIT: Duration = Duration::from_secs(10);
+            let abort = async { tokio::time::timeout(LIMIT, upload.abort()).await };
+            let _ = connection::wait(abort);
         }
     }
 }
