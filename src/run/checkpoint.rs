@@ -7,8 +7,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, RUN, WEIGHTS, step};
+use super::names::started;
 use super::reader::Pointer;
-use super::writer::started;
 use super::{Error, Progress, Result};
 use crate::report::History;
 use crate::storage::{Fetched, Folder, MANIFEST, Manifest, ManifestEntry};

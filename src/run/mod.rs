@@ -3,6 +3,7 @@
 mod checkpoint;
 mod description;
 pub mod layout;
+mod names;
 mod predictions;
 mod progress;
 mod reader;
@@ -13,11 +14,12 @@ mod writer;
 use std::path::PathBuf;
 
 pub use checkpoint::{Checkpoint, Newest, last_arguments};
+pub use names::started;
 pub use predictions::{DevPredictions, Submission, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
 pub use reader::{Run, model_files, model_folder, read_json};
 pub use snapshot::{Description, Snapshot, Tensor};
-pub use writer::{Writer, started};
+pub use writer::Writer;
 
 use crate::data::DataError;
 use crate::model::ConfigError;

@@ -1,15 +1,14 @@
 //! What training leaves behind, committed as a whole.
 
 use std::fs::{File, TryLockError};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
 use super::checkpoint::{Known, known, last_start, may_be_of};
 use super::layout::{CHECKPOINTS, FILES, HISTORY, RUN, WEIGHTS, checkpoint, step};
+use super::names::{new_name, random, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
 use super::snapshot::{Description, Snapshot};
@@ -368,29 +367,6 @@ fn lock(path: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(_)) => Ok(None),
     }
-}
-
-/// A name for a run, which nothing else has, and tells when it was [`started`]: later than the `last`, whatever clocks say.
-fn new_name(last: u64) -> String {
-    // A clock that is before 1970 tells nothing.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{}-{}", now.as_secs().max(last.saturating_add(1)), random())
-}
-
-/// When a run of this name was started, in seconds since 1970; 0 if its name doesn't tell. Of two runs in one place, the
-/// later one has replaced the other.
-pub fn started(run: &str) -> u64 {
-    run.split_once('-').and_then(|(seconds, _)| seconds.parse().ok()).unwrap_or_default()
-}
-
-/// A name that nothing else has.
-fn random() -> String {
-    format!("{:016x}", random_number())
-}
-
-/// By the system's random numbers, which seed the hash.
-fn random_number() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 /// A name for the checkpoint of `step` that nothing has: a run that replaces another may come to the same step.

@@ -1,7 +1,7 @@
 //! How a session begins: with the run that its folder holds, or with a new one.
 
+use super::job::{Job, SaveOptions};
 use super::resume::Saved;
-use super::session::{Job, SaveOptions};
 use super::{Error, Result};
 use crate::exec::Replicas;
 use crate::run::{self, Progress, Terms, Writer};

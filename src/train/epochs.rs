@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::Result;
+use super::job::{Ending, Job, Observer};
 use super::keeper::{Keeper, Meeting};
-use super::session::{Ending, Job, Observer};
 use super::trainer::{EpochMetrics, Pause, Trainer};
 use crate::data::Dataset;
 use crate::infer::Evaluation;

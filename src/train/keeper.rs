@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cadence::Cadence;
+use super::job::{Ending, Job};
 use super::saver::Saver;
-use super::session::{Ending, Job};
 use super::stop::Stop;
 use super::trainer::Trainer;
 use super::{Error, Result};

@@ -3,6 +3,7 @@
 mod begin;
 mod cadence;
 mod epochs;
+mod job;
 mod keeper;
 pub mod notices;
 mod resume;
@@ -15,7 +16,8 @@ mod trainer;
 use std::path::PathBuf;
 
 pub use cadence::Cadence;
-pub use session::{Ending, Job, Observer, Recipe, SaveOptions, Session, Started};
+pub use job::{Ending, Job, Observer, Recipe, SaveOptions};
+pub use session::{Session, Started};
 pub use stop::Stop;
 pub use trainer::{EpochMetrics, Origin, Pause, SavedTensor, TrainOptions, Trainer};
 

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use sha2::{Digest, Sha256};
 
-use super::session::{Job, SaveOptions};
+use super::job::{Job, SaveOptions};
 use super::{Error, Result};
 use crate::exec::Replicas;
 use crate::report::History;

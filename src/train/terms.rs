@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
-use super::session::{Job, SaveOptions};
+use super::job::{Job, SaveOptions};
 use crate::data::{Dataset, Order, Tokens};
 use crate::exec::{Replicas, hash_files};
 use crate::run::{Terms, flatten};
