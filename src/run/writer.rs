@@ -135,18 +135,24 @@ impl Writer {
         Ok(Some(from.run.clone()))
     }
 
-    /// Leaves a run as it is that has nothing to go on to, but for what a commit that was cut short has left to do. False if
-    /// another process has written there since it was opened.
-    pub fn finish(&mut self, from: &Progress) -> Result<bool> {
-        let before = self.name_all(from)?;
-        if self.pointer != before && !self.take_over(&before)? {
-            return Ok(false);
-        }
-        if !self.is_fresh()? {
+    /// Leaves a run as it is that has nothing to go on to, but for what a commit that was cut short has left to do. In a bucket,
+    /// another process may go on with the run, and is left alone.
+    pub fn finish(&mut self, from: &Progress) -> Result<()> {
+        self.look()?;
+        let newest = self.pointer.newest.as_deref().and_then(name).and_then(step);
+        let is_named = self.pointer.run.as_ref() == Some(&from.run) && newest >= Some(from.step);
+        let is_alone = matches!(self.hold, Hold::Lock(_));
+        let is_ours = match is_named {
+            true => is_alone,
+            false => {
+                let before = self.name_all(from)?;
+                self.take_over(&before)?
+            }
+        };
+        if is_ours && !self.is_fresh()? {
             self.refresh()?;
         }
-        self.remove_unfinished()?;
-        Ok(true)
+        self.remove_unfinished()
     }
 
     /// Has the pointer name what counts of the run up to `from`, and gives what it was.

@@ -52,8 +52,8 @@ impl Beginning<'_> {
             let begun = match (writer.as_mut(), &saved) {
                 (None, _) => Ok(Some(String::new())),
                 (Some(writer), Some(saved)) if is_finished => {
-                    let finished = if saved.is_own() { writer.finish(&saved.progress) } else { Ok(true) };
-                    finished.map(|finished| finished.then(String::new))
+                    let finished = if saved.is_own() { writer.finish(&saved.progress) } else { Ok(()) };
+                    finished.map(|()| Some(String::new()))
                 }
                 (Some(writer), Some(saved)) => writer.go_on(&saved.progress, self.save.keep_last),
                 (Some(writer), None) => writer.start(self.save.keep_last, self.save.replace),

@@ -178,6 +178,7 @@ fn check(case: Case, number: usize) -> Option<String> {
 #[test]
 fn every_bad_input_gets_one_line_and_leaves_everything_as_it_was() {
     let cases = groups().into_iter().flatten().collect::<Vec<_>>();
+    eprintln!("{} cases", cases.len());
     let only = std::env::var("BAD_INPUT").ok();
     let cases = cases.into_iter().filter(|case| only.as_ref().is_none_or(|part| case.name.contains(part)));
     let queue = Mutex::new(cases.enumerate());

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bert_xla::run::layout;
+use bert_xla::storage::MANIFEST;
 
 use crate::common::cli::{asset, fails, train, works};
 use crate::common::empty_folder;
@@ -49,6 +51,23 @@ fn folders_of_others_stay() {
     assert_eq!(fs::read_dir(theirs).unwrap().count(), 3);
 }
 
+/// The steps of the whole checkpoints of other runs than `run`, sorted.
+fn steps_of_others(root: &Path, run: &str) -> Vec<u64> {
+    let is_other = |name: &Path| {
+        let progress = fs::read(root.join(layout::CHECKPOINTS).join(name).join(layout::PROGRESS));
+        progress.is_ok_and(|progress| !String::from_utf8(progress).unwrap().contains(run))
+    };
+    let Ok(entries) = fs::read_dir(root.join(layout::CHECKPOINTS)) else { return vec![] };
+    let names = entries.filter_map(|entry| Some(PathBuf::from(entry.ok()?.file_name())));
+    let whole = names.filter(|name| root.join(layout::CHECKPOINTS).join(name).join(MANIFEST).is_file());
+    let mut steps = whole
+        .filter(|name| is_other(name))
+        .filter_map(|name| layout::step(name.to_str()?))
+        .collect::<Vec<_>>();
+    steps.sort_unstable();
+    steps
+}
+
 /// Nothing is given up for a run that has nothing yet: it is killed, or diverges.
 #[test]
 fn a_run_that_is_replaced_stays_until_there_is_another() {
@@ -67,11 +86,9 @@ fn a_run_that_is_replaced_stays_until_there_is_another() {
         assert_eq!(went_on_after(&stderr), Some(46), "{stderr}");
     }
     // From its first checkpoint on, the new one is the run.
-    let training = Training::until(train(&root, &other), 1, || {
-        steps(&root).into_iter().filter(|step| *step < 23).collect()
-    });
-    training.kill();
-    let newest = steps(&root).into_iter().filter(|step| *step < 46).max();
+    let run = read_json(&root.join(layout::RUN))["run"].as_str().unwrap().to_owned();
+    Training::until(train(&root, &other), 1, || steps_of_others(&root, &run)).kill();
+    let newest = steps_of_others(&root, &run).pop();
     let stderr = trains(&mut train(&root, &[&FLAGS[..], &["--seed", "7"]].concat()));
     assert_eq!(went_on_after(&stderr), newest, "{stderr}");
 }
@@ -121,15 +138,12 @@ fn a_run_that_has_replaced_another_goes_on_before_its_first_epoch_is_whole() {
         commit(&folder, layout::PROGRESS, progress.to_string().as_bytes());
     }
     let mut pointer = read_json(&root.join(layout::RUN));
-    pointer["run"] = run.into();
+    pointer["run"] = run.clone().into();
     fs::write(root.join(layout::RUN), pointer.to_string()).unwrap();
     let other = [&FLAGS[..], &["--seed", "7"]].concat();
     let overwrite = [&other[..], &["--overwrite"]].concat();
-    Training::until(train(&root, &overwrite), 5, || {
-        steps(&root).into_iter().filter(|step| *step < 23).collect()
-    })
-    .kill();
-    let newest = steps(&root).into_iter().filter(|step| *step < 46).max();
+    Training::until(train(&root, &overwrite), 5, || steps_of_others(&root, &run)).kill();
+    let newest = steps_of_others(&root, &run).pop();
     let stderr = trains(&mut train(&root, &other));
     assert_eq!(went_on_after(&stderr), newest, "{stderr}");
 }

@@ -159,17 +159,17 @@ pub fn cases() -> Vec<Case> {
         unread(
             "progress.json: the step is a text",
             progress(|json| json["step"] = "1".into()),
-            "progress.json: invalid type: string \"1\", expected u64 at line 28 column 13",
+            "progress.json: invalid type: string \"1\", expected u64 at line 20 column 13",
         ),
         unread(
             "progress.json: a negative epoch",
             progress(|json| json["epoch"] = (-1).into()),
-            "progress.json: invalid value: integer `-1`, expected u32 at line 26 column 13",
+            "progress.json: invalid value: integer `-1`, expected u32 at line 18 column 13",
         ),
         unread(
             "progress.json: no terms",
             progress(|json| drop(json.as_object_mut().unwrap().remove("terms"))),
-            "progress.json: missing field `terms` at line 31 column 1",
+            "progress.json: missing field `terms` at line 23 column 1",
         ),
         unread(
             "progress.json: the arguments are a text",
