@@ -69,6 +69,8 @@ fn a_run_in_a_bucket_outlives_its_machine() {
         let started = Training::until(training(&gcs, &FLAGS), until, || [&[0], &*steps(&gcs)].concat());
         sleep(Duration::from_millis(random.u64(..if until == 0 { 1500 } else { 60 })));
         killed += u64::from(started.kill_unless_done());
+        // What is on its way arrives, as it would be there before another machine has started.
+        gcs.settle();
         gcs.fail("PUT", "checkpoints", Fault::Status(503, String::new()));
         if steps(&gcs).last().is_some_and(|step| *step > 30) {
             check_ends_well(&gcs);

@@ -27,6 +27,8 @@ pub struct State {
     pub uploads: BTreeMap<String, (String, BTreeMap<u32, Vec<u8>>)>,
     pub requests: Vec<Request>,
     generation: u64,
+    /// Connections that are open.
+    active: usize,
     faults: Vec<(String, String, Fault)>,
 }
 
@@ -73,8 +75,13 @@ impl Gcs {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let state = state.clone();
+                state.lock().unwrap().active += 1;
                 // A client that hangs up is the client's business: the test sees what it made of it.
-                thread::spawn(move || stream.and_then(|stream| answer(stream, &state)));
+                thread::spawn(move || {
+                    let answered = stream.and_then(|stream| answer(stream, &state));
+                    state.lock().unwrap().active -= 1;
+                    answered
+                });
             }
         });
         Self { url, shared }
@@ -98,6 +105,13 @@ impl Gcs {
         let state = self.state();
         let asks = |request: &&Request| parameters.iter().all(|name| request.query.contains_key(*name));
         state.requests.iter().filter(|request| request.method == method).filter(asks).cloned().collect()
+    }
+
+    /// Waits until what clients have sent, which may be gone, is done.
+    pub fn settle(&self) {
+        while self.state().active > 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What a process needs to come here with a token.
@@ -145,7 +159,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let mut words = first.split(' ').map(str::to_owned);
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let (bucket, name) = path.trim_start_matches('/').split_once('/').unwrap_or((&path[1..], ""));
+    let (bucket, name) =
+        path.trim_start_matches('/').split_once('/').unwrap_or((path.get(1..).unwrap_or_default(), ""));
     let parameter = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(name), decode(value))
