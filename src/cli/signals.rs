@@ -15,8 +15,8 @@ use crate::train::Stop;
 /// What shells say of a process that an interrupt has ended.
 const INTERRUPTED: i32 = 128 + SIGINT;
 
-/// From now on, SIGTERM, SIGINT and SIGHUP ask to stop in good order; a second SIGINT ends the process at once, with status 130. One
-/// that the process was started to ignore, as shells start what goes on in the background, is ignored as before.
+/// From now on, SIGTERM, SIGINT and SIGHUP ask to stop in good order; a second SIGINT ends the process at once, with status
+/// 130. One that the process was started to ignore, as shells start what goes on in the background, is ignored as before.
 ///
 /// # Errors
 /// A system that has no room for what this takes.

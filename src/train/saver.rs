@@ -10,7 +10,8 @@ use crate::run::{Description, Snapshot, Tensor, Writer};
 /// After so long, a wait for a commit is told.
 const LATE: Duration = Duration::from_secs(15);
 
-/// One snapshot is committed at a time; the next one waits for it. An error is told at the next call.
+/// One snapshot is committed at a time; the next one waits for it, and then takes over its memory. An error is told at the
+/// next call.
 pub(super) struct Saver<'s> {
     snapshots: Sender<Snapshot<'s>>,
     /// Of each snapshot, how it ended, and its memory.

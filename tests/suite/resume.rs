@@ -9,7 +9,7 @@ use bert_xla::run::layout;
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
 
-use crate::common::cli::{asset, command, fails, train, works};
+use crate::common::cli::{asset, command, fails, train, with_run};
 use crate::common::runs::{
     FLAGS, Training, check_whole, newest_checkpoint, outcome, read_json, run, steps, trains, uninterrupted,
     went_on_after,
@@ -339,13 +339,6 @@ fn as_many_checkpoints_are_kept_as_were_asked_for_and_the_best() {
     // However far it goes on from there, on which checkpoint is the best.
     trains(&mut train(&root, &[&["--epochs", "5"], &flags[2..]].concat()));
     assert!(check_whole(&root).contains(&best));
-    works(&[
-        "evaluate",
-        "--backend",
-        "cpu",
-        "--run",
-        root.to_str().unwrap(),
-        "--data",
-        asset("sample.csv").to_str().unwrap(),
-    ]);
+    let (code, stderr) = run(&mut with_run("evaluate", &root, &asset("sample.csv"), &[]));
+    assert_eq!(code, Some(0), "{stderr}");
 }

@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use bert_xla::run::layout;
 use bert_xla::storage::MANIFEST;
 
-use crate::common::cli::{asset, fails, train, works};
+use crate::common::cli::{asset, fails, train, with_run};
 use crate::common::empty_folder;
 use crate::common::runs::{
-    FLAGS, Training, commit, copy_of_uninterrupted, newest_checkpoint, outcome, read_json, steps, trains,
-    uninterrupted, went_on_after,
+    FLAGS, Training, commit, copy_of_uninterrupted, newest_checkpoint, outcome, read_json, run, steps,
+    trains, uninterrupted, went_on_after,
 };
 
 /// In a bucket, checkpoints of one step have names in no order.
@@ -112,15 +112,8 @@ fn whoever_writes_into_a_copy_leaves_the_checkpoint_as_it_is() {
     for name in layout::FILES {
         fs::File::options().write(true).open(root.join(name)).unwrap().set_len(7).unwrap();
     }
-    works(&[
-        "evaluate",
-        "--backend",
-        "cpu",
-        "--run",
-        root.to_str().unwrap(),
-        "--data",
-        asset("sample.csv").to_str().unwrap(),
-    ]);
+    let (code, stderr) = run(&mut with_run("evaluate", &root, &asset("sample.csv"), &[]));
+    assert_eq!(code, Some(0), "{stderr}");
     let stderr = trains(&mut train(&root, &FLAGS));
     assert!(stderr.contains("Nothing to do"), "{stderr}");
     assert_eq!(outcome(&root), *uninterrupted().1);
