@@ -1,15 +1,18 @@
 //! The classifier that the flags of several commands describe.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::options::count;
 use super::{Error, Result};
 use crate::data::MAX_CLASSES;
-use crate::model::head::DenseHeadConfig;
+use crate::model::head::{DenseHeadConfig, LinearHeadConfig, LstmHeadConfig, OutputActivation};
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 
 /// The recipe's tokens per text.
 pub const MAX_LENGTH: usize = 140;
+
+/// Of an LSTM, unless a flag says otherwise.
+const LSTM_UNITS: usize = 128;
 
 /// The classifier on an encoder.
 #[derive(Args, Clone, Debug)]
@@ -24,15 +27,45 @@ pub struct ClassifierArgs {
     /// Width of the output [default: the highest class of the labels, plus one]
     #[arg(long, value_parser = count().range(1..=MAX_CLASSES as u64), value_name = "N")]
     pub num_classes: Option<usize>,
-    /// Dropout after each hidden dense layer of the head
-    #[arg(long, default_value_t = 0.3, value_name = "RATE")]
-    dropout: f64,
+    /// What turns hidden states into classes: `dense`, the recipe's, Flatten and dense layers; `lstm` or `bilstm` before
+    /// the dense layers in place of Flatten; `cls`, a BertForSequenceClassification; `mean`, the same on the mean of the
+    /// hidden states [possible values: dense, lstm, bilstm, cls, mean]
+    #[arg(long, default_value = "dense", hide_possible_values = true)]
+    head: HeadKind,
+    /// Widths of the hidden dense layers [default: 512,440]
+    #[arg(long, value_delimiter = ',', action = clap::ArgAction::Set, value_parser = count(), value_name = "N,...")]
+    hidden: Option<Vec<usize>>,
+    /// Of the last dense layer [default: softplus]
+    #[arg(long, value_parser = activation, value_name = "softplus|softmax")]
+    activation: Option<OutputActivation>,
+    /// Units of the LSTM, in each direction [default: 128]
+    #[arg(long, value_parser = count(), value_name = "N")]
+    lstm_units: Option<usize>,
+    /// Dropout of the head: after each hidden dense layer, or on the text's vector [default: 0.3, and for cls and mean what
+    /// the model's config.json says]
+    #[arg(long, value_name = "RATE")]
+    dropout: Option<f64>,
     /// Dropout within the encoder [default: what the model's config.json says]
     #[arg(long, value_name = "RATE")]
     encoder_dropout: Option<f64>,
     /// Leave the embedding of [PAD] as it is, as PyTorch does (Keras trains it)
     #[arg(long)]
     freeze_padding: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HeadKind {
+    Dense,
+    Lstm,
+    Bilstm,
+    Cls,
+    Mean,
+}
+
+fn activation(name: &str) -> std::result::Result<OutputActivation, String> {
+    let all = [OutputActivation::Softplus, OutputActivation::Softmax];
+    let found = all.into_iter().find(|activation| activation.name() == name);
+    found.ok_or_else(|| "expected softplus or softmax".to_owned())
 }
 
 impl ClassifierArgs {
@@ -47,7 +80,7 @@ impl ClassifierArgs {
         num_classes: usize,
     ) -> Result<ClassifierConfig> {
         let usage = |message: String| Err(Error::Usage(message));
-        for (flag, rate) in [("--dropout", Some(self.dropout)), ("--encoder-dropout", self.encoder_dropout)] {
+        for (flag, rate) in [("--dropout", self.dropout), ("--encoder-dropout", self.encoder_dropout)] {
             if let Some(rate) = rate.filter(|rate| !(0.0..1.0).contains(rate)) {
                 return usage(format!("{flag} {rate}: expected a share from 0 to less than 1"));
             }
@@ -60,13 +93,47 @@ impl ClassifierArgs {
         if max_length == 0 || max_length > most {
             return usage(format!("--max-length {max_length}: this encoder reads 1 to {most} tokens"));
         }
-        let num_classes = self.num_classes.unwrap_or(num_classes);
-        let head = HeadConfig::Dense(DenseHeadConfig {
-            dropout: self.dropout,
-            num_classes,
-            ..DenseHeadConfig::default()
-        });
+        let head = self.head(&bert, self.num_classes.unwrap_or(num_classes))?;
         Ok(ClassifierConfig { bert, head, max_length, mask: self.mask, freeze_padding: self.freeze_padding })
+    }
+
+    /// The head for so many classes.
+    ///
+    /// # Errors
+    /// A flag of another head's.
+    fn head(&self, bert: &BertConfig, num_classes: usize) -> Result<HeadConfig> {
+        let kind = self.head;
+        let (is_linear, is_lstm) = match kind {
+            HeadKind::Dense => (false, false),
+            HeadKind::Lstm | HeadKind::Bilstm => (false, true),
+            HeadKind::Cls | HeadKind::Mean => (true, false),
+        };
+        let stray = [
+            ("--hidden", self.hidden.is_some() && is_linear, "dense layers"),
+            ("--activation", self.activation.is_some() && is_linear, "dense layers"),
+            ("--lstm-units", self.lstm_units.is_some() && !is_lstm, "LSTM"),
+        ];
+        if let Some((flag, _, what)) = stray.into_iter().find(|(_, is_stray, _)| *is_stray) {
+            let name = format!("{kind:?}").to_lowercase();
+            return Err(Error::Usage(format!("{flag}: the head {name} has no {what}")));
+        }
+        let default = DenseHeadConfig::default();
+        let dense = DenseHeadConfig {
+            hidden: self.hidden.clone().unwrap_or(default.hidden),
+            dropout: self.dropout.unwrap_or(default.dropout),
+            num_classes,
+            activation: self.activation.unwrap_or_default(),
+        };
+        let lstm = |dense| LstmHeadConfig { units: self.lstm_units.unwrap_or(LSTM_UNITS), dense };
+        let linear =
+            LinearHeadConfig { dropout: self.dropout.unwrap_or(bert.classifier_dropout()), num_classes };
+        Ok(match kind {
+            HeadKind::Dense => HeadConfig::Dense(dense),
+            HeadKind::Lstm => HeadConfig::Lstm(lstm(dense)),
+            HeadKind::Bilstm => HeadConfig::Bilstm(lstm(dense)),
+            HeadKind::Cls => HeadConfig::Cls(linear),
+            HeadKind::Mean => HeadConfig::Mean(linear),
+        })
     }
 
     /// The classifier on an encoder that is known by name.

@@ -71,6 +71,14 @@ impl<'g> Tensor<'g> {
         exp / exp.sum(&last).keep_dims(&last)
     }
 
+    /// The logarithm of [`softmax`](Self::softmax), which doesn't round to `ln 0`.
+    #[track_caller]
+    pub fn log_softmax(self) -> Tensor<'g> {
+        let last = [self.rank() - 1];
+        let shifted = self - self.max(&last).keep_dims(&last).stop_gradient();
+        shifted - shifted.exp().sum(&last).log().keep_dims(&last)
+    }
+
     /// Layer normalization over the last dimension (Ba et al., 2016): `weight (x - mean) / sqrt(var + epsilon) + bias`,
     /// with `weight` and `bias` `[hidden]`. The variance is taken in a second pass over `x - mean`: the one-pass
     /// `E[x^2] - E[x]^2` cancels when the mean is large.

@@ -4,176 +4,78 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use super::graph::{Graph, Node, NodeId, Tensor};
+use super::graph::{Graph, Node, NodeId};
+use super::loops::{Function, Loop};
 use super::names::Names;
 use super::op::{Op, Reduction, Scalar};
+use super::program::{Program, loop_outputs, resolve};
 use crate::proto::{self, primitive_type as primitive};
 use crate::shape::{ElementType, Shape};
 
-/// A complete program: some inputs and outputs of a graph, and which output takes over which input's memory.
-pub struct Program<'g> {
-    pub(super) graph: &'g Graph,
-    pub(super) name: String,
-    pub(super) parameters: Vec<Tensor<'g>>,
-    pub(super) outputs: Vec<Tensor<'g>>,
-    /// (output, parameter) pairs.
-    pub(super) aliases: Vec<(usize, usize)>,
-}
-
-impl<'g> Program<'g> {
-    /// The program that takes `parameters`, in this order, and returns the tuple of `outputs`.
-    ///
-    /// # Panics
-    /// If `outputs` is empty; if `parameters` holds something else than parameters, one of them twice, or lacks one
-    /// that an output depends on.
-    #[track_caller]
-    pub fn new(name: &str, parameters: Vec<Tensor<'g>>, outputs: Vec<Tensor<'g>>) -> Self {
-        let graph = outputs.first().expect("a program has at least one output").graph;
-        let program = Self { graph, name: name.to_owned(), parameters, outputs, aliases: Vec::new() };
-        let mut given = Vec::new();
-        for parameter in &program.parameters {
-            let id = graph.own(*parameter);
-            let Op::Parameter { name, .. } = graph.node(id).op else {
-                panic!("program {}: {parameter:?} is no parameter", program.name);
-            };
-            assert!(!given.contains(&id), "program {}: parameter {name} is given twice", program.name);
-            given.push(id);
-        }
-        program.outputs.iter().for_each(|output| _ = graph.own(*output));
-        for (id, node) in program.live_nodes() {
-            if let Op::Parameter { name, .. } = &node.op {
-                assert!(
-                    given.contains(&id),
-                    "program {}: parameter {name} is used, but not given",
-                    program.name
-                );
-            }
-        }
-        program
-    }
-
-    /// Lets output `output` take over the memory of parameter `parameter`, which the caller then donates.
-    ///
-    /// # Panics
-    /// If their shapes differ, or one of them is aliased already.
-    #[track_caller]
-    pub fn alias(&mut self, output: usize, parameter: usize) {
-        let (to, from) = (self.outputs[output], self.parameters[parameter]);
-        assert_eq!(to.shape(), from.shape(), "output {output} can't take over parameter {parameter}");
-        let is_taken = self.aliases.iter().any(|(o, p)| *o == output || *p == parameter);
-        assert!(!is_taken, "output {output} or parameter {parameter} is aliased already");
-        self.aliases.push((output, parameter));
-    }
-
-    /// Shapes of the parameters, in order.
-    pub fn parameter_shapes(&self) -> Vec<Shape> {
-        self.parameters.iter().map(|tensor| tensor.shape()).collect()
-    }
-
-    /// Shapes of the outputs, in order.
-    pub fn output_shapes(&self) -> Vec<Shape> {
-        self.outputs.iter().map(|tensor| tensor.shape()).collect()
-    }
-
+impl Program<'_> {
     /// The serialized `HloModuleProto`.
     pub fn to_hlo_proto(&self) -> Vec<u8> {
-        Emitter::new(self).module().encode_to_vec()
-    }
-
-    /// The nodes that an output depends on, and every parameter, in topological order.
-    pub(super) fn live_nodes(&self) -> Vec<(NodeId, Node)> {
-        let mut live = self.graph.reaching(&self.outputs.iter().map(|tensor| tensor.id).collect::<Vec<_>>());
-        self.parameters.iter().for_each(|tensor| live[tensor.id] = true);
-        (0..live.len()).filter(|id| live[*id]).map(|id| (id, self.graph.node(id))).collect()
+        Emitter::default().module(self).encode_to_vec()
     }
 }
 
-/// The node whose value `id` has: [`Op::StopGradient`] is not emitted.
-pub(super) fn resolve(graph: &Graph, mut id: NodeId) -> NodeId {
-    loop {
-        let node = graph.node(id);
-        match node.op {
-            Op::StopGradient => id = node.inputs[0],
-            _ => return id,
-        }
-    }
-}
-
-struct Emitter<'a, 'g> {
-    program: &'a Program<'g>,
+/// What the computations of one module share.
+#[derive(Default)]
+struct Emitter {
     names: Names,
-    parameter_names: Vec<String>,
-    instructions: Vec<proto::HloInstructionProto>,
-    /// Instruction of each node.
-    emitted: HashMap<NodeId, i64>,
+    /// Those that are whole: each after those that it calls.
+    computations: Vec<proto::HloComputationProto>,
     /// Two-argument computations that reduce, scatter, all-reduce and reduce-scatter call.
-    reducers: Vec<(Reduction, ElementType, proto::HloComputationProto)>,
-    next_id: i64,
+    reducers: HashMap<(Reduction, ElementType), i64>,
+    last_id: i64,
 }
 
-impl<'a, 'g> Emitter<'a, 'g> {
-    fn new(program: &'a Program<'g>) -> Self {
-        let mut names = Names::default();
-        let parameter_names = program.parameter_names(&mut names);
-        Self {
-            program,
-            names,
-            parameter_names,
-            instructions: vec![],
-            emitted: HashMap::new(),
-            reducers: vec![],
-            next_id: 1,
-        }
-    }
-
-    fn module(mut self) -> proto::HloModuleProto {
-        for (id, node) in self.program.live_nodes() {
-            self.node(id, &node);
-        }
-        let graph = self.program.graph;
-        let operands =
-            self.program.outputs.iter().map(|tensor| self.emitted[&resolve(graph, tensor.id)]).collect();
-        let result = tuple_shape(&self.program.output_shapes());
-        let root_id = self.push("tuple", result.clone(), operands, |_| ());
+impl Emitter {
+    fn module(mut self, program: &Program<'_>) -> proto::HloModuleProto {
+        let parameter_names = program.parameter_names(&mut self.names);
+        let mut block = Block::new(&mut self, program);
+        block.nodes(&parameter_names);
+        let outputs = block.outputs();
+        let result = tuple_shape(&program.output_shapes());
+        let root_id = block.push("tuple", result.clone(), outputs, |_| ());
         let program_shape = proto::ProgramShapeProto {
-            parameters: self.program.parameter_shapes().iter().map(array_shape).collect(),
+            parameters: program.parameter_shapes().iter().map(array_shape).collect(),
             result: Some(result),
-            parameter_names: self.parameter_names,
+            parameter_names,
         };
-        let entry = proto::HloComputationProto {
-            name: "main".into(),
-            instructions: self.instructions,
-            program_shape: Some(program_shape.clone()),
-            id: self.next_id,
-            root_id,
-        };
-        let mut computations = self.reducers.into_iter().map(|(_, _, reducer)| reducer).collect::<Vec<_>>();
-        let entry_computation_id = entry.id;
-        computations.push(entry);
+        let entry_computation_id = block.finish("main".into(), root_id, program_shape.clone());
         proto::HloModuleProto {
-            name: self.program.name.clone(),
+            name: program.name.clone(),
             entry_computation_name: "main".into(),
             entry_computation_id,
-            computations,
+            computations: self.computations,
             host_program_shape: Some(program_shape),
             id: 1,
-            input_output_alias: Some(alias_proto(&self.program.aliases)),
+            input_output_alias: Some(alias_proto(&program.aliases)),
         }
     }
 
-    /// Adds an instruction and returns its id.
-    fn push(
-        &mut self,
-        opcode: &str,
-        shape: proto::ShapeProto,
-        operand_ids: Vec<i64>,
-        fill: impl FnOnce(&mut proto::HloInstructionProto),
-    ) -> i64 {
-        let mut instruction = proto::HloInstructionProto { operand_ids, ..self.instruction(opcode, shape) };
-        fill(&mut instruction);
-        let id = instruction.id;
-        self.instructions.push(instruction);
-        id
+    /// A function of one tuple, as a `while` calls it: gives the tuple of its outputs, or the single one that it has.
+    fn function(&mut self, name: &str, function: &Function, is_single: bool) -> i64 {
+        let program = function.program(name);
+        let name = self.names.claim(name);
+        let shapes = program.parameter_shapes();
+        let state = tuple_shape(&shapes);
+        let mut block = Block::new(self, &program);
+        let parameter = block.push("parameter", state.clone(), vec![], |_| ());
+        let parameter_names = vec![block.instructions[0].name.clone()];
+        for (index, tensor) in program.parameters.iter().enumerate() {
+            block.take(tensor.id, parameter, index, &shapes[index]);
+        }
+        block.nodes(&[]);
+        let outputs = block.outputs();
+        let (root_id, result) = match is_single {
+            true => (outputs[0], array_shape(&program.outputs[0].shape())),
+            false => (block.push("tuple", state.clone(), outputs, |_| ()), state.clone()),
+        };
+        let shape =
+            proto::ProgramShapeProto { parameters: vec![state], result: Some(result), parameter_names };
+        block.finish(name, root_id, shape)
     }
 
     /// An instruction with an id and a name of its own, of no computation yet.
@@ -189,53 +91,14 @@ impl<'a, 'g> Emitter<'a, 'g> {
     }
 
     fn fresh_id(&mut self) -> i64 {
-        self.next_id += 1;
-        self.next_id - 1
-    }
-
-    fn node(&mut self, id: NodeId, node: &Node) {
-        if matches!(node.op, Op::StopGradient) {
-            return;
-        }
-        let graph = self.program.graph;
-        let operands =
-            node.inputs.iter().map(|input| self.emitted[&resolve(graph, *input)]).collect::<Vec<_>>();
-        let mut shape = array_shape(&node.shape);
-        let mut called = vec![];
-        match &node.op {
-            Op::Reduce { kind, .. } => called.push(self.reducer(*kind, node.shape.element_type)),
-            Op::ScatterAdd | Op::AllReduce | Op::ReduceScatter { .. } => {
-                called.push(self.reducer(Reduction::Sum, node.shape.element_type));
-            }
-            Op::RngBitGenerator { .. } => {
-                shape = tuple_shape(&[Shape::new(ElementType::U64, [2]), node.shape.clone()]);
-            }
-            _ => {}
-        }
-        let number = self.program.parameters.iter().position(|tensor| tensor.id == id);
-        let parameter = number.map(|number| (number as i64, self.parameter_names[number].clone()));
-        let attributes = |instruction: &mut proto::HloInstructionProto| {
-            instruction.called_computation_ids = called;
-            let op_name = node.scope.to_string();
-            instruction.metadata = Some(proto::OpMetadata { op_type: node.op.name().into(), op_name });
-            if let Some(parameter) = parameter {
-                (instruction.parameter_number, instruction.name) = parameter;
-            }
-            write_attributes(&node.op, graph, node, instruction);
-        };
-        let mut instruction = self.push(node.op.name(), shape, operands, attributes);
-        if let Op::RngBitGenerator { .. } = node.op {
-            // The new state is not needed: every draw has a key of its own.
-            let bits = array_shape(&node.shape);
-            instruction = self.push("get-tuple-element", bits, vec![instruction], |i| i.tuple_index = 1);
-        }
-        self.emitted.insert(id, instruction);
+        self.last_id += 1;
+        self.last_id
     }
 
     /// The computation `(a, b) -> a + b` or `max(a, b)` on scalars.
     fn reducer(&mut self, kind: Reduction, element_type: ElementType) -> i64 {
-        if let Some((_, _, found)) = self.reducers.iter().find(|(k, e, _)| (*k, *e) == (kind, element_type)) {
-            return found.id;
+        if let Some(found) = self.reducers.get(&(kind, element_type)) {
+            return *found;
         }
         let shape = array_shape(&Shape::scalar(element_type));
         let mut instruction = |opcode: &str| self.instruction(opcode, shape.clone());
@@ -255,9 +118,154 @@ impl<'a, 'g> Emitter<'a, 'g> {
             id,
             root_id,
         };
-        self.reducers.push((kind, element_type, computation));
+        self.computations.push(computation);
+        self.reducers.insert((kind, element_type), id);
         id
     }
+}
+
+/// One computation while it is written.
+struct Block<'e, 'p, 'g> {
+    emitter: &'e mut Emitter,
+    program: &'p Program<'g>,
+    instructions: Vec<proto::HloInstructionProto>,
+    /// Instruction of each node.
+    emitted: HashMap<NodeId, i64>,
+}
+
+impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
+    fn new(emitter: &'e mut Emitter, program: &'p Program<'g>) -> Self {
+        Self { emitter, program, instructions: vec![], emitted: HashMap::new() }
+    }
+
+    /// Writes all nodes that are not written yet; the parameters of a module are called `parameter_names`.
+    fn nodes(&mut self, parameter_names: &[String]) {
+        let nodes = self.program.live_nodes();
+        for (id, node) in &nodes {
+            match &node.op {
+                _ if self.emitted.contains_key(id) => {}
+                Op::StopGradient => {}
+                Op::While { body, .. } => self.while_loop(body, node, &loop_outputs(&nodes, node)),
+                _ => self.node(*id, node, parameter_names),
+            }
+        }
+    }
+
+    fn outputs(&self) -> Vec<i64> {
+        self.operands(self.program.outputs.iter().map(|tensor| &tensor.id))
+    }
+
+    fn operands<'i>(&self, inputs: impl IntoIterator<Item = &'i NodeId>) -> Vec<i64> {
+        inputs.into_iter().map(|input| self.emitted[&resolve(self.program.graph, *input)]).collect()
+    }
+
+    fn finish(self, name: String, root_id: i64, shape: proto::ProgramShapeProto) -> i64 {
+        let id = self.emitter.fresh_id();
+        let instructions = self.instructions;
+        self.emitter.computations.push(proto::HloComputationProto {
+            name,
+            instructions,
+            program_shape: Some(shape),
+            id,
+            root_id,
+        });
+        id
+    }
+
+    /// Adds an instruction and returns its id.
+    fn push(
+        &mut self,
+        opcode: &str,
+        shape: proto::ShapeProto,
+        operand_ids: Vec<i64>,
+        fill: impl FnOnce(&mut proto::HloInstructionProto),
+    ) -> i64 {
+        let instruction = self.emitter.instruction(opcode, shape);
+        let mut instruction = proto::HloInstructionProto { operand_ids, ..instruction };
+        fill(&mut instruction);
+        let id = instruction.id;
+        self.instructions.push(instruction);
+        id
+    }
+
+    fn node(&mut self, id: NodeId, node: &Node, parameter_names: &[String]) {
+        let graph = self.program.graph;
+        let operands = self.operands(&node.inputs);
+        let mut shape = array_shape(&node.shape);
+        let mut called = vec![];
+        match &node.op {
+            Op::Reduce { kind, .. } => called.push(self.emitter.reducer(*kind, node.shape.element_type)),
+            Op::ScatterAdd | Op::AllReduce | Op::ReduceScatter { .. } => {
+                called.push(self.emitter.reducer(Reduction::Sum, node.shape.element_type));
+            }
+            Op::RngBitGenerator { .. } => {
+                shape = tuple_shape(&[Shape::new(ElementType::U64, [2]), node.shape.clone()]);
+            }
+            _ => {}
+        }
+        let number = self.program.parameters.iter().position(|tensor| tensor.id == id);
+        let parameter = number.map(|number| (number as i64, parameter_names[number].clone()));
+        let attributes = |instruction: &mut proto::HloInstructionProto| {
+            instruction.called_computation_ids = called;
+            instruction.metadata = Some(metadata(node));
+            if let Some(parameter) = parameter {
+                (instruction.parameter_number, instruction.name) = parameter;
+            }
+            write_attributes(&node.op, graph, node, instruction);
+        };
+        let instruction = self.push(node.op.name(), shape, operands, attributes);
+        match node.op {
+            // The new state is not needed: every draw has a key of its own.
+            Op::RngBitGenerator { .. } => self.take(id, instruction, 1, &node.shape),
+            _ => _ = self.emitted.insert(id, instruction),
+        }
+    }
+
+    /// Element `index` of a tuple, as the value of a node.
+    fn take(&mut self, id: NodeId, tuple: i64, index: usize, shape: &Shape) {
+        let part = |instruction: &mut proto::HloInstructionProto| instruction.tuple_index = index as i64;
+        let instruction = self.push("get-tuple-element", array_shape(shape), vec![tuple], part);
+        self.emitted.insert(id, instruction);
+    }
+
+    /// A loop with all of its `outputs` that are used, and their nodes.
+    fn while_loop(&mut self, body: &Loop, node: &Node, outputs: &[(usize, NodeId)]) {
+        let (lowered, places) = body.lower(&outputs.iter().map(|(output, _)| *output).collect::<Vec<_>>());
+        let called = vec![
+            self.emitter.function("body", &lowered.body, false),
+            self.emitter.function("condition", &lowered.condition, true),
+        ];
+        let mut start = vec![self.zeros(&Shape::scalar(ElementType::S32))];
+        let (carried, others) = node.inputs.split_at(body.carries());
+        start.extend(self.operands(carried));
+        for stack in &lowered.stacks {
+            start.push(self.zeros(stack));
+        }
+        start.extend(self.operands(others));
+        let shapes = lowered.body.program("body").parameter_shapes();
+        let start = self.push("tuple", tuple_shape(&shapes), start, |_| ());
+        let end = self.push("while", tuple_shape(&shapes), vec![start], |instruction| {
+            instruction.called_computation_ids = called;
+            instruction.metadata = Some(metadata(node));
+        });
+        for ((_, id), place) in outputs.iter().zip(places) {
+            self.take(*id, end, place, &shapes[place]);
+        }
+    }
+
+    fn zeros(&mut self, shape: &Shape) -> i64 {
+        let zero = Scalar::new(shape.element_type, 0.0);
+        let constant = array_shape(&Shape::scalar(shape.element_type));
+        let constant = self.push("constant", constant, vec![], |one| one.literal = Some(literal(zero)));
+        if shape.rank() == 0 {
+            return constant;
+        }
+        self.push("broadcast", array_shape(shape), vec![constant], |_| ())
+    }
+}
+
+fn metadata(node: &Node) -> proto::OpMetadata {
+    proto::OpMetadata { op_type: node.op.name().into(), op_name: node.scope.to_string() }
 }
 
 /// The attributes of `op` beyond shape and operands.
@@ -266,6 +274,7 @@ fn write_attributes(op: &Op, graph: &Graph, node: &Node, instruction: &mut proto
     match op {
         Op::Parameter { .. } | Op::ReplicaId | Op::Unary(_) | Op::Binary(_) | Op::Select => {}
         Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => {}
+        Op::DynamicUpdateSlice | Op::While { .. } => {}
         // No replica groups: all replicas are one group.
         Op::AllReduce | Op::StopGradient => {}
         Op::AllGather { .. } | Op::ReduceScatter { .. } => instruction.dimensions = vec![0],
@@ -285,6 +294,7 @@ fn write_attributes(op: &Op, graph: &Graph, node: &Node, instruction: &mut proto
                 })
                 .collect();
         }
+        Op::DynamicSlice { sizes } => instruction.dynamic_slice_sizes = i64s(sizes),
         Op::Pad { low, high, interior } => {
             let dims = low.iter().zip(high).zip(interior);
             let dimensions = dims

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::graph::{Graph, Node, NodeId, Tensor};
+use super::loops::Loop;
 use super::op::{Binary, Comparison, DotDimensions, Op, Reduction};
 
 impl Graph {
@@ -19,12 +20,23 @@ impl Graph {
             shape.rank() == 0 && shape.element_type.is_float(),
             "gradients: the loss must be a scalar of floats, not {shape}"
         );
+        self.pull_back(&[(loss, loss.like(1.0))], wrt)
+    }
+
+    /// The gradient of something with respect to each of `wrt`, for its gradients with respect to some outputs; `None` for
+    /// one that no output depends on.
+    pub(super) fn pull_back<'g>(
+        &'g self,
+        outputs: &[(Tensor<'g>, Tensor<'g>)],
+        wrt: &[Tensor<'g>],
+    ) -> Vec<Option<Tensor<'g>>> {
         let sources = wrt.iter().map(|tensor| self.own(*tensor)).collect::<Vec<_>>();
-        let reached = self.reached_from(&sources);
-        let reaching = self.reaching(&[self.own(loss)]);
-        let mut gradients = HashMap::from([(loss.id, loss.like(1.0))]);
-        for id in (0..=loss.id).rev().filter(|id| reached[*id] && reaching[*id]) {
-            let Some(&gradient) = gradients.get(&id) else { continue };
+        let roots = outputs.iter().map(|(output, _)| self.own(*output)).collect::<Vec<_>>();
+        let (reached, reaching) = (self.reached_from(&sources), self.reaching(&roots));
+        let mut gradients = Gradients::default();
+        outputs.iter().for_each(|(output, gradient)| gradients.add(output.id, *gradient));
+        let last = roots.iter().copied().max().unwrap_or_default();
+        for id in (0..=last).rev().filter(|id| reached[*id] && reaching[*id]) {
             let node = self.node(id);
             let needed = node.inputs.iter().map(|input| reached[*input]).collect::<Vec<_>>();
             if !needed.contains(&true) {
@@ -33,14 +45,33 @@ impl Graph {
             let path = Rc::from(format!("gradient/{}", node.scope));
             self.with_path(path, || {
                 let rule = Rule { graph: self, id, node: &node, needed: &needed };
-                for (input, contribution) in node.inputs.iter().zip(rule.input_gradients(gradient)) {
-                    let Some(contribution) = contribution.filter(|_| reached[*input]) else { continue };
-                    let sum = gradients.get(input).map_or(contribution, |sum| *sum + contribution);
-                    gradients.insert(*input, sum);
+                let found = match &node.op {
+                    Op::While { body, .. } => rule.of_loop(body, &gradients, &|id| reaching[id]),
+                    _ => gradients.get(id).map(|gradient| rule.input_gradients(gradient)),
+                };
+                for (input, contribution) in node.inputs.iter().zip(found.unwrap_or_default()) {
+                    if let Some(contribution) = contribution.filter(|_| reached[*input]) {
+                        gradients.add(*input, contribution);
+                    }
                 }
             });
         }
-        sources.iter().map(|id| gradients.get(id).copied()).collect()
+        sources.iter().map(|id| gradients.get(*id)).collect()
+    }
+}
+
+/// What is known so far of each node's gradient.
+#[derive(Default)]
+struct Gradients<'g>(HashMap<NodeId, Tensor<'g>>);
+
+impl<'g> Gradients<'g> {
+    fn get(&self, id: NodeId) -> Option<Tensor<'g>> {
+        self.0.get(&id).copied()
+    }
+
+    fn add(&mut self, id: NodeId, contribution: Tensor<'g>) {
+        let sum = self.get(id).map_or(contribution, |sum| sum + contribution);
+        self.0.insert(id, sum);
     }
 }
 
@@ -87,6 +118,17 @@ impl<'g> Rule<'_, 'g> {
             Op::Reshape { .. } => vec![Some(g.reshape(&self.input(0).dims()))],
             Op::Transpose { permutation } => vec![Some(g.transpose(&inverse(permutation)))],
             Op::Slice { start, limit: _, stride } => vec![Some(self.slice(start, stride, g))],
+            // f(x, i) = x[i..]: zeros go back where nothing was taken.
+            Op::DynamicSlice { .. } => {
+                let zeros = g.graph.full(self.input(0).shape(), 0.0);
+                self.first([zeros.dynamic_update_slice(g, &self.start(1))])
+            }
+            // f(x, u, i) = x with u at i: each takes its own part of g.
+            Op::DynamicUpdateSlice => {
+                let (update, start) = (self.input(1), self.start(2));
+                let others = g.dynamic_update_slice(g.graph.full(update.shape(), 0.0), &start);
+                self.first([others, g.dynamic_slice(&start, &update.dims())])
+            }
             Op::Concatenate { dim } => self.concatenate(*dim, g),
             Op::Pad { low, high: _, interior } => self.pad(low, interior, g).into(),
             Op::DotGeneral(dimensions) => self.dot(dimensions, g).into(),
@@ -104,7 +146,43 @@ impl<'g> Rule<'_, 'g> {
             Op::AllGather { replicas } => vec![Some(g.reduce_scatter_sum(*replicas))],
             // f(x)_i = part i of the sum of x over replicas: part i of every x reaches replica i's loss alone
             Op::ReduceScatter { replicas } => vec![Some(g.all_gather(*replicas))],
+            // All outputs together: see `of_loop`.
+            Op::While { .. } => vec![],
         }
+    }
+
+    /// These gradients of the first inputs, and none of the others.
+    fn first<const N: usize>(&self, gradients: [Tensor<'g>; N]) -> Vec<Option<Tensor<'g>>> {
+        let others = self.node.inputs.len() - N;
+        gradients.into_iter().map(Some).chain(vec![None; others]).collect()
+    }
+
+    /// The inputs from the one at `index` on.
+    fn start(&self, index: usize) -> Vec<Tensor<'g>> {
+        (index..self.node.inputs.len()).map(|index| self.input(index)).collect()
+    }
+
+    /// The gradients of a loop's inputs, once those of all of its outputs are known: at the first of those that matter, since
+    /// nodes are gone through from the last on.
+    fn of_loop(
+        &self,
+        body: &Rc<Loop>,
+        gradients: &Gradients<'g>,
+        matters: &dyn Fn(NodeId) -> bool,
+    ) -> Option<Vec<Option<Tensor<'g>>>> {
+        let inputs = self.start(0);
+        let op = |output| Op::While { body: body.clone(), output };
+        let outputs =
+            (0..body.num_outputs()).map(|output| self.graph.find(op(output), self.node.inputs.clone()));
+        let outputs = outputs.map(|id| id.filter(|id| matters(*id))).collect::<Vec<_>>();
+        if outputs.iter().flatten().min() != Some(&self.id) {
+            return None;
+        }
+        let gradients = outputs.iter().map(|id| gradients.get((*id)?)).collect::<Vec<_>>();
+        gradients.iter().flatten().next()?;
+        let first = body.num_outputs() - body.carries();
+        let taken = (first..body.num_outputs()).map(|output| self.graph.insert(op(output), &inputs));
+        Some(body.gradients(&inputs, &taken.collect::<Vec<_>>(), &gradients, self.needed))
     }
 
     fn binary(&self, op: Binary, g: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {

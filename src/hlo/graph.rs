@@ -115,6 +115,16 @@ impl Graph {
         built
     }
 
+    /// The path that nodes are given now.
+    pub(super) fn path(&self) -> Rc<str> {
+        self.inner.borrow().scope.clone().unwrap_or_else(|| Rc::from(""))
+    }
+
+    /// The node of this operation on these inputs, if there is one.
+    pub(super) fn find(&self, op: Op, inputs: Vec<NodeId>) -> Option<NodeId> {
+        self.inner.borrow().interned.get(&(op, inputs)).copied()
+    }
+
     /// The node of `tensor`, which must be of this graph: an id means nothing in another one.
     #[track_caller]
     pub(super) fn own(&self, tensor: Tensor<'_>) -> NodeId {

@@ -8,14 +8,17 @@ mod emit;
 mod flops;
 mod grad;
 mod graph;
+mod loops;
 mod names;
 mod op;
 mod ops;
+mod program;
 mod shape_rule;
 mod text;
 mod unary;
 
-pub use emit::Program;
 pub use graph::{Graph, Tensor};
+pub use loops::{Function, Loop, Scan, Step, Trip};
 pub use op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar, ShapeError};
+pub use program::Program;
 pub use unary::Unary;

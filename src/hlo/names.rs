@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::emit::Program;
 use super::op::Op;
+use super::program::Program;
 
 /// The names that the values of one module have already.
 #[derive(Default)]

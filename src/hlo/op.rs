@@ -1,5 +1,8 @@
 //! The primitive operations: each variant has its own fields, and one rule that gives its output's shape.
 
+use std::rc::Rc;
+
+use super::loops::Loop;
 use super::unary::Unary;
 use crate::shape::{ElementType, Shape};
 
@@ -49,6 +52,14 @@ pub enum Op {
         limit: Vec<usize>,
         stride: Vec<usize>,
     },
+    /// `dynamic-slice(input, start...)`: `sizes` elements of each dimension, from a scalar `s32` start that is moved so
+    /// that they lie within the input.
+    DynamicSlice {
+        sizes: Vec<usize>,
+    },
+    /// `dynamic-update-slice(input, update, start...)`: the input with `update` in the place of what
+    /// [`DynamicSlice`](Op::DynamicSlice) takes there.
+    DynamicUpdateSlice,
     Concatenate {
         dim: usize,
     },
@@ -84,6 +95,11 @@ pub enum Op {
     /// The sum over all `replicas`, cut into equal parts along the first dimension: replica `i` has the `i`-th.
     ReduceScatter {
         replicas: usize,
+    },
+    /// One of the outputs of a loop, which runs once for all of them.
+    While {
+        body: Rc<Loop>,
+        output: usize,
     },
     /// Its input, through which no gradient flows. Not emitted.
     StopGradient,
@@ -235,6 +251,8 @@ impl Op {
             Op::Reshape { .. } => "reshape",
             Op::Transpose { .. } => "transpose",
             Op::Slice { .. } => "slice",
+            Op::DynamicSlice { .. } => "dynamic-slice",
+            Op::DynamicUpdateSlice => "dynamic-update-slice",
             Op::Concatenate { .. } => "concatenate",
             Op::Pad { .. } => "pad",
             Op::DotGeneral(_) => "dot",
@@ -245,6 +263,7 @@ impl Op {
             Op::AllReduce => "all-reduce",
             Op::AllGather { .. } => "all-gather",
             Op::ReduceScatter { .. } => "reduce-scatter",
+            Op::While { .. } => "while",
             Op::StopGradient => "stop-gradient",
         }
     }

@@ -171,6 +171,36 @@ impl<'g> Tensor<'g> {
         self.slice(&from, &to, &vec![1; self.rank()])
     }
 
+    /// `sizes` elements of each dimension from `start` on, a scalar `s32` each: it is moved so that they lie within.
+    #[track_caller]
+    pub fn dynamic_slice(self, start: &[Tensor<'g>], sizes: &[usize]) -> Tensor<'g> {
+        let inputs = [&[self], start].concat();
+        self.graph.insert(Op::DynamicSlice { sizes: sizes.to_vec() }, &inputs)
+    }
+
+    /// `self` with `update` in the place of what [`dynamic_slice`](Self::dynamic_slice) takes there.
+    #[track_caller]
+    pub fn dynamic_update_slice(self, update: Tensor<'g>, start: &[Tensor<'g>]) -> Tensor<'g> {
+        let inputs = [&[self, update], start].concat();
+        self.graph.insert(Op::DynamicUpdateSlice, &inputs)
+    }
+
+    /// Entry `index` (`s32[]`) of the first dimension, which disappears.
+    #[track_caller]
+    pub fn entry(self, index: Tensor<'g>) -> Tensor<'g> {
+        let dims = self.dims();
+        let sizes = [&[1], &dims[1..]].concat();
+        self.dynamic_slice(&first(index, dims.len()), &sizes).reshape(&dims[1..])
+    }
+
+    /// `self` with `value`, of one dimension less, as entry `index` (`s32[]`) of the first dimension.
+    #[track_caller]
+    pub fn with_entry(self, index: Tensor<'g>, value: Tensor<'g>) -> Tensor<'g> {
+        let dims = self.dims();
+        let update = value.reshape(&[&[1], &dims[1..]].concat());
+        self.dynamic_update_slice(update, &first(index, dims.len()))
+    }
+
     /// `low` and `high` copies of `value` (a scalar) around, and `interior` ones between neighbours.
     #[track_caller]
     pub fn pad(self, value: Tensor<'g>, low: &[usize], high: &[usize], interior: &[usize]) -> Tensor<'g> {
@@ -256,6 +286,13 @@ impl<'g> Tensor<'g> {
     pub fn stop_gradient(self) -> Tensor<'g> {
         self.graph.insert(Op::StopGradient, &[self])
     }
+}
+
+/// The start of what lies at `index` of the first of `rank` dimensions.
+fn first(index: Tensor<'_>, rank: usize) -> Vec<Tensor<'_>> {
+    let mut start = vec![index.like(0.0); rank];
+    start[0] = index;
+    start
 }
 
 /// Arrays broadcast against each other as NumPy's are. Those that don't fit stay as they are, so that the operation

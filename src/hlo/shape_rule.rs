@@ -54,6 +54,8 @@ impl Op {
             }
             Op::Transpose { permutation } => transpose(permutation, inputs),
             Op::Slice { start, limit, stride } => slice(start, limit, stride, inputs),
+            Op::DynamicSlice { sizes } => dynamic_slice(sizes, inputs),
+            Op::DynamicUpdateSlice => dynamic_update_slice(inputs),
             Op::Concatenate { dim } => concatenate(*dim, inputs),
             Op::Pad { low, high, interior } => pad(low, high, interior, inputs),
             Op::DotGeneral(dimensions) => dot(dimensions, inputs),
@@ -92,6 +94,7 @@ impl Op {
             }
             Op::AllGather { replicas } => all_gather(*replicas, inputs),
             Op::ReduceScatter { replicas } => reduce_scatter(*replicas, inputs),
+            Op::While { body, output } => body.shape(*output, inputs),
             Op::StopGradient => arity(inputs).map(|[a]| (*a).clone()),
         }
     }
@@ -101,11 +104,11 @@ fn arity<'a, const N: usize>(inputs: &'a [&'a Shape]) -> Result<&'a [&'a Shape; 
     inputs.try_into().map_err(|_| format!("takes {N} inputs, given {}", inputs.len()))
 }
 
-fn require(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
+pub(super) fn require(holds: bool, problem: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(problem()) }
 }
 
-fn same(a: &Shape, b: &Shape) -> Result<(), String> {
+pub(super) fn same(a: &Shape, b: &Shape) -> Result<(), String> {
     require(a == b, || format!("shapes {a} and {b} differ"))
 }
 
@@ -195,6 +198,34 @@ fn concatenate(dim: usize, inputs: &[&Shape]) -> Result<Shape, String> {
         output.dims[dim] += input.dims[dim];
     }
     Ok(output)
+}
+
+fn dynamic_slice(sizes: &[usize], inputs: &[&Shape]) -> Result<Shape, String> {
+    let [a, start @ ..] = inputs else { return Err("takes an input and its start, given nothing".into()) };
+    starts(a, start)?;
+    fits(sizes, a)?;
+    Ok(Shape::new(a.element_type, sizes))
+}
+
+fn dynamic_update_slice(inputs: &[&Shape]) -> Result<Shape, String> {
+    let [a, update, start @ ..] = inputs else {
+        return Err(format!("takes an input, an update and its start, given {}", inputs.len()));
+    };
+    starts(a, start)?;
+    require(a.element_type == update.element_type, || "element types differ".into())?;
+    fits(&update.dims, a)?;
+    Ok((*a).clone())
+}
+
+/// A start has a scalar for each dimension.
+fn starts(a: &Shape, start: &[&Shape]) -> Result<(), String> {
+    require(start.len() == a.rank(), || format!("a start of rank {}", start.len()))?;
+    start.iter().try_for_each(|one| same(one, &Shape::scalar(ElementType::S32)))
+}
+
+fn fits(sizes: &[usize], a: &Shape) -> Result<(), String> {
+    let within = sizes.len() == a.rank() && sizes.iter().zip(&a.dims).all(|(size, dim)| size <= dim);
+    require(within, || format!("{sizes:?} elements don't fit"))
 }
 
 fn pad(low: &[usize], high: &[usize], interior: &[usize], inputs: &[&Shape]) -> Result<Shape, String> {

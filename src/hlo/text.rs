@@ -1,42 +1,33 @@
 //! A program as HLO text, written for people: one instruction a line, grouped by layer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 
-use super::emit::{Program, resolve};
-use super::graph::{Graph, Node, NodeId};
+use super::graph::{Graph, Node, NodeId, Tensor};
+use super::loops::{Function, Loop};
 use super::names::Names;
 use super::op::{Op, Reduction, Scalar};
+use super::program::{Program, loop_outputs, resolve};
 use crate::shape::{ElementType, Shape};
 
 impl Program<'_> {
     /// HLO text. Parameters keep their names, other values are named by operation and numbered in the order they are computed, and a
     /// comment opens each layer's part.
     pub fn to_text(&self) -> String {
-        let nodes = self.live_nodes();
-        let mut taken = Names::default();
-        let names = self.names(&nodes, &mut taken);
-        let name = |id: NodeId| names[&resolve(self.graph, id)].as_str();
-        let mut text = self.header();
-        text.push_str(&reducers(&nodes));
-        text.push_str("ENTRY main {\n");
-        for (number, parameter) in self.parameters.iter().enumerate() {
-            let _ = writeln!(text, "  {} = {} parameter({number})", name(parameter.id), parameter.shape());
+        let mut text = Text::default();
+        let parameters = self.parameter_names(&mut text.names);
+        let mut entry = "ENTRY main {\n".to_owned();
+        let mut names = HashMap::new();
+        for (number, (tensor, name)) in self.parameters.iter().zip(parameters).enumerate() {
+            let _ = writeln!(entry, "  %{name} = {} parameter({number})", tensor.shape());
+            names.insert(tensor.id, format!("%{name}"));
         }
-        let mut scope = "";
-        for (id, node) in nodes.iter().filter(|(_, node)| is_written(&node.op)) {
-            if *node.scope != *scope {
-                scope = &node.scope;
-                let _ = writeln!(text, "\n  // {}", if scope.is_empty() { "(top level)" } else { scope });
-            }
-            let inputs = node.inputs.iter().map(|input| name(*input)).collect::<Vec<_>>();
-            let _ = writeln!(text, "  {}", instruction(self.graph, name(*id), node, &inputs));
-        }
-        let outputs = self.outputs.iter().map(|tensor| name(tensor.id)).collect::<Vec<_>>().join(", ");
+        text.nodes(self, "", &mut names, &mut entry);
+        let outputs = outputs(self, &names);
         let shapes = shape_list(&self.output_shapes());
-        let result = taken.claim("result");
-        let _ = writeln!(text, "\n  ROOT %{result} = ({shapes}) tuple({outputs})\n}}");
-        text
+        let result = text.names.claim("result");
+        let _ = writeln!(entry, "\n  ROOT %{result} = ({shapes}) tuple({outputs})\n}}");
+        format!("{}{}{}{entry}", self.header(), text.reducers(), text.functions)
     }
 
     fn header(&self) -> String {
@@ -51,41 +42,140 @@ impl Program<'_> {
         text.push_str("\n\n");
         text
     }
+}
 
-    /// `%name` of each node that is written. A number is the node's place among all, parameters included.
-    fn names(&self, nodes: &[(NodeId, Node)], taken: &mut Names) -> HashMap<NodeId, String> {
-        let parameters = self.parameters.iter().zip(self.parameter_names(taken));
-        let mut names =
-            parameters.map(|(tensor, name)| (tensor.id, format!("%{name}"))).collect::<HashMap<_, _>>();
+/// What the computations of one module share.
+#[derive(Default)]
+struct Text {
+    names: Names,
+    /// The small computations that reduce, scatter, all-reduce and reduce-scatter call.
+    reducers: BTreeSet<(u8, ElementType)>,
+    /// Those that loops call.
+    functions: String,
+}
+
+impl Text {
+    /// Writes to `text` the nodes of `program` that have no name yet; all names begin with `prefix`.
+    fn nodes(
+        &mut self,
+        program: &Program<'_>,
+        prefix: &str,
+        names: &mut HashMap<NodeId, String>,
+        text: &mut String,
+    ) {
+        let graph = program.graph;
+        let nodes = program.live_nodes();
+        let mut scope = String::new();
+        // A number is the node's place among all, parameters included.
         let values = nodes.iter().filter(|(_, node)| !matches!(node.op, Op::StopGradient));
         for (number, (id, node)) in values.enumerate() {
-            let name = || format!("%{}", taken.claim(&format!("{}.{number}", node.op.name())));
-            names.entry(*id).or_insert_with(name);
+            if names.contains_key(id) {
+                continue;
+            }
+            if *node.scope != *scope {
+                scope = node.scope.to_string();
+                let _ = writeln!(text, "\n  // {}", if scope.is_empty() { "(top level)" } else { &scope });
+            }
+            let inputs =
+                node.inputs.iter().map(|input| names[&resolve(graph, *input)].clone()).collect::<Vec<_>>();
+            let name = format!("%{}", self.names.claim(&format!("{prefix}{}.{number}", node.op.name())));
+            if let Op::While { body, .. } = &node.op {
+                self.while_loop(body, &name, &inputs, &loop_outputs(&nodes, node), names, text);
+                continue;
+            }
+            self.reducers.extend(reducer(node).map(|(kind, element_type)| (kind as u8, element_type)));
+            let _ = writeln!(text, "  {}", instruction(graph, &name, node, &inputs));
+            names.insert(*id, name);
         }
-        names
     }
-}
 
-fn is_written(op: &Op) -> bool {
-    !matches!(op, Op::Parameter { .. } | Op::StopGradient)
-}
-
-/// The small computations that reduce, scatter, all-reduce and reduce-scatter call.
-fn reducers(nodes: &[(NodeId, Node)]) -> String {
-    let mut used = nodes.iter().filter_map(|(_, node)| reducer(node)).collect::<Vec<_>>();
-    used.sort_by_key(|(kind, element_type)| (*kind as u8, *element_type));
-    used.dedup();
-    let mut text = String::new();
-    for (kind, element_type) in used {
-        let opcode = kind.combiner();
-        let _ = writeln!(
-            text,
-            "{} {{\n  %a = {element_type}[] parameter(0)\n  %b = {element_type}[] parameter(1)\n  \
-             ROOT %r = {element_type}[] {opcode}(%a, %b)\n}}\n",
-            reducer_name(kind, element_type)
+    /// A loop called `name`, with all of its `outputs` that are used, and their nodes.
+    fn while_loop(
+        &mut self,
+        body: &Loop,
+        name: &str,
+        inputs: &[String],
+        outputs: &[(usize, NodeId)],
+        names: &mut HashMap<NodeId, String>,
+        text: &mut String,
+    ) {
+        let (lowered, places) = body.lower(&outputs.iter().map(|(output, _)| *output).collect::<Vec<_>>());
+        let (called, condition) = (
+            self.function("body", &lowered.body, false),
+            self.function("condition", &lowered.condition, true),
         );
+        let start = format!("{name}.start");
+        let _ = writeln!(text, "  {start} = s32[] constant(0)");
+        let (carried, others) = inputs.split_at(body.carries());
+        let mut state = [&[start], carried].concat();
+        for (i, shape) in lowered.stacks.iter().enumerate() {
+            let (zero, stack) = (format!("{name}.zero.{i}"), format!("{name}.stack.{i}"));
+            let _ = writeln!(text, "  {zero} = {}[] constant(0)", shape.element_type);
+            let _ = writeln!(text, "  {stack} = {shape} broadcast({zero}), dimensions={{}}");
+            state.push(stack);
+        }
+        state.extend_from_slice(others);
+        let shapes = lowered.body.program("body").parameter_shapes();
+        let list = shape_list(&shapes);
+        let _ = writeln!(text, "  {name}.state = ({list}) tuple({})", state.join(", "));
+        let _ =
+            writeln!(text, "  {name} = ({list}) while({name}.state), condition=%{condition}, body=%{called}");
+        for ((output, id), place) in outputs.iter().zip(places) {
+            let part = format!("{name}.{output}");
+            let _ = writeln!(text, "  {part} = {} get-tuple-element({name}), index={place}", shapes[place]);
+            names.insert(*id, part);
+        }
     }
-    text
+
+    /// Writes a function of one tuple, which gives the tuple of its outputs, or the single one that it has; gives its name.
+    fn function(&mut self, name: &str, function: &Function, is_single: bool) -> String {
+        let program = function.program(name);
+        let own = self.names.claim(name);
+        let shapes = program.parameter_shapes();
+        let state = self.names.claim(&format!("{own}.state"));
+        let mut text = format!("%{own} {{\n  %{state} = ({}) parameter(0)\n", shape_list(&shapes));
+        let mut names = HashMap::new();
+        for (index, (tensor, shape)) in program.parameters.iter().zip(&shapes).enumerate() {
+            let part = self.names.claim(&format!("{own}.state.{index}"));
+            let _ = writeln!(text, "  %{part} = {shape} get-tuple-element(%{state}), index={index}");
+            names.insert(tensor.id, format!("%{part}"));
+        }
+        self.nodes(&program, &format!("{own}."), &mut names, &mut text);
+        let outputs = outputs(&program, &names);
+        if is_single {
+            // All else is there for it: it comes last.
+            text = text.replace(&format!("  {outputs} = "), &format!("  ROOT {outputs} = "));
+        } else {
+            let result = self.names.claim(&format!("{own}.result"));
+            let _ = writeln!(text, "\n  ROOT %{result} = ({}) tuple({outputs})", shape_list(&shapes));
+        }
+        text.push_str("}\n\n");
+        self.functions.push_str(&text);
+        own
+    }
+
+    fn reducers(&self) -> String {
+        let mut text = String::new();
+        for kind in [Reduction::Sum, Reduction::Max] {
+            let used = self.reducers.iter().filter(|(number, _)| *number == kind as u8);
+            for (_, element_type) in used {
+                let opcode = kind.combiner();
+                let _ = writeln!(
+                    text,
+                    "{} {{\n  %a = {element_type}[] parameter(0)\n  %b = {element_type}[] parameter(1)\n  \
+                     ROOT %r = {element_type}[] {opcode}(%a, %b)\n}}\n",
+                    reducer_name(kind, *element_type)
+                );
+            }
+        }
+        text
+    }
+}
+
+/// What the outputs of `program` are called.
+fn outputs(program: &Program<'_>, names: &HashMap<NodeId, String>) -> String {
+    let name = |tensor: &Tensor<'_>| names[&resolve(program.graph, tensor.id)].as_str();
+    program.outputs.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn reducer(node: &Node) -> Option<(Reduction, ElementType)> {
@@ -101,7 +191,7 @@ fn reducer_name(kind: Reduction, element_type: ElementType) -> String {
     format!("%{}_{element_type}", kind.combiner())
 }
 
-fn instruction(graph: &Graph, name: &str, node: &Node, inputs: &[&str]) -> String {
+fn instruction(graph: &Graph, name: &str, node: &Node, inputs: &[String]) -> String {
     let mut operands = inputs.join(", ");
     let shape = &node.shape;
     match &node.op {
@@ -129,6 +219,7 @@ fn attributes(graph: &Graph, node: &Node) -> String {
         }
         Op::Select | Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => String::new(),
         Op::RngBitGenerator { .. } | Op::StopGradient => String::new(),
+        Op::DynamicUpdateSlice | Op::While { .. } => String::new(),
         Op::AllReduce => ", replica_groups={}".into(),
         Op::AllGather { .. } | Op::ReduceScatter { .. } => ", replica_groups={}, dimensions={0}".into(),
         Op::Iota { dim, .. } => format!(", iota_dimension={dim}"),
@@ -144,6 +235,7 @@ fn attributes(graph: &Graph, node: &Node) -> String {
             };
             format!(", slice={{{}}}", (0..start.len()).map(range).collect::<Vec<_>>().join(", "))
         }
+        Op::DynamicSlice { sizes } => format!(", dynamic_slice_sizes={}", list(sizes)),
         Op::Pad { low, high, interior } => {
             let dim = |d: usize| format!("{}_{}_{}", low[d], high[d], interior[d]);
             format!(", padding={}", (0..low.len()).map(dim).collect::<Vec<_>>().join("x"))

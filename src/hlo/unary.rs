@@ -17,6 +17,10 @@ pub enum Unary {
     /// `ln(1 + x)`, exact near zero.
     Log1p,
     Tanh,
+    /// `1 / (1 + e^-x)`.
+    Logistic,
+    Sin,
+    Cos,
     Erf,
     Sqrt,
     Rsqrt,
@@ -34,6 +38,9 @@ impl Unary {
             Unary::Log => "log",
             Unary::Log1p => "log-plus-one",
             Unary::Tanh => "tanh",
+            Unary::Logistic => "logistic",
+            Unary::Sin => "sine",
+            Unary::Cos => "cosine",
             Unary::Erf => "erf",
             Unary::Sqrt => "sqrt",
             Unary::Rsqrt => "rsqrt",
@@ -68,6 +75,12 @@ impl Unary {
             Unary::Log1p => Some(g / (x + 1.0)),
             // tanh' = 1 - tanh^2
             Unary::Tanh => Some(g * (-(y * y) + 1.0)),
+            // s' = s (1 - s)
+            Unary::Logistic => Some(g * (y * (-y + 1.0))),
+            // sin' = cos
+            Unary::Sin => Some(g * x.cos()),
+            // cos' = -sin
+            Unary::Cos => Some(-(g * x.sin())),
             // erf' = 2/sqrt(pi) e^(-x^2)
             Unary::Erf => Some(g * ((-(x * x)).exp() * std::f64::consts::FRAC_2_SQRT_PI)),
             // sqrt' = 1/(2 sqrt x)
@@ -100,6 +113,10 @@ unary_methods! {
     /// `ln(1 + x)`, exact near zero.
     log1p => Log1p;
     tanh => Tanh;
+    /// `1 / (1 + e^-x)`.
+    sigmoid => Logistic;
+    sin => Sin;
+    cos => Cos;
     erf => Erf;
     sqrt => Sqrt;
     /// `1 / sqrt(x)`.

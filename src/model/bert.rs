@@ -5,26 +5,27 @@ use crate::hlo::{Graph, Tensor};
 use crate::nn::{Dense, Embedding, Init, LayerNorm, Mode, ParamPath, Part, SelfAttention, dropout};
 
 /// The standard deviation that BERT's weights start with.
-const INITIALIZER_RANGE: Init = Init::Normal(0.02);
+pub(super) const INITIALIZER_RANGE: Init = Init::Normal(0.02);
 
 /// Token ids in, one vector per token out.
 pub struct Bert<'g> {
     graph: &'g Graph,
     embeddings: Embeddings<'g>,
     layers: Vec<Layer<'g>>,
+    pooler: Dense<'g>,
 }
 
 impl<'g> Bert<'g> {
-    /// Declares the weights under `embeddings`, `encoder` and `pooler`. The pooler is declared only to be kept with
-    /// the checkpoint: the recipe reads the last hidden states, so nothing uses it.
+    /// Declares the weights under `embeddings`, `encoder` and `pooler`: the pooler also where only the last hidden states
+    /// are read, to be kept with the checkpoint.
     pub fn new(config: &BertConfig, graph: &'g Graph, params: ParamPath<'_, 'g>) -> Self {
         let embeddings = Embeddings::new(config, params.pp("embeddings"));
         let layer = |i| Layer::new(config, params.pp("encoder").pp(&format!("layer.{i}")));
         let layers = (0..config.num_hidden_layers).map(layer).collect();
         let hidden = config.hidden_size;
         let pooler = params.part(Part::Pooler).pp("pooler");
-        Dense::new(hidden, hidden, INITIALIZER_RANGE, pooler.pp("dense"));
-        Self { graph, embeddings, layers }
+        let pooler = Dense::new(hidden, hidden, INITIALIZER_RANGE, pooler.pp("dense"));
+        Self { graph, embeddings, layers, pooler }
     }
 
     /// Keeps the embedding of `[PAD]` as it is while training.
@@ -41,6 +42,12 @@ impl<'g> Bert<'g> {
             hidden = self.graph.scope(&format!("encoder/layer.{i}"), || layer.forward(hidden, mask, mode));
         }
         hidden
+    }
+
+    /// `BertPooler`: hidden states `[batch, seq, hidden]` to one vector per text, made of its first token's, `[batch, hidden]`.
+    pub fn pool(&self, states: Tensor<'g>) -> Tensor<'g> {
+        let first = states.narrow(1, 0, 1).reshape(&[states.dim(0), states.dim(2)]);
+        self.graph.scope("pooler", || self.pooler.forward(first).tanh())
     }
 }
 

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::head::Head;
+use super::head::{Encoded, Head, Scores};
 use super::{Bert, BertConfig, HeadConfig};
 use crate::hlo::{Graph, Tensor};
 use crate::nn::{Mode, Params, Part, Weight};
@@ -55,10 +55,10 @@ impl<'g> Classifier<'g> {
         Self { graph, bert, head: config.head.build(states, params.root(Part::Head)) }
     }
 
-    /// `input_ids` `s32[batch, seq]` and the mask of the same shape, or none, to positive, unnormalized class scores
-    /// `[batch, classes]`.
-    pub fn forward(&self, input_ids: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g> {
+    /// `input_ids` `s32[batch, seq]` and the mask of the same shape, or none, to class scores `[batch, classes]`.
+    pub fn forward(&self, input_ids: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Scores<'g> {
         let states = self.graph.scope("bert", || self.bert.forward(input_ids, mask, mode));
-        self.graph.scope("head", || self.head.forward(states, mask, mode))
+        let encoded = Encoded { bert: &self.bert, states, mask };
+        self.graph.scope("head", || self.head.forward(encoded, mode))
     }
 }

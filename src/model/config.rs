@@ -39,6 +39,9 @@ pub struct BertConfig {
     pub hidden_act: Activation,
     pub hidden_dropout_prob: f64,
     pub attention_probs_dropout_prob: f64,
+    /// On a text's vector, before the layer that classifies it; that of the hidden states where it isn't given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier_dropout: Option<f64>,
     pub pad_token_id: u32,
     /// Always `absolute`; `relative_key` and its kin are other models.
     pub position_embedding_type: PositionEmbedding,
@@ -79,6 +82,7 @@ impl Default for BertConfig {
             hidden_act: Activation::Gelu,
             hidden_dropout_prob: 0.1,
             attention_probs_dropout_prob: 0.1,
+            classifier_dropout: None,
             pad_token_id: 0,
             position_embedding_type: PositionEmbedding::Absolute,
         }
@@ -114,6 +118,11 @@ impl BertConfig {
         Ok(config)
     }
 
+    /// Dropout on the text's vector, as `BertForSequenceClassification` has it.
+    pub fn classifier_dropout(&self) -> f64 {
+        self.classifier_dropout.unwrap_or(self.hidden_dropout_prob)
+    }
+
     /// What is wrong with the sizes, if anything is.
     pub fn check(&self) -> Result<(), String> {
         // With the most that each can be, far above any real encoder's.
@@ -130,7 +139,9 @@ impl BertConfig {
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
         ];
-        if let Some((name, rate)) = rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
+        let of_classifier = self.classifier_dropout.map(|rate| ("classifier_dropout", rate));
+        let mut rates = rates.into_iter().chain(of_classifier);
+        if let Some((name, rate)) = rates.find(|(_, rate)| !(0.0..1.0).contains(rate)) {
             return Err(format!("{name} is {rate}; expected a share from 0 to less than 1"));
         }
         if let Some((name, size, most)) = sizes.iter().find(|(_, size, most)| !(1..=*most).contains(size)) {

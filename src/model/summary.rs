@@ -43,14 +43,17 @@ impl ClassifierConfig {
             let _ = writeln!(text, "{name:<34} {output:<22} {:>14}", thousands(count(&is_own)));
         }
         let (total, pooler) = (count(&|_| true), count(&|weight| weight.part == Part::Pooler));
+        let unused = if self.head.uses_pooler() { 0 } else { pooler };
         let _ = write!(
             text,
-            "{}\nTotal params: {}\nTrained by the loss: {}\nKept for the checkpoint, unused (pooler): {}",
+            "{}\nTotal params: {}\nTrained by the loss: {}",
             "=".repeat(72),
             thousands(total),
-            thousands(total - pooler),
-            thousands(pooler)
+            thousands(total - unused)
         );
+        if unused > 0 {
+            let _ = write!(text, "\nKept for the checkpoint, unused (pooler): {}", thousands(unused));
+        }
         text
     }
 
@@ -66,7 +69,8 @@ impl ClassifierConfig {
         layers.extend(
             (0..self.bert.num_hidden_layers).map(|i| encoder(&format!("encoder.layer.{i}"), &states)),
         );
-        layers.push(encoder("pooler", "(unused)"));
+        let pooled = format!("[batch, {hidden}]");
+        layers.push(encoder("pooler", if self.head.uses_pooler() { &pooled } else { "(unused)" }));
         layers.extend(self.head.describe([seq, hidden]));
         layers
     }

@@ -5,6 +5,7 @@ mod dense;
 mod dropout;
 mod embedding;
 mod layer_norm;
+mod lstm;
 mod params;
 
 pub use attention::SelfAttention;
@@ -12,4 +13,5 @@ pub use dense::Dense;
 pub use dropout::{Mode, Randomness, dropout};
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
+pub use lstm::Lstm;
 pub use params::{Init, ParamPath, Params, Part, Weight};

@@ -14,6 +14,12 @@ pub enum Init {
     Normal(f32),
     /// Uniform in +-sqrt(6 / (fan_in + fan_out)) of a `[out, in]` matrix (Glorot and Bengio, 2010; Keras' default).
     GlorotUniform,
+    /// Columns of an `[out, in]` matrix that are orthogonal and of length 1, uniform among all such, or rows if there are
+    /// fewer of those (Saxe et al., 2013; Keras' for recurrent kernels).
+    Orthogonal,
+    /// 1 for the forget gates of an LSTM, the second of four equal parts, and else 0 (Jozefowicz et al., 2015; Keras'
+    /// `unit_forget_bias`).
+    ForgetGate,
 }
 
 /// The part of a classifier that a weight is of.

@@ -5,11 +5,9 @@ use super::reduce::Mirrored;
 use super::signature::{InputId, Interface, Layout};
 use crate::hlo::{Comparison, Tensor};
 use crate::model::Classifier;
+use crate::model::head::Scores;
 use crate::nn::Mode;
 use crate::shape::{ElementType, Shape};
-
-/// Keras' `epsilon()`: probabilities are clipped to `[1e-7, 1 - 1e-7]` before the logarithm.
-const CLIP: f64 = 1e-7;
 
 /// The texts of one replica's batch.
 pub(super) struct Texts<'g> {
@@ -26,8 +24,8 @@ impl<'g> Texts<'g> {
         Self { input_ids: tokens(InputId::InputIds), mask: mask.then(|| tokens(InputId::AttentionMask)) }
     }
 
-    /// The scores `[rows, classes]` that `model` gives them.
-    pub fn scores(&self, model: &Classifier<'g>, mode: &Mode<'g>) -> Tensor<'g> {
+    /// The scores that `model` gives them.
+    pub fn scores(&self, model: &Classifier<'g>, mode: &Mode<'g>) -> Scores<'g> {
         model.forward(self.input_ids, self.mask, mode)
     }
 }
@@ -62,7 +60,7 @@ impl<'g> Batch<'g> {
     }
 }
 
-/// Keras' `categorical_crossentropy` on outputs that are not logits, summed over one replica's examples.
+/// Keras' `categorical_crossentropy`, summed over one replica's examples.
 pub(super) struct Loss<'g> {
     /// `f32[rows, classes]`.
     pub probabilities: Tensor<'g>,
@@ -75,13 +73,13 @@ pub(super) struct Loss<'g> {
 }
 
 impl<'g> Loss<'g> {
-    /// `scores` `[rows, classes]`, positive.
-    pub fn new(scores: Tensor<'g>, batch: &Batch<'g>) -> Self {
-        let probabilities = normalize(scores);
-        let one_hot = batch.labels.one_hot(scores.dim(1), ElementType::F32);
-        let log = probabilities.clip(CLIP, 1.0 - CLIP).log();
+    pub fn new(scores: Scores<'g>, batch: &Batch<'g>) -> Self {
+        let probabilities = scores.probabilities();
+        let values = scores.values();
+        let one_hot = batch.labels.one_hot(values.dim(1), ElementType::F32);
+        let log = scores.log_probabilities();
         let loss = -(log * one_hot).sum(&[1]);
-        let correct = scores.argmax().compare(Comparison::Eq, batch.labels).convert(ElementType::F32);
+        let correct = values.argmax().compare(Comparison::Eq, batch.labels).convert(ElementType::F32);
         Self {
             probabilities,
             sum: (loss * batch.weights).sum(&[0]),
@@ -96,9 +94,4 @@ impl<'g> Loss<'g> {
         let parts = [self.sum.reshape(&[1]), self.correct.reshape(&[1]), self.meet];
         replicas.sum(self.sum.graph().concatenate(&parts, 0))
     }
-}
-
-/// Each row divided by its sum.
-pub(super) fn normalize(scores: Tensor<'_>) -> Tensor<'_> {
-    scores / scores.sum(&[1]).keep_dims(&[1])
 }

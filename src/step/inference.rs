@@ -1,7 +1,7 @@
 //! The programs that don't train: evaluation, prediction and encoding. Each replica returns the whole batch's results.
 
 use super::StepConfig;
-use super::forward::{Batch, Loss, Texts, normalize};
+use super::forward::{Batch, Loss, Texts};
 use super::reduce::Mirrored;
 use super::signature::{InputId, Interface, Layout, OutputId, Step};
 use crate::hlo::{Graph, Tensor};
@@ -30,7 +30,7 @@ pub fn predict_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     let texts = Texts::new(&mut interface, config.rows, config.model.max_length, config.model.mask);
     let params = Params::new(graph, ElementType::F32);
     let scores = texts.scores(&Classifier::new(&config.model, graph, &params), &Mode::Inference);
-    let probabilities = normalize(scores).all_gather(config.replicas);
+    let probabilities = scores.probabilities().all_gather(config.replicas);
     finish("predict_step", interface, &params, vec![(OutputId::Probabilities, probabilities)])
 }
 

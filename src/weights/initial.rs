@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, Normal, Uniform};
+use rand_distr::{Distribution, Normal, StandardNormal, Uniform};
 use sha2::{Digest, Sha256};
 
 use super::names::key;
@@ -96,5 +96,39 @@ fn random_values(weight: &Weight, seed: u32) -> Vec<f32> {
             let uniform = Uniform::new(-limit, limit).expect("a finite range");
             uniform.sample_iter(&mut rng).take(count).collect()
         }
+        Init::Orthogonal => orthogonal(&weight.shape.dims, StandardNormal.sample_iter(&mut rng)),
+        Init::ForgetGate => {
+            let units = count / 4;
+            (0..count).map(|i| f32::from(u8::from((units..2 * units).contains(&i)))).collect()
+        }
     }
+}
+
+/// A matrix of these dimensions whose columns are orthogonal and of length 1, or its rows if there are fewer of those: from
+/// normal numbers by Gram and Schmidt's process, which makes it uniform among all such (Mezzadri, 2007).
+fn orthogonal(dims: &[usize], normal: impl Iterator<Item = f64>) -> Vec<f32> {
+    let (rows, columns) = (dims[0], dims[1]);
+    let (count, length) = (rows.min(columns), rows.max(columns));
+    let normal = normal.take(count * length).collect::<Vec<_>>();
+    let mut vectors = Vec::<Vec<f64>>::with_capacity(count);
+    for vector in normal.chunks(length) {
+        let mut vector = vector.to_vec();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        // Twice is enough against rounding (Kahan).
+        for _ in 0..2 {
+            for other in &vectors {
+                let along = dot(&vector, other);
+                vector.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
+            }
+        }
+        let norm = dot(&vector, &vector).sqrt();
+        vector.iter_mut().for_each(|value| *value /= norm);
+        vectors.push(vector);
+    }
+    let at =
+        |row: usize, column: usize| if columns <= rows { vectors[column][row] } else { vectors[row][column] };
+    (0..rows)
+        .flat_map(|row| (0..columns).map(move |column| (row, column)))
+        .map(|(r, c)| at(r, c) as f32)
+        .collect()
 }

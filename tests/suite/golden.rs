@@ -22,15 +22,15 @@ use crate::common::graph::{Compiled, client};
 use crate::common::minilm;
 use crate::common::training::connect;
 
-fn fixture(name: &str) -> PathBuf {
+pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// The tensors of a fixture file.
-struct Golden(Vec<u8>);
+pub struct Golden(Vec<u8>);
 
 impl Golden {
-    fn read(name: &str) -> Self {
+    pub fn read(name: &str) -> Self {
         Self(std::fs::read(fixture(name)).unwrap())
     }
 
@@ -40,21 +40,26 @@ impl Golden {
         tensor.data().chunks_exact(N).map(|chunk| value(chunk.try_into().unwrap())).collect()
     }
 
-    fn f32s(&self, name: &str) -> Vec<f32> {
+    pub fn f32s(&self, name: &str) -> Vec<f32> {
         self.bytes(name, f32::from_le_bytes)
     }
 
-    fn i32s(&self, name: &str) -> Vec<i32> {
+    pub fn i32s(&self, name: &str) -> Vec<i32> {
         self.bytes(name, i32::from_le_bytes)
     }
 }
 
-fn tiny(mask: bool) -> ClassifierConfig {
+pub fn tiny(mask: bool) -> ClassifierConfig {
     let json: serde_json::Value =
         serde_json::from_slice(&std::fs::read(fixture("tiny_config.json")).unwrap()).unwrap();
     ClassifierConfig {
         bert: BertConfig::read(&fixture("tiny_config.json")).unwrap(),
-        head: HeadConfig::Dense(DenseHeadConfig { hidden: vec![16, 12], dropout: 0.0, num_classes: 4 }),
+        head: HeadConfig::Dense(DenseHeadConfig {
+            hidden: vec![16, 12],
+            dropout: 0.0,
+            num_classes: 4,
+            ..DenseHeadConfig::default()
+        }),
         max_length: json["max_length"].as_u64().unwrap() as usize,
         mask,
         // PyTorch made the file.
@@ -63,14 +68,14 @@ fn tiny(mask: bool) -> ClassifierConfig {
 }
 
 #[track_caller]
-fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(off <= tolerance, "{what}: off by {off}, more than {tolerance}");
 }
 
 /// Puts values on the first device.
-fn upload<T: Element>(values: &[T], dims: &[usize]) -> Buffer {
+pub fn upload<T: Element>(values: &[T], dims: &[usize]) -> Buffer {
     client().buffer_from_host(values, dims, client().addressable_device(0).unwrap()).unwrap()
 }
 
@@ -94,7 +99,7 @@ fn run_tiny(
     let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, dims));
     let attention_mask = mask.then(|| graph.parameter("attention_mask", Shape::new(ElementType::S32, dims)));
     let states = model.bert.forward(ids, attention_mask, &Mode::Inference);
-    let scores = model.forward(ids, attention_mask, &Mode::Inference);
+    let scores = model.forward(ids, attention_mask, &Mode::Inference).values();
     let (weights, tensors): (Vec<_>, Vec<_>) = params.declared().into_iter().unzip();
     let outputs = outputs(states, scores, &tensors);
 
@@ -206,7 +211,7 @@ fn the_padding_row_is_trained_as_keras_does_unless_frozen() {
         let params = Params::new(&graph, ElementType::F32);
         let model = Classifier::new(&config, &graph, &params);
         let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, [6, config.max_length]));
-        let loss = mean_loss(model.forward(ids, None, &Mode::Inference), &labels);
+        let loss = mean_loss(model.forward(ids, None, &Mode::Inference).values(), &labels);
         let tensors = params.declared().into_iter().map(|(_, tensor)| tensor).collect::<Vec<_>>();
         let word_embeddings = graph.gradients(loss, &tensors)[0].unwrap();
         let weights = params.declared().into_iter().map(|(weight, _)| weight).collect::<Vec<_>>();

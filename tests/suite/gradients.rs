@@ -7,16 +7,16 @@ use bert_xla::shape::{ElementType, Shape};
 use ndarray::array;
 
 /// Dimensions of an input, and the range of its random values.
-type Input = (&'static [usize], f64, f64);
+pub type Input = (&'static [usize], f64, f64);
 
 /// A function to differentiate, by all of its inputs.
-struct Case {
+pub struct Case {
     name: &'static str,
     inputs: Vec<Input>,
     build: for<'g> fn(&[Tensor<'g>]) -> Tensor<'g>,
 }
 
-fn case(name: &'static str, inputs: &[Input], build: for<'g> fn(&[Tensor<'g>]) -> Tensor<'g>) -> Case {
+pub fn case(name: &'static str, inputs: &[Input], build: for<'g> fn(&[Tensor<'g>]) -> Tensor<'g>) -> Case {
     Case { name, inputs: inputs.to_vec(), build }
 }
 
@@ -74,7 +74,7 @@ fn failure(case: &Case) -> Option<String> {
     (largest < 1e-3).then(|| format!("{}: gradients of at most {largest:e} test nothing", case.name))
 }
 
-fn assert_all(cases: &[Case]) {
+pub fn assert_all(cases: &[Case]) {
     let failures = cases.iter().filter_map(failure).collect::<Vec<_>>();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

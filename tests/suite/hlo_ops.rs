@@ -22,13 +22,16 @@ fn integers(seed: u64, len: usize) -> Array1<u32> {
 type Function = (&'static str, for<'g> fn(Tensor<'g>) -> Tensor<'g>, fn(f64) -> f64);
 
 /// Each unary function, of arguments of both signs.
-const FUNCTIONS: [Function; 12] = [
+const FUNCTIONS: [Function; 15] = [
     ("abs", |x| x.abs(), f64::abs),
     ("sign", |x| x.sign(), f64::signum),
     ("negate", |x| -x, |x| -x),
     ("exp", |x| x.exp(), libm::exp),
     ("expm1", |x| x.expm1(), libm::expm1),
     ("tanh", |x| x.tanh(), libm::tanh),
+    ("sigmoid", |x| x.sigmoid(), |x| 1.0 / (1.0 + libm::exp(-x))),
+    ("sin", |x| x.sin(), libm::sin),
+    ("cos", |x| x.cos(), libm::cos),
     ("erf", |x| x.erf(), libm::erf),
     ("log of x^2", |x| x.square().log(), |x| 2.0 * libm::log(x.abs())),
     ("log1p of |x|", |x| x.abs().log1p(), |x| libm::log1p(x.abs())),

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Head, Layer};
+use super::{Encoded, Head, Layer, Scores};
 use crate::hlo::Tensor;
 use crate::nn::{Dense, Init, Mode, ParamPath, dropout};
 
-/// The sizes of the recipe's head.
+/// The sizes of the recipe's dense layers, whatever they come after.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DenseHeadConfig {
     /// Widths of the hidden dense layers.
@@ -14,18 +14,51 @@ pub struct DenseHeadConfig {
     /// Dropout after each hidden layer while training.
     pub dropout: f64,
     pub num_classes: usize,
+    /// Of the last layer.
+    #[serde(default, skip_serializing_if = "OutputActivation::is_recipes")]
+    pub activation: OutputActivation,
+}
+
+/// What makes positive scores of the last dense layer's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputActivation {
+    /// The recipe's.
+    #[default]
+    Softplus,
+    Softmax,
+}
+
+impl OutputActivation {
+    /// Settings of runs that know no other don't name it.
+    fn is_recipes(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Softplus => "softplus",
+            Self::Softmax => "softmax",
+        }
+    }
 }
 
 impl Default for DenseHeadConfig {
     fn default() -> Self {
-        Self { hidden: vec![512, 440], dropout: 0.3, num_classes: 4 }
+        Self { hidden: vec![512, 440], dropout: 0.3, num_classes: 4, activation: OutputActivation::default() }
     }
 }
 
 impl DenseHeadConfig {
     /// The layers for hidden states `[batch, seq, hidden]`.
     pub(super) fn describe(&self, [seq, hidden]: [usize; 2]) -> Vec<Layer> {
-        let mut layers = vec![Layer::new("flatten", format!("[batch, {}]", seq * hidden))];
+        let flatten = Layer::new("flatten", format!("[batch, {}]", seq * hidden));
+        [flatten].into_iter().chain(self.describe_layers()).collect()
+    }
+
+    /// The dense layers alone.
+    pub(super) fn describe_layers(&self) -> Vec<Layer> {
+        let mut layers = vec![];
         for (i, width) in self.hidden.iter().enumerate() {
             let output = format!("[batch, {width}]");
             layers.push(Layer::weighted(format!("{} (relu)", name(i)), &output, name(i)));
@@ -33,7 +66,7 @@ impl DenseHeadConfig {
         }
         let last = name(self.hidden.len());
         let output = format!("[batch, {}]", self.num_classes);
-        layers.push(Layer::weighted(format!("{last} (softplus)"), output, last));
+        layers.push(Layer::weighted(format!("{last} ({})", self.activation.name()), output, last));
         layers
     }
 }
@@ -43,16 +76,17 @@ fn name(index: usize) -> String {
     format!("dense_{}", index + 1)
 }
 
-pub struct DenseHead<'g> {
+/// The dense layers.
+pub(super) struct DenseLayers<'g> {
     hidden: Vec<Dense<'g>>,
     output: Dense<'g>,
     dropout: f64,
+    activation: OutputActivation,
 }
 
-impl<'g> DenseHead<'g> {
-    /// Declares the dense layers for hidden states `[batch, seq, hidden]`.
-    pub fn new([seq, hidden]: [usize; 2], config: &DenseHeadConfig, params: &ParamPath<'_, 'g>) -> Self {
-        let inputs = seq * hidden;
+impl<'g> DenseLayers<'g> {
+    /// Declares them for vectors of `inputs` values.
+    pub fn new(inputs: usize, config: &DenseHeadConfig, params: &ParamPath<'_, 'g>) -> Self {
         let widths = config.hidden.iter().chain([&config.num_classes]);
         let fan_ins = [&inputs].into_iter().chain(&config.hidden);
         let dense = |(i, (inputs, outputs)): (usize, (&usize, &usize))| {
@@ -60,18 +94,34 @@ impl<'g> DenseHead<'g> {
         };
         let mut hidden = fan_ins.zip(widths).enumerate().map(dense).collect::<Vec<_>>();
         let output = hidden.remove(hidden.len() - 1);
-        Self { hidden, output, dropout: config.dropout }
+        Self { hidden, output, dropout: config.dropout, activation: config.activation }
+    }
+
+    /// `[batch, inputs]` to scores.
+    pub fn forward(&self, mut x: Tensor<'g>, mode: &Mode<'g>) -> Scores<'g> {
+        for dense in &self.hidden {
+            x = dropout(dense.forward(x).relu(), self.dropout, mode);
+        }
+        let output = self.output.forward(x);
+        Scores::Positive(match self.activation {
+            OutputActivation::Softplus => output.softplus(),
+            OutputActivation::Softmax => output.softmax(),
+        })
+    }
+}
+
+pub(super) struct DenseHead<'g>(DenseLayers<'g>);
+
+impl<'g> DenseHead<'g> {
+    /// Declares the dense layers for hidden states `[batch, seq, hidden]`.
+    pub fn new([seq, hidden]: [usize; 2], config: &DenseHeadConfig, params: &ParamPath<'_, 'g>) -> Self {
+        Self(DenseLayers::new(seq * hidden, config, params))
     }
 }
 
 impl<'g> Head<'g> for DenseHead<'g> {
     /// Padding counts as any other token, whatever the mask.
-    fn forward(&self, states: Tensor<'g>, _: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g> {
-        let batch = states.dim(0);
-        let mut x = states.reshape(&[batch, states.dim(1) * states.dim(2)]);
-        for dense in &self.hidden {
-            x = dropout(dense.forward(x).relu(), self.dropout, mode);
-        }
-        self.output.forward(x).softplus()
+    fn forward(&self, Encoded { states, .. }: Encoded<'_, 'g>, mode: &Mode<'g>) -> Scores<'g> {
+        self.0.forward(states.reshape(&[states.dim(0), states.dim(1) * states.dim(2)]), mode)
     }
 }

@@ -36,7 +36,12 @@ pub fn model(rate: f64) -> ClassifierConfig {
     let bert = BertConfig::read(&files().config).unwrap();
     ClassifierConfig {
         bert: BertConfig { hidden_dropout_prob: rate, attention_probs_dropout_prob: rate, ..bert },
-        head: HeadConfig::Dense(DenseHeadConfig { hidden: vec![16, 12], dropout: rate, num_classes: 4 }),
+        head: HeadConfig::Dense(DenseHeadConfig {
+            hidden: vec![16, 12],
+            dropout: rate,
+            num_classes: 4,
+            ..DenseHeadConfig::default()
+        }),
         max_length: MAX_LENGTH,
         mask: false,
         freeze_padding: false,
