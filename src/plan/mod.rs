@@ -4,6 +4,7 @@
 pub mod chip;
 pub mod gpu_target;
 pub mod module;
+mod running;
 pub mod step;
 pub mod target;
 pub mod text;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use prost::Message;
 use serde::Serialize;
 
+use super::running::{Running, running};
 use super::traffic::{Computations, byte_size, hbm_bytes};
 use crate::proto::{
     HloComputationProto, HloInstructionProto, HloModuleProto, HloModuleProtoWithConfig, OpMetadata,
@@ -28,14 +29,14 @@ pub struct Analysis {
     pub replicas: u64,
     /// Outputs that live in a parameter's memory.
     pub aliases: usize,
-    /// The compiler's estimate for one run on one device, in cycles of its clock: the sum over the instructions of the
-    /// entry computation, which run one after the other. `None` where no instruction has an estimate (only TPU's
-    /// compiler makes them). Collectives have none, and neither have loops.
+    /// The compiler's estimate for one run on one device, in cycles of its clock: the sum over the instructions that run,
+    /// one after the other, those of a loop once for each of its trips. `None` where no instruction has an estimate (only
+    /// TPU's compiler makes them). Collectives have none.
     pub cycles: Option<u64>,
-    /// Loops, calls and conditionals of the entry computation: what runs inside them, and how often, is not in `cycles`.
+    /// Conditionals, and loops of which it isn't known how often they run: what runs inside them is not in `cycles`.
     pub uncounted: usize,
     /// Bytes that one run on one device moves between the chip and its memory: every operand and every output of an
-    /// instruction once, and neither what stays inside a fusion nor what the compiler keeps on the chip.
+    /// instruction each time that it runs, and neither what stays inside a fusion nor what the compiler keeps on the chip.
     pub hbm_bytes: u64,
     /// `cycles` by part of the model, in the order of a step; parts without any are left out.
     pub groups: Vec<Group>,
@@ -54,7 +55,7 @@ pub struct Group {
     pub cycles: u64,
 }
 
-/// An instruction of the entry computation.
+/// An instruction that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Instruction {
     pub name: String,
@@ -62,6 +63,7 @@ pub struct Instruction {
     /// For a fusion: `kLoop`, `kInput`, `kOutput` or `kCustom`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fusion_kind: Option<String>,
+    /// Of all times that it runs.
     pub cycles: u64,
     /// The operation that it stems from, such as `dot`.
     pub op_type: String,
@@ -133,7 +135,10 @@ impl Analysis {
         let computations = hlo.computations.iter().map(|one| (one.id, one)).collect::<Computations>();
         let entry = computations.get(&hlo.entry_computation_id).ok_or(ModuleError::NoEntry)?;
 
-        let costs = entry.instructions.iter().filter_map(|one| Instruction::new(one, &computations));
+        let running = running(entry, &computations);
+        let costs = running.instructions.iter();
+        let costs = costs.filter(|(_, times)| *times > 0);
+        let costs = costs.filter_map(|(one, times)| Instruction::new(one, *times, &computations));
         let mut costliest = costs.collect::<Vec<_>>();
         // In the program's order where they cost the same.
         costliest.sort_by_key(|one| std::cmp::Reverse(one.cycles));
@@ -141,19 +146,17 @@ impl Analysis {
         let estimated = !costliest.is_empty();
         let groups = groups(&costliest);
         costliest.truncate(most);
-        let is_uncounted =
-            |one: &&HloInstructionProto| matches!(&*one.opcode, "while" | "call" | "conditional");
         Ok(Self {
             replicas,
             aliases: hlo.input_output_alias.map_or(0, |aliases| aliases.entries.len()),
             cycles: estimated.then_some(cycles),
-            uncounted: entry.instructions.iter().filter(is_uncounted).count(),
+            uncounted: running.uncounted,
             hbm_bytes: hbm_bytes(entry, &computations),
             groups,
             costliest,
             collectives: collectives(&hlo.computations),
             library_calls: library_calls(&hlo.computations),
-            fusions: fusions(entry, &computations),
+            fusions: fusions(&running),
         })
     }
 }
@@ -166,9 +169,9 @@ pub(super) fn decode(module: &[u8]) -> Result<(HloModuleProto, u64), ModuleError
 }
 
 impl Instruction {
-    /// `None` for an instruction without an estimate.
-    fn new(proto: &HloInstructionProto, computations: &Computations<'_>) -> Option<Self> {
-        let cycles = BackendConfig::of(proto).cycles()?;
+    /// One that runs so many `times`; `None` for an instruction without an estimate.
+    fn new(proto: &HloInstructionProto, times: u64, computations: &Computations<'_>) -> Option<Self> {
+        let cycles = BackendConfig::of(proto).cycles()?.saturating_mul(times);
         let metadata = origin(proto, computations).cloned().unwrap_or_default();
         Some(Self {
             name: proto.name.clone(),
@@ -186,6 +189,7 @@ impl Instruction {
 pub(super) struct BackendConfig {
     window_config: Option<WindowConfig>,
     fusion_backend_config: Option<FusionBackendConfig>,
+    known_trip_count: Option<TripCount>,
 }
 
 impl BackendConfig {
@@ -202,6 +206,17 @@ impl BackendConfig {
     pub(super) fn fusion_kind(self) -> Option<String> {
         Some(self.fusion_backend_config?.kind).filter(|kind| !kind.is_empty())
     }
+
+    /// How often a loop runs, where the compiler has found out.
+    pub(super) fn trips(&self) -> Option<u64> {
+        self.known_trip_count.as_ref()?.n.parse().ok()
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct TripCount {
+    #[serde(default)]
+    n: String,
 }
 
 #[derive(serde::Deserialize)]
@@ -311,31 +326,15 @@ fn library_calls(computations: &[HloComputationProto]) -> Vec<LibraryCall> {
     calls.into_iter().map(|(target, count)| LibraryCall { target, count }).collect()
 }
 
-fn fusions(entry: &HloComputationProto, computations: &Computations<'_>) -> Vec<Fusions> {
+fn fusions(running: &Running<'_>) -> Vec<Fusions> {
     let mut counts = BTreeMap::<String, usize>::new();
-    for fusion in running(entry, computations).into_iter().filter(|one| one.opcode == "fusion") {
+    for (fusion, _) in running.instructions.iter().filter(|(one, _)| one.opcode == "fusion") {
         let kind = BackendConfig::of(fusion).fusion_kind().unwrap_or_else(|| fusion.fusion_kind.clone());
         *counts.entry(kind).or_default() += 1;
     }
     let mut fusions = counts.into_iter().map(|(kind, count)| Fusions { kind, count }).collect::<Vec<_>>();
     fusions.sort_by_key(|fusions| std::cmp::Reverse(fusions.count));
     fusions
-}
-
-/// The instructions of `computation` and of those that it calls, loops over or chooses from.
-fn running<'a>(
-    computation: &'a HloComputationProto,
-    computations: &Computations<'a>,
-) -> Vec<&'a HloInstructionProto> {
-    let mut found = Vec::new();
-    for one in &computation.instructions {
-        found.push(one);
-        if matches!(&*one.opcode, "call" | "while" | "conditional") {
-            let called = one.called_computation_ids.iter().filter_map(|id| computations.get(id));
-            found.extend(called.flat_map(|called| running(called, computations)));
-        }
-    }
-    found
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::running::trips;
 use crate::proto::{HloComputationProto, HloInstructionProto, ShapeProto, primitive_type as t};
 
 /// The computations of a module by id.
@@ -12,7 +13,7 @@ pub(super) type Computations<'a> = HashMap<i64, &'a HloComputationProto>;
 /// The rules are those of XLA's "bytes accessed" (`HloCostAnalysis`): every operand and every output of every
 /// instruction, once, with nothing for parameters, constants, tuples and bitcasts; the inside of a fusion stays on the
 /// chip. Of a table that is gathered from, scattered into or sliced, only the part that moves. A loop's body counts
-/// once, as does the heaviest branch of a conditional. Unlike XLA's count, this one leaves out what the compiler keeps
+/// once a trip, or once where nobody knows how many there are; the heaviest branch of a conditional counts. Unlike XLA's count, this one leaves out what the compiler keeps
 /// in memory on the chip (TPU's VMEM, layouts in memory space 1), and the padding of tiles.
 pub(super) fn hbm_bytes(computation: &HloComputationProto, computations: &Computations<'_>) -> u64 {
     let scope = Scope::new(computation, computations);
@@ -22,7 +23,8 @@ pub(super) fn hbm_bytes(computation: &HloComputationProto, computations: &Comput
     };
     let bytes = |one: &HloInstructionProto| match &*one.opcode {
         "parameter" | "constant" | "tuple" | "get-tuple-element" | "bitcast" => 0,
-        "call" | "while" => called(one).sum(),
+        "call" => called(one).sum(),
+        "while" => trips(one, computation, computations).unwrap_or(1) * called(one).sum::<u64>(),
         "conditional" => called(one).max().unwrap_or(0),
         // Of a pair, the first reads and the last writes.
         opcode if opcode.ends_with("-start") => scope.read(one),

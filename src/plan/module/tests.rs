@@ -1,11 +1,12 @@
 //! Against modules made by hand in the form that the plugins return, and against a step as it is built.
 
 use super::*;
-use crate::hlo::Graph;
+use crate::hlo::{Graph, Program, Scan};
 use crate::model::{ClassifierConfig, HeadConfig, Size};
 use crate::proto::{
     AliasEntryProto, HloInputOutputAliasProto, HloModuleConfigProto, ShapeProto, primitive_type,
 };
+use crate::shape::{ElementType, Shape};
 use crate::step::{StepConfig, train_step};
 
 fn instruction(id: i64, opcode: &str, operands: &[i64]) -> HloInstructionProto {
@@ -122,6 +123,40 @@ fn cycles_are_those_of_the_entry_computation() {
 
     let none = analyse(module(vec![computation(1, vec![instruction(1, "add", &[])])]), 1, 2);
     assert_eq!((none.cycles, none.groups, none.costliest), (None, vec![], vec![]));
+}
+
+/// A loop of 3 trips around one of 7, as the graph builder writes them, with an estimate for what the inner one does.
+#[test]
+fn what_a_loop_runs_counts_once_a_trip() {
+    let graph = Graph::new();
+    let x = graph.parameter("x", Shape::new(ElementType::F32, [4]));
+    let over = Scan { trips: 3, carried: &[x], ..Scan::default() };
+    let (left, _) = graph.scan(over, |graph, trip| {
+        let over = Scan { trips: 7, carried: &trip.carried, ..Scan::default() };
+        graph.scan(over, |_, trip| (vec![trip.carried[0].tanh()], vec![]))
+    });
+    let program = Program::new("loops", vec![x], left);
+    let mut hlo = HloModuleProto::decode(&*program.to_hlo_proto()).unwrap();
+    for one in hlo.computations.iter_mut().flat_map(|computation| &mut computation.instructions) {
+        if one.opcode == "tanh" {
+            *one = with_cycles(one.clone(), 10);
+        }
+    }
+    let analysis = analyse(hlo.clone(), 1, 1);
+    assert_eq!((analysis.cycles, analysis.uncounted), (Some(3 * 7 * 10), 0));
+    assert_eq!((&*analysis.costliest[0].opcode, analysis.costliest[0].cycles), ("tanh", 210));
+    // What the outer body reads and writes but for the loop in it (counts of 4 bytes: a number and the next), and what each
+    // condition reads and writes, 2 counts and a truth; the inner body reads and writes 4 numbers, too.
+    let (body, condition) = (3 * 4, 4 + 4 + 1);
+    assert_eq!(analysis.hbm_bytes, 3 * (body + condition + 7 * (body + condition + 32)));
+
+    // Where the compiler says so itself, that counts.
+    for one in hlo.computations.iter_mut().flat_map(|computation| &mut computation.instructions) {
+        if one.opcode == "while" {
+            one.backend_config = br#"{"known_trip_count":{"n":"5"}}"#.to_vec();
+        }
+    }
+    assert_eq!(analyse(hlo, 1, 1).cycles, Some(5 * 5 * 10));
 }
 
 #[test]
