@@ -51,17 +51,18 @@ fn model(size: Size) -> ClassifierConfig {
 }
 
 fn trainer(name: &str, size: Size, replicas: usize) -> Trainer {
-    let options = TrainOptions { batch_size: BATCH_SIZE, learning_rate: 1e-5, seed: 0 };
+    let options = TrainOptions::new(1e-5, 0);
     let (model, started) = (model(size), Instant::now());
     let values = InitialValues::Random { seed: 0 };
-    let trainer = Trainer::new(Arc::new(connect(replicas)), &model, options, Origin::Weights(&values));
+    let trainer =
+        Trainer::new(Arc::new(connect(replicas)), &model, BATCH_SIZE, options, Origin::Weights(&values));
     let trainer = trainer.expect("the train step compiles");
     eprintln!(
         "{name}: {} parameters; train step compiled in {:.1} s, ready after {:.1} s; {:?}",
         model.num_parameters(),
-        trainer.compile_time().as_secs_f64(),
+        trainer.programs().compile_time().as_secs_f64(),
         started.elapsed().as_secs_f64(),
-        trainer.memory_stats().ok()
+        trainer.programs().memory_stats().ok()
     );
     trainer
 }
@@ -112,7 +113,7 @@ fn bench_training(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, size: Si
             let classes = (0..tokens.len()).map(|row| row as u32 % 4).collect::<Vec<_>>();
             let data = Dataset::new(&tokens, &classes, (0..tokens.len()).collect());
             let started = Instant::now();
-            trainer.train_epoch(&data, 1, |_, _| ()).expect("the step runs");
+            trainer.train_epoch(&data, 1, |_| ()).expect("the step runs");
             started.elapsed()
         });
     });
@@ -144,7 +145,7 @@ fn xla_alone(criterion: &mut Criterion) {
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(10));
     group.bench_function("tiny", |bencher| {
         let replicas = connect(1);
-        let config = StepConfig { model: model(Size::Tiny), rows: BATCH_SIZE, replicas: 1 };
+        let config = StepConfig::new(model(Size::Tiny), BATCH_SIZE, 1);
         let step = Executable::compile(&replicas, train_step(&Graph::new(), &config));
         let step = step.expect("the train step compiles");
         let mut shapes = step.signature().leaves().map(|(_, port)| port.shape.clone());

@@ -40,7 +40,7 @@ pub struct GraphArgs {
 
 pub fn run(args: &GraphArgs, console: &Console) -> Result<()> {
     let model = args.classifier.of_size(args.size)?;
-    let config = StepConfig { model, rows: args.rows, replicas: args.replicas };
+    let config = StepConfig::new(model, args.rows, args.replicas);
     let graph = Graph::new();
     let program = args.step.build(&graph, &config).program;
     match &args.output {

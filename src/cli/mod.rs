@@ -13,6 +13,8 @@ mod output;
 mod plan;
 mod plugins;
 mod predict;
+mod prepare;
+mod recipe;
 mod signals;
 mod train;
 

@@ -18,7 +18,8 @@ const LSTM_UNITS: usize = 128;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ClassifierArgs {
-    /// Tokens per text; longer ones are cut, shorter ones padded [default: 140, fewer for the sizes tiny and minilm]
+    /// Tokens per text; longer ones are cut, shorter ones padded [default: 140, or the run's that --model is; fewer for the
+    /// sizes tiny and minilm]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Hide the padding from attention (the recipe attends to it)
@@ -29,9 +30,9 @@ pub struct ClassifierArgs {
     pub num_classes: Option<usize>,
     /// What turns hidden states into classes: `dense`, the recipe's, Flatten and dense layers; `lstm` or `bilstm` before
     /// the dense layers in place of Flatten; `cls`, a BertForSequenceClassification; `mean`, the same on the mean of the
-    /// hidden states [possible values: dense, lstm, bilstm, cls, mean]
-    #[arg(long, default_value = "dense", hide_possible_values = true)]
-    head: HeadKind,
+    /// hidden states [default: dense, or the run's that --model is] [possible values: dense, lstm, bilstm, cls, mean]
+    #[arg(long, hide_possible_values = true)]
+    head: Option<HeadKind>,
     /// Widths of the hidden dense layers [default: 512,440]
     #[arg(long, value_delimiter = ',', action = clap::ArgAction::Set, value_parser = count(), value_name = "N,...")]
     hidden: Option<Vec<usize>>,
@@ -62,6 +63,18 @@ enum HeadKind {
     Mean,
 }
 
+impl HeadKind {
+    fn of(head: &HeadConfig) -> Self {
+        match head {
+            HeadConfig::Dense(_) => Self::Dense,
+            HeadConfig::Lstm(_) => Self::Lstm,
+            HeadConfig::Bilstm(_) => Self::Bilstm,
+            HeadConfig::Cls(_) => Self::Cls,
+            HeadConfig::Mean(_) => Self::Mean,
+        }
+    }
+}
+
 fn activation(name: &str) -> std::result::Result<OutputActivation, String> {
     let all = [OutputActivation::Softplus, OutputActivation::Softmax];
     let found = all.into_iter().find(|activation| activation.name() == name);
@@ -69,7 +82,8 @@ fn activation(name: &str) -> std::result::Result<OutputActivation, String> {
 }
 
 impl ClassifierArgs {
-    /// The classifier on the encoder `bert`, with as many tokens and classes unless the flags say otherwise.
+    /// The classifier on the encoder `bert`, with as many tokens and classes unless the flags say otherwise; where they say
+    /// nothing, `base` counts, the classifier that the encoder was trained with.
     ///
     /// # Errors
     /// A rate that is none, or more tokens than the encoder has positions for.
@@ -78,6 +92,7 @@ impl ClassifierArgs {
         mut bert: BertConfig,
         max_length: usize,
         num_classes: usize,
+        base: Option<&ClassifierConfig>,
     ) -> Result<ClassifierConfig> {
         let usage = |message: String| Err(Error::Usage(message));
         for (flag, rate) in [("--dropout", self.dropout), ("--encoder-dropout", self.encoder_dropout)] {
@@ -88,21 +103,23 @@ impl ClassifierArgs {
         if let Some(rate) = self.encoder_dropout {
             (bert.hidden_dropout_prob, bert.attention_probs_dropout_prob) = (rate, rate);
         }
-        let max_length = self.max_length.unwrap_or(max_length);
+        let max_length = self.max_length.unwrap_or(base.map_or(max_length, |base| base.max_length));
         let most = bert.max_position_embeddings;
         if max_length == 0 || max_length > most {
             return usage(format!("--max-length {max_length}: this encoder reads 1 to {most} tokens"));
         }
-        let head = self.head(&bert, self.num_classes.unwrap_or(num_classes))?;
-        Ok(ClassifierConfig { bert, head, max_length, mask: self.mask, freeze_padding: self.freeze_padding })
+        let head = self.head(&bert, self.num_classes.unwrap_or(num_classes), base.map(|base| &base.head))?;
+        let mask = self.mask || base.is_some_and(|base| base.mask);
+        let freeze_padding = self.freeze_padding || base.is_some_and(|base| base.freeze_padding);
+        Ok(ClassifierConfig { bert, head, max_length, mask, freeze_padding })
     }
 
     /// The head for so many classes.
     ///
     /// # Errors
     /// A flag of another head's.
-    fn head(&self, bert: &BertConfig, num_classes: usize) -> Result<HeadConfig> {
-        let kind = self.head;
+    fn head(&self, bert: &BertConfig, num_classes: usize, base: Option<&HeadConfig>) -> Result<HeadConfig> {
+        let kind = self.head.unwrap_or(base.map_or(HeadKind::Dense, HeadKind::of));
         let (is_linear, is_lstm) = match kind {
             HeadKind::Dense => (false, false),
             HeadKind::Lstm | HeadKind::Bilstm => (false, true),
@@ -141,6 +158,6 @@ impl ClassifierArgs {
     /// # Errors
     /// As of [`config`](Self::config).
     pub fn of_size(&self, size: Size) -> Result<ClassifierConfig> {
-        self.config(size.config(), size.max_length(), HeadConfig::default().num_classes())
+        self.config(size.config(), size.max_length(), HeadConfig::default().num_classes(), None)
     }
 }

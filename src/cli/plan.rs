@@ -112,7 +112,7 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
     let compiler = Compiler::new(target)?.deterministic(args.deterministic);
     let placement = compiler.placement(args.replicas)?;
     let rows = placement.rows_per_replica(args.batch_size).map_err(exec::Error::from)?;
-    let config = StepConfig { model, rows, replicas: placement.replicas() };
+    let config = StepConfig::new(model, rows, placement.replicas());
     let job = Job {
         target: compiler.target().name().to_owned(),
         chip: compiler.target().chip(),
@@ -150,7 +150,7 @@ impl PlanArgs {
         let Some(model) = &self.model else { return self.classifier.of_size(self.size) };
         let files = model_files(model, None, false, &Hub::from_env()?.with_progress())?;
         let num_classes = HeadConfig::default().num_classes();
-        self.classifier.config(BertConfig::read(&files.config)?, MAX_LENGTH, num_classes)
+        self.classifier.config(BertConfig::read(&files.config)?, MAX_LENGTH, num_classes, None)
     }
 
     /// Compiles the steps that were asked for; the error is about the first of those that are too large.

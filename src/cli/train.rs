@@ -1,27 +1,23 @@
 //! `bert-xla train`: from a labelled table and a checkpoint to a run folder.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use serde_json::Value;
-
-use super::model::{ClassifierArgs, MAX_LENGTH};
+use super::model::ClassifierArgs;
 use super::options::{DeviceArgs, TableArgs, count};
-use super::{Cli, Console, Error, Exit, Result, arguments, guess_note, padding_note, plural, signals};
-use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
-use crate::model::{BertConfig, ClassifierConfig};
+use super::prepare::{describe, describe_weights, prepare};
+use super::recipe::{EvaluationArgs, RecipeArgs};
+use super::{Cli, Console, Error, Exit, Result, arguments, signals};
 use crate::report::{EpochProgress, EpochRecord};
-use crate::run::{last_arguments, model_files, read_json};
+use crate::run::last_arguments;
 use crate::storage::{FileError, check_is_there};
 use crate::train::{
-    self, Cadence, Ending, Job, Observer, Recipe, SaveOptions, Session, Started, Stop, notices,
+    self, Cadence, Ending, EpochMetrics, Observer, SaveOptions, Session, Started, StepMetrics, Stop, notices,
 };
-use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 /// Fine-tune a classifier on a labelled table.
 ///
@@ -66,6 +62,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub recipe: RecipeArgs,
     #[command(flatten)]
+    pub evaluation: EvaluationArgs,
+    #[command(flatten)]
     pub table: TableArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -87,18 +85,19 @@ pub struct SaveArgs {
     /// Save between the ends of epochs too: each N steps, or N minutes (Nm)
     #[arg(long, value_name = "N|Nm")]
     pub checkpoint_every: Option<Cadence>,
-    /// How many of the last checkpoints are kept; that of the best epoch (by val_loss) is kept besides
+    /// How many of the last checkpoints are kept; that of the best epoch (by --metric) is kept besides
     #[arg(long, default_value_t = 2, value_parser = count(), value_name = "K")]
     pub keep_last: usize,
 }
 
 impl SaveArgs {
-    fn options(&self) -> SaveOptions {
+    fn options(&self, patience: Option<u32>) -> SaveOptions {
         SaveOptions {
             replace: self.overwrite,
             resume: self.resume,
             cadence: self.checkpoint_every.unwrap_or_default(),
             keep_last: self.keep_last,
+            patience,
         }
     }
 }
@@ -118,33 +117,6 @@ pub struct ModelArgs {
     pub random_weights: bool,
     #[command(flatten)]
     pub classifier: ClassifierArgs,
-}
-
-/// How it is trained.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Training")]
-pub struct RecipeArgs {
-    /// Examples per step, over all replicas
-    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
-    pub batch_size: usize,
-    /// Passes over the training rows; the run is saved after each
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
-    pub epochs: u32,
-    /// Adam's learning rate
-    #[arg(long, default_value_t = 1e-5, value_name = "RATE")]
-    pub learning_rate: f64,
-    /// Share of the rows held out, more than 0 and less than 1
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
-    pub dev_size: f64,
-    /// Decides which rows are held out (random_state of train_test_split)
-    #[arg(long, default_value_t = 42, value_name = "SEED")]
-    pub split_seed: u32,
-    /// Decides the head's first weights, the order of the examples and dropout
-    #[arg(long, default_value_t = 0)]
-    pub seed: u32,
-    /// What each label of the table is as a class of the model
-    #[arg(long, default_value_t = LabelMap::default(), value_name = "LABEL=CLASS,...", allow_hyphen_values = true)]
-    pub labels: LabelMap,
 }
 
 pub fn run(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
@@ -185,7 +157,7 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let weights = describe_weights(args, &job);
     if args.dry_run {
         console.note(&format!("{description}\n{weights}"));
-        console.print(&format!("{}\n", job.model.summary()))?;
+        console.print(&format!("{}\n", job.source.model.summary()))?;
         return Ok(Exit::Done);
     }
     let replicas = args.device.connect(console)?;
@@ -194,7 +166,8 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let quiet = args.json || !replicas.is_chief();
     let mut progress = Progress { console, json: args.json, quiet, epoch: None };
     let output = &args.output;
-    let mut session = match Session::start(job, replicas, output, args.save.options(), &mut progress)? {
+    let save = args.save.options(args.evaluation.early_stopping);
+    let mut session = match Session::start(job, replicas, output, save, &mut progress)? {
         Started::Ready(session) => session,
         Started::Finished { epochs, elsewhere } => {
             let of =
@@ -218,6 +191,7 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     }
     match session.run(&stop, &mut progress)? {
         Ending::Finished => {
+            console.note(&session.outcome());
             console.note(&format!("Saved in {}", output.display()));
             Ok(Exit::Done)
         }
@@ -229,103 +203,6 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
             Ok(Exit::Stopped)
         }
     }
-}
-
-/// Reads and checks all that the job needs.
-fn prepare(args: &TrainArgs) -> Result<Job> {
-    let RecipeArgs { labels, learning_rate, batch_size, epochs, seed, dev_size, split_seed } = &args.recipe;
-    // As the program will take it, in f32.
-    let rate = *learning_rate as f32;
-    if !(rate > 0.0 && rate.is_finite()) {
-        return Err(Error::Usage(format!(
-            "--learning-rate {learning_rate}: expected a positive number that a float32 can hold"
-        )));
-    }
-    // Before anything is downloaded.
-    check_is_there(&args.train).map_err(|source| DataError::Read { path: args.train.clone(), source })?;
-    let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
-    // A dry run downloads no weights; those that are here are looked at.
-    let weights = !random_weights && (!args.dry_run || Path::new(name).is_dir());
-    let files = model_files(name, revision.as_deref(), weights, &Hub::from_env()?.with_progress())?;
-    // All of the model before the table, which may take long: a run may go on beside this one, and replace its files.
-    let original = read_json(&files.config)?;
-    let mut model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
-    let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
-    model.bert.pad_token_id = tokenizer.pad_id();
-    let pretrained = weights.then(|| open_pretrained(&files, &model.weights())).transpose()?;
-    let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
-    let split = train_test_split(table.texts.len(), *dev_size, *split_seed)?;
-    let recipe = Recipe {
-        batch_size: *batch_size,
-        epochs: *epochs,
-        learning_rate: *learning_rate,
-        dev_size: *dev_size,
-        split_seed: *split_seed,
-        seed: *seed,
-        labels: labels.clone(),
-    };
-    let arguments = args.written.clone();
-    let job = Job { original, model, pretrained, tokenizer, table, split, recipe, arguments };
-    job.initial_values().check(&job.model.weights())?;
-    Ok(job)
-}
-
-/// The classifier that the flags ask for, on an encoder.
-fn model_config(args: &ClassifierArgs, bert: BertConfig, labels: &LabelMap) -> Result<ClassifierConfig> {
-    let needed = labels.num_classes();
-    match args.num_classes {
-        Some(given) if given < needed => {
-            Err(Error::Usage(format!("--num-classes {given}: --labels {labels} needs {needed}")))
-        }
-        _ => args.config(bert, MAX_LENGTH, needed),
-    }
-}
-
-/// What the table holds.
-fn describe(args: &TrainArgs, job: &Job) -> String {
-    let mut text = format!(
-        "{}: {} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
-        args.train.display(),
-        job.table.texts.len(),
-        job.table.duplicates,
-        job.table.skipped,
-        job.split.train.len(),
-        job.split.test.len()
-    );
-    let said = job.original.get("pad_token_id").and_then(Value::as_u64);
-    let said = said.unwrap_or(BertConfig::default().pad_token_id.into());
-    let guess = guess_note(job.table.guess.as_ref());
-    let lines = [guess, padding_note(said, &job.tokenizer)];
-    lines.into_iter().flatten().for_each(|line| text.push_str(&format!("\n{line}")));
-    text
-}
-
-/// Which weights are the checkpoint's, which start anew, and what the checkpoint has besides.
-fn describe_weights(args: &TrainArgs, job: &Job) -> String {
-    if job.pretrained.is_none() && !args.model.random_weights {
-        return "Weights: of the checkpoint, which a dry run doesn't download".to_owned();
-    }
-    let values = job.initial_values();
-    let weights = job.model.weights();
-    let (taken, anew): (Vec<_>, Vec<_>) = weights.iter().partition(|weight| values.is_taken(weight));
-    let keys = taken.iter().map(|weight| key(&weight.name)).collect();
-    let left_out = job.pretrained.as_ref().map_or(vec![], |tensors| tensors.unused(&keys));
-    let mut parts = vec![];
-    if !taken.is_empty() {
-        parts.push(format!("{} of the checkpoint's encoder taken over", plural(taken.len(), "tensor")));
-    }
-    parts.push(format!("{} starting anew ({})", anew.len(), stems(anew.iter().map(|weight| &*weight.name))));
-    if !left_out.is_empty() {
-        let stems = stems(left_out.iter().copied());
-        parts.push(format!("{} of the checkpoint left out ({stems})", left_out.len()));
-    }
-    format!("Weights: {}", parts.join(", "))
-}
-
-/// The distinct first parts of names with dots.
-fn stems<'n>(names: impl Iterator<Item = &'n str>) -> String {
-    let stems = names.map(|name| name.split('.').next().unwrap_or(name)).collect::<BTreeSet<_>>();
-    stems.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Shows a session on the console.
@@ -349,9 +226,9 @@ impl Observer for Progress<'_> {
         self.epoch = Some(EpochProgress::new(epoch, epochs, steps, done, self.quiet));
     }
 
-    fn step(&mut self, loss: f64, accuracy: f64) {
-        if let Some(epoch) = &mut self.epoch {
-            epoch.step(loss, accuracy);
+    fn step(&mut self, _: &StepMetrics, epoch: &EpochMetrics) {
+        if let Some(bar) = &mut self.epoch {
+            bar.step(epoch.loss, epoch.accuracy);
         }
     }
 

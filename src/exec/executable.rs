@@ -1,6 +1,6 @@
 //! Running a compiled step: its arguments bound by name, its results found by name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::replicas::{Placed, Replicas};
 use super::runtime::{Argument, Array, Compiled, Completion, Launch, Readback};
@@ -14,6 +14,8 @@ use crate::step::{InputId, LeafId, OutputId, Port, Signature, Step};
 pub struct Executable {
     compiled: Compiled,
     signature: Signature,
+    /// The leaves that it replaces.
+    updated: HashSet<LeafId>,
 }
 
 /// The inputs of a step beside its state.
@@ -23,12 +25,20 @@ impl Executable {
     /// # Errors
     /// A failure of the compiler.
     pub fn compile(replicas: &Replicas, step: Step<'_>) -> Result<Self> {
-        Ok(Self { compiled: replicas.compile(&step.program)?, signature: step.signature })
+        Ok(Self::new(replicas.compile(&step.program)?, step.signature))
     }
 
     /// As [`compile`](Self::compile), for the replicas of this process alone: see [`Replicas::compile_local`].
     pub fn compile_local(replicas: &Replicas, step: Step<'_>) -> Result<Self> {
-        Ok(Self { compiled: replicas.compile_local(&step.program)?, signature: step.signature })
+        Ok(Self::new(replicas.compile_local(&step.program)?, step.signature))
+    }
+
+    fn new(compiled: Compiled, signature: Signature) -> Self {
+        let updated = signature.outputs.iter().filter_map(|port| match &port.id {
+            OutputId::Leaf(leaf) => Some(leaf.clone()),
+            _ => None,
+        });
+        Self { compiled, updated: updated.collect(), signature }
     }
 
     pub fn signature(&self) -> &Signature {
@@ -60,7 +70,7 @@ impl Executable {
         Ok(self.signature.outputs.iter().filter_map(leaf).collect())
     }
 
-    /// Queues a step that replaces `state`, and takes the rest of its inputs from `inputs`.
+    /// Queues a step that replaces `state`, but for leaves that it only reads, and takes the rest of its inputs from `inputs`.
     ///
     /// # Errors
     /// A runtime that refuses it: the state is lost then.
@@ -69,9 +79,12 @@ impl Executable {
     /// If `inputs` lack one that the step takes, or the state is another step's.
     pub fn update(&self, replicas: &Replicas, state: &mut State, inputs: &[&Inputs]) -> Result<Pending> {
         let leaves = self.signature.leaves().map(|(leaf, _)| leaf);
-        let mut taken = state.take(leaves, replicas.local_count())?;
-        let arguments = self.arguments(replicas, inputs, |_, replica| {
-            Ok(Argument::Donate(taken[replica].next().ok_or(Error::StateLost)?))
+        let mut taken = state.take(leaves, &|leaf| self.updated.contains(leaf), replicas.local_count())?;
+        let arguments = self.arguments(replicas, inputs, |leaf, replica| {
+            Ok(match self.updated.contains(leaf) {
+                true => Argument::Donate(taken[replica].next().ok_or(Error::StateLost)?),
+                false => Argument::Borrow(&state.kept(leaf).arrays[replica]),
+            })
         })?;
         let Launch { outputs, completion } = self.launch(replicas, arguments)?;
         let is_leaf = |port: &Port<OutputId>| matches!(port.id, OutputId::Leaf(_));

@@ -93,22 +93,28 @@ impl State {
 
     pub(super) fn get(&self, id: &LeafId) -> Result<&Placed> {
         self.check()?;
+        Ok(self.kept(id))
+    }
+
+    /// A leaf that is not taken by a step that replaces others.
+    pub(super) fn kept(&self, id: &LeafId) -> &Placed {
         let place = self.places.get(id).unwrap_or_else(|| panic!("the state has no leaf {id}"));
-        Ok(&self.leaves[*place].1)
+        &self.leaves[*place].1
     }
 
     fn check(&self) -> Result<()> {
         if self.is_lost { Err(Error::StateLost) } else { Ok(()) }
     }
 
-    /// Takes all arrays out, `[local replica][leaf]`, for a step that replaces `leaves`; until [`put`](Self::put), the
-    /// state is lost.
+    /// Takes out, `[local replica][leaf]`, the arrays of what is updated by a step that takes `leaves`; until
+    /// [`put`](Self::put), the state is lost.
     ///
     /// # Panics
     /// If the state has other leaves, or in another order.
     pub(super) fn take<'i>(
         &mut self,
         leaves: impl Iterator<Item = &'i LeafId>,
+        is_updated: &dyn Fn(&LeafId) -> bool,
         local_replicas: usize,
     ) -> Result<Vec<std::vec::IntoIter<Array>>> {
         self.check()?;
@@ -116,18 +122,19 @@ impl State {
         self.is_lost = true;
         let mut lists =
             (0..local_replicas).map(|_| Vec::with_capacity(self.leaves.len())).collect::<Vec<_>>();
-        for (_, placed) in &mut self.leaves {
+        for (_, placed) in self.leaves.iter_mut().filter(|(leaf, _)| is_updated(leaf)) {
             lists.iter_mut().zip(placed.arrays.drain(..)).for_each(|(list, array)| list.push(array));
         }
         Ok(lists.into_iter().map(Vec::into_iter).collect())
     }
 
-    /// Puts the arrays back that a step has returned for `ids`, which are in the order of the leaves.
+    /// Puts the arrays back that a step has returned for `ids`, those that it has taken.
     pub(super) fn put<'i>(&mut self, ids: impl Iterator<Item = &'i LeafId>, lists: Vec<Vec<Array>>) {
         let mut lists = lists.into_iter().map(Vec::into_iter).collect::<Vec<_>>();
-        for ((leaf, placed), id) in self.leaves.iter_mut().zip(ids) {
-            assert_eq!(leaf, id, "a step returns another state than it takes");
-            placed.arrays.extend(lists.iter_mut().filter_map(Iterator::next));
+        for id in ids {
+            let place =
+                *self.places.get(id).unwrap_or_else(|| panic!("a step returns {id}, which it doesn't take"));
+            self.leaves[place].1.arrays.extend(lists.iter_mut().filter_map(Iterator::next));
         }
         self.is_lost = false;
     }

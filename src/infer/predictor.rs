@@ -35,7 +35,7 @@ impl Predictor {
     /// # Errors
     /// A batch that can't be split evenly, processes that differ, files that can't be read, a failure of the devices.
     pub fn open(run: &Run, replicas: Arc<Replicas>, batch_size: usize, data: [u8; 32]) -> Result<Self> {
-        let one_row = StepConfig { model: run.model.clone(), rows: 1, replicas: 1 };
+        let one_row = StepConfig::new(run.model.clone(), 1, 1);
         let graph = Graph::new();
         let step = predict_step(&graph, &one_row);
         replicas.agree(|| {

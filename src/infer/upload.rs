@@ -25,7 +25,13 @@ pub fn upload_batch(replicas: &Replicas, signature: &Signature, batch: &Batch) -
                 replicas.upload(&batch.labels, &[rows], Layout::Sharded)?
             }
             InputId::ExampleWeights => replicas.upload(&batch.weights, &[rows], Layout::Sharded)?,
-            InputId::Leaf(_) | InputId::LearningRate | InputId::Seed | InputId::Meet => continue,
+            InputId::Leaf(_)
+            | InputId::LearningRate
+            | InputId::WarmupSteps
+            | InputId::TotalSteps
+            | InputId::Seed
+            | InputId::ClassWeights
+            | InputId::Meet => continue,
         };
         inputs.push((port.id.clone(), placed));
     }

@@ -28,6 +28,11 @@ impl<'g> Randomness<'g> {
         Self { key, sites: Cell::new(0) }
     }
 
+    /// The randomness of one part of a step, by its `index` `s32[]`.
+    pub fn part(self, index: Tensor<'g>) -> Self {
+        Self { key: mix(self.key + index.convert(ElementType::U32)), ..self }
+    }
+
     /// Random `u32` bits of `dims`, different at each call.
     fn bits(&self, dims: &[usize]) -> Tensor<'g> {
         let site = self.sites.replace(self.sites.get() + 1);

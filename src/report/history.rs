@@ -22,6 +22,10 @@ pub struct EpochRecord {
     pub val_loss: Option<f64>,
     /// Accuracy on the dev set, 0 to 1; `None` without a dev set.
     pub val_accuracy: Option<f64>,
+    /// The mean over the classes of F1 on the dev set, of the answers (scikit-learn's `f1_score(average="macro")`); `None` in
+    /// runs of before it was measured.
+    #[serde(default)]
+    pub val_f1: Option<f64>,
     /// Wall-clock time of the epoch with its evaluation, in seconds.
     pub seconds: f64,
     /// Median time of a train step, in milliseconds.
@@ -32,6 +36,9 @@ pub struct EpochRecord {
     pub examples_per_second: f64,
     /// Learning rate of the epoch's last step.
     pub learning_rate: f64,
+    /// Whether the run's weights are those of this epoch, where they need not be the last one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<bool>,
 }
 
 impl EpochRecord {
@@ -74,6 +81,16 @@ impl History {
         self.epochs.push(record);
     }
 
+    /// Has the weights of one epoch be the run's.
+    pub fn keep(&mut self, epoch: u32) {
+        self.epochs.iter_mut().for_each(|record| record.kept = Some(record.epoch == epoch));
+    }
+
+    /// The record of an epoch.
+    pub fn epoch(&self, epoch: u32) -> Option<&EpochRecord> {
+        self.epochs.iter().find(|record| record.epoch == epoch)
+    }
+
     /// The epochs so far, in order.
     pub fn epochs(&self) -> &[EpochRecord] {
         &self.epochs
@@ -109,10 +126,12 @@ mod tests {
             accuracy: 0.75,
             val_loss,
             val_accuracy: val_loss.map(|_| 0.5),
+            val_f1: val_loss.map(|_| 0.25),
             seconds: 10.5,
             step_ms: 60.25,
             examples_per_second: 265.5,
             learning_rate: 1e-5,
+            kept: None,
         }
     }
 
@@ -122,9 +141,9 @@ mod tests {
         history.push(record(1, 1.25, Some(1.5)));
         history.push(record(2, 1.0, None));
         let expected = "\
-{\"epoch\":1,\"step\":169,\"loss\":1.25,\"accuracy\":0.75,\"val_loss\":1.5,\"val_accuracy\":0.5,\
+{\"epoch\":1,\"step\":169,\"loss\":1.25,\"accuracy\":0.75,\"val_loss\":1.5,\"val_accuracy\":0.5,\"val_f1\":0.25,\
 \"seconds\":10.5,\"step_ms\":60.25,\"examples_per_second\":265.5,\"learning_rate\":0.00001}
-{\"epoch\":2,\"step\":338,\"loss\":1.0,\"accuracy\":0.75,\"val_loss\":null,\"val_accuracy\":null,\
+{\"epoch\":2,\"step\":338,\"loss\":1.0,\"accuracy\":0.75,\"val_loss\":null,\"val_accuracy\":null,\"val_f1\":null,\
 \"seconds\":10.5,\"step_ms\":60.25,\"examples_per_second\":265.5,\"learning_rate\":0.00001}
 ";
         let lines = |text: &str| -> Vec<serde_json::Value> {

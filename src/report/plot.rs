@@ -218,10 +218,12 @@ mod tests {
             accuracy,
             val_loss: dev.map(|(loss, _)| loss),
             val_accuracy: dev.map(|(_, accuracy)| accuracy),
+            val_f1: None,
             seconds: 10.0,
             step_ms: 60.0,
             examples_per_second: 266.0,
             learning_rate: 1e-5,
+            kept: None,
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
         labels: None,
     };
     original[SETTINGS] = json!(settings);
-    original["architectures"] = json!(["BertModel"]);
+    original["architectures"] = json!([model.head.architecture()]);
     original["id2label"] = names.iter().map(|(class, name)| (class.to_string(), json!(name))).collect();
     original["label2id"] = names.iter().map(|(class, name)| (name.clone(), json!(class))).collect();
     // What it was trained with, which may be others.
@@ -61,6 +61,11 @@ fn unlabelled_name(class: u32, labels: &LabelMap) -> String {
         name.push('_');
     }
     name
+}
+
+/// Whether it is the configuration of a run.
+pub(super) fn is_runs(json: &Value) -> bool {
+    json.get(SETTINGS).is_some()
 }
 
 /// Reads what [`describe`] wrote.

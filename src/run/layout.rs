@@ -28,6 +28,9 @@ pub const MOMENTS: [&str; 2] = ["first_moments.safetensors", "second_moments.saf
 pub const FILES: [&str; 7] =
     [CONFIG, TOKENIZER, WEIGHTS, HISTORY, LOSS_CHART, ACCURACY_CHART, DEV_PREDICTIONS];
 
+/// Those among them that tell of all epochs so far: of the last one's checkpoint, whichever epoch's model counts.
+pub const TOLD: [&str; 3] = [HISTORY, LOSS_CHART, ACCURACY_CHART];
+
 /// What a checkpoint holds besides, so that training goes on from it. One in the middle of an epoch has these, and of
 /// [`FILES`] the first four.
 pub const TRAINING_FILES: [&str; 3] = [PROGRESS, MOMENTS[0], MOMENTS[1]];

@@ -17,7 +17,7 @@ pub use checkpoint::{Checkpoint, Newest, last_arguments};
 pub use names::started;
 pub use predictions::{DevPredictions, Submission, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
-pub use reader::{Run, model_files, model_folder, read_json};
+pub use reader::{Run, model_files, model_folder, read_json, settings};
 pub use snapshot::{Description, Snapshot, Tensor};
 pub use writer::Writer;
 

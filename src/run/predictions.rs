@@ -13,6 +13,8 @@ use crate::storage::{FileError, write_atomic};
 pub struct DevPredictions<'a> {
     /// Row numbers, from 0, in the table without duplicates.
     pub rows: &'a [usize],
+    /// The first row of each file that the table is of: rows are told as their file's.
+    pub files: &'a [usize],
     /// Of every row of that table.
     pub ids: &'a [String],
     /// Of every row of that table.
@@ -26,14 +28,18 @@ pub struct DevPredictions<'a> {
 impl DevPredictions<'_> {
     /// Writes `row,id,label,predicted` and a column of probabilities per class, `p_` and the class's name.
     pub fn write(&self, writer: &mut dyn Write) -> io::Result<()> {
-        let &Self { rows, ids, classes, ref probabilities, num_classes, labels } = self;
+        let &Self { rows, files, ids, classes, ref probabilities, num_classes, labels } = self;
         let texts = |name: &str, texts: &mut dyn Iterator<Item = String>| {
             Column::new(name.into(), texts.collect::<Vec<_>>())
+        };
+        let in_file = |row: usize| {
+            let first = files.iter().copied().filter(|first| *first <= row).max().unwrap_or_default();
+            (row - first) as u64
         };
         let name = |class| labels.name_of(class).into_owned();
         let mut answers = labels.answers(probabilities, num_classes);
         let mut columns = vec![
-            Column::new("row".into(), rows.iter().map(|row| *row as u64).collect::<Vec<_>>()),
+            Column::new("row".into(), rows.iter().map(|row| in_file(*row)).collect::<Vec<_>>()),
             texts("id", &mut rows.iter().map(|row| ids[*row].clone())),
             texts("label", &mut rows.iter().map(|row| name(classes[*row]))),
             texts("predicted", &mut answers.by_ref().map(name)),

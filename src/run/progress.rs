@@ -23,6 +23,25 @@ pub struct Progress {
     pub within: Option<Within>,
     /// The best epoch so far.
     pub best: Option<Best>,
+    /// Whether it is that one which the run gives its readers, and not the last.
+    #[serde(default)]
+    pub keeps_best: bool,
+}
+
+impl Progress {
+    /// Whether the last `patience` epochs have brought none that was better.
+    pub fn has_waited(&self, patience: Option<u32>) -> bool {
+        let since = self.best.as_ref().map_or(0, |best| self.epoch.saturating_sub(best.epoch));
+        patience.is_some_and(|patience| since >= patience)
+    }
+
+    /// The whole epoch whose model the run gives its readers.
+    pub fn kept_epoch(&self) -> u32 {
+        match &self.best {
+            Some(best) if self.keeps_best => best.epoch,
+            _ => self.epoch,
+        }
+    }
 }
 
 /// What is done of an epoch.
@@ -40,11 +59,13 @@ pub struct Within {
     pub step_seconds: f64,
 }
 
-/// The epoch with the lowest loss on the held-out rows, the earliest of equal ones.
+/// The epoch that is best by the metric that the run goes by, the earliest of equal ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     pub epoch: u32,
-    pub val_loss: f64,
+    /// Its metric: older versions knew `val_loss` alone.
+    #[serde(alias = "val_loss")]
+    pub value: f64,
 }
 
 /// What decides a run, as resolved: no default is left open.
@@ -74,7 +95,7 @@ impl fmt::Display for Difference {
 /// A value as a person writes it.
 fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "unknown".to_owned(),
+        Value::Null => "not set".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }

@@ -16,9 +16,12 @@ use crate::weights::{Hub, InitialValues, ModelFiles, TensorFiles, open_tokenizer
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Pointer {
-    /// The checkpoint that readers are given: that of the last whole epoch.
+    /// The checkpoint that readers are given: that of the last whole epoch, or of the best.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
+    /// That of the last whole epoch, where the best is another: it tells of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest: Option<String>,
     /// The checkpoint that was committed last, from which training goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest: Option<String>,
@@ -171,6 +174,20 @@ impl Run {
     pub fn weights(&self) -> &TensorFiles {
         &self.weights
     }
+}
+
+/// What `config.json` at `path`, which holds `json`, says of the classifier that `bert` was trained as; `None` where it is no
+/// run's.
+pub fn settings(
+    path: &Path,
+    json: &Value,
+    bert: &BertConfig,
+) -> Result<Option<(ClassifierConfig, LabelMap)>> {
+    if !description::is_runs(json) {
+        return Ok(None);
+    }
+    let error = |message: String| Error::Input { path: path.to_owned(), message };
+    description::read(json, bert.clone()).map(Some).map_err(error)
 }
 
 /// Reads a JSON file.

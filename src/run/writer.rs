@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::checkpoint::{Known, known, last_start, may_be_of};
-use super::layout::{CHECKPOINTS, FILES, HISTORY, RUN, WEIGHTS, checkpoint, step};
+use super::layout::{CHECKPOINTS, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
 use super::names::{new_name, random, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
@@ -160,11 +160,22 @@ impl Writer {
         let before = self.pointer.clone();
         self.checkpoints = known(&self.root, from)?;
         self.name_newest(from);
-        let epoch = self.checkpoints.iter().rev().find(|known| known.epoch.is_some()).map(Known::path);
-        if let Some(path) = epoch.filter(|path| self.pointer.checkpoint.as_ref() != Some(path))
+        let of = |is_it: &dyn Fn(u32) -> bool| {
+            self.checkpoints.iter().rev().find(|known| known.epoch.is_some_and(is_it)).map(Known::path)
+        };
+        let (kept, last) = (of(&|epoch| epoch == from.kept_epoch()), of(&|_| true));
+        let is_last = kept == last;
+        let Pointer { checkpoint, latest, .. } = &self.pointer;
+        let is_named = *checkpoint == kept && !(is_last && latest.is_some());
+        if let Some(path) = kept.filter(|_| !is_named)
             && let Some(manifest) = Manifest::read(&self.root.folder(&path))?
         {
-            self.name_epoch(path, manifest);
+            self.name_epoch(path, manifest, true);
+        }
+        if let Some(path) = last.filter(|path| !is_last && self.pointer.latest.as_ref() != Some(path))
+            && let Some(manifest) = Manifest::read(&self.root.folder(&path))?
+        {
+            self.name_epoch(path, manifest, false);
         }
         Ok(before)
     }
@@ -241,7 +252,7 @@ impl Writer {
         let epoch = predictions.as_ref().map(|_| progress.epoch);
         let known = Known { name, epoch };
         if epoch.is_some() {
-            self.name_epoch(known.path(), manifest);
+            self.name_epoch(known.path(), manifest, progress.kept_epoch() == progress.epoch);
         }
         self.checkpoints.push(known);
         self.name_newest(progress);
@@ -265,11 +276,27 @@ impl Writer {
             Pointer { run: Some(progress.run.clone()), newest, best, ..std::mem::take(&mut self.pointer) };
     }
 
-    /// Has it name an epoch's checkpoint as the one for readers.
-    fn name_epoch(&mut self, path: String, mut manifest: Manifest) {
+    /// Has it name the last epoch's checkpoint: as the one for readers, or, where an earlier one is better, as the one that
+    /// tells of all epochs.
+    fn name_epoch(&mut self, path: String, mut manifest: Manifest, is_kept: bool) {
         manifest.files.retain(|file| FILES.contains(&&*file.name));
-        self.pointer =
-            Pointer { checkpoint: Some(path), files: manifest.files, ..std::mem::take(&mut self.pointer) };
+        let before = std::mem::take(&mut self.pointer);
+        self.pointer = match is_kept {
+            true => Pointer { checkpoint: Some(path), latest: None, files: manifest.files, ..before },
+            false => {
+                let mut files = before.files;
+                files.retain(|file| !TOLD.contains(&&*file.name));
+                files.extend(manifest.files.into_iter().filter(|file| TOLD.contains(&&*file.name)));
+                Pointer { latest: Some(path), files, ..before }
+            }
+        };
+    }
+
+    /// The folder that a file of the pointer's is in.
+    fn folder_of(&self, name: &str) -> Option<Folder> {
+        let Pointer { checkpoint, latest, .. } = &self.pointer;
+        let path = latest.as_ref().filter(|_| TOLD.contains(&name)).or(checkpoint.as_ref())?;
+        Some(self.root.folder(path))
     }
 
     /// Writes `run.json`: what it names counts.
@@ -287,17 +314,16 @@ impl Writer {
 
     /// Gives other readers the model that counts: its files beside `run.json`.
     fn refresh(&self) -> Result<()> {
-        let Some(checkpoint) = &self.pointer.checkpoint else { return Ok(()) };
-        let folder = self.root.folder(checkpoint);
-        if !folder.exists(MANIFEST)? {
-            // Somebody has removed it: the copies stand in for it.
-            return Ok(());
-        }
         let (last, files): (Vec<_>, Vec<_>) =
             self.pointer.files.iter().partition(|file| file.name == HISTORY);
         for file in files.into_iter().chain(last) {
-            // The large one isn't held in memory to see whether it is another.
             let name = &*file.name;
+            let Some(folder) = self.folder_of(name) else { return Ok(()) };
+            if !folder.exists(MANIFEST)? {
+                // Somebody has removed it: the copies stand in for it.
+                continue;
+            }
+            // The large one isn't held in memory to see whether it is another.
             if name == WEIGHTS || self.root.read(name)? != folder.read(name)? {
                 self.root.copy(&folder, name)?;
             }
@@ -307,8 +333,8 @@ impl Writer {
 
     /// Whether that is done, by the file that comes last.
     fn is_fresh(&self) -> Result<bool> {
-        let Some(checkpoint) = &self.pointer.checkpoint else { return Ok(true) };
-        Ok(self.root.read(HISTORY)? == self.root.folder(checkpoint).read(HISTORY)?)
+        let Some(folder) = self.folder_of(HISTORY) else { return Ok(true) };
+        Ok(self.root.read(HISTORY)? == folder.read(HISTORY)?)
     }
 
     /// Removes our checkpoints but the last, the best, the one that counts and the one `before` it; those of runs that this
@@ -317,7 +343,8 @@ impl Writer {
     fn remove_strays(&mut self, before: Option<&str>) -> Result<()> {
         let first = self.checkpoints.len().saturating_sub(self.keep_last);
         let kept = self.checkpoints[first..].iter().map(|known| known.name.clone());
-        let named = [&self.pointer.best, &self.pointer.checkpoint].into_iter().flatten().map(String::as_str);
+        let Pointer { best, checkpoint, latest, .. } = &self.pointer;
+        let named = [best, checkpoint, latest].into_iter().flatten().map(String::as_str);
         let named = named.chain(before).filter_map(name).map(str::to_owned);
         let keep = kept.chain(named).collect::<Vec<_>>();
         self.remove_parts()?;

@@ -10,6 +10,7 @@ use crate::nn::Mode;
 use crate::shape::{ElementType, Shape};
 
 /// The texts of one replica's batch.
+#[derive(Clone, Copy)]
 pub(super) struct Texts<'g> {
     /// `s32[rows, max_length]`.
     pub input_ids: Tensor<'g>,
@@ -31,67 +32,85 @@ impl<'g> Texts<'g> {
 }
 
 /// One replica's share of a labelled batch.
-pub(super) struct Batch<'g> {
+#[derive(Clone, Copy)]
+pub(super) struct Examples<'g> {
     pub texts: Texts<'g>,
     /// `s32[rows]`.
-    labels: Tensor<'g>,
+    pub labels: Tensor<'g>,
     /// `f32[rows]`: 1 for an example, 0 for a row that only fills up the last batch.
-    weights: Tensor<'g>,
-    /// `f32[1]`: 1 where the host asks all hosts to meet.
-    meet: Tensor<'g>,
+    pub weights: Tensor<'g>,
 }
 
-impl<'g> Batch<'g> {
-    pub fn new(interface: &mut Interface<'g>, config: &StepConfig) -> Self {
-        let texts = Texts::new(interface, config.rows, config.model.max_length, config.model.mask);
+impl<'g> Examples<'g> {
+    /// So many rows of them.
+    pub fn new(interface: &mut Interface<'g>, config: &StepConfig, rows: usize) -> Self {
+        let texts = Texts::new(interface, rows, config.model.max_length, config.model.mask);
         let mut vector =
-            |id, element_type, len| interface.input(id, Shape::new(element_type, [len]), Layout::Sharded);
+            |id, element_type| interface.input(id, Shape::new(element_type, [rows]), Layout::Sharded);
         Self {
             texts,
-            labels: vector(InputId::Labels, ElementType::S32, config.rows),
-            weights: vector(InputId::ExampleWeights, ElementType::F32, config.rows),
-            meet: vector(InputId::Meet, ElementType::F32, 1),
+            labels: vector(InputId::Labels, ElementType::S32),
+            weights: vector(InputId::ExampleWeights, ElementType::F32),
         }
     }
 
     /// `f32[]`: the number of examples.
-    pub fn examples(&self) -> Tensor<'g> {
+    pub fn count(&self) -> Tensor<'g> {
         self.weights.sum(&[0])
     }
 }
 
+/// `f32[1]`: 1 where the host asks all hosts to meet.
+pub(super) fn meet<'g>(interface: &mut Interface<'g>) -> Tensor<'g> {
+    interface.input(InputId::Meet, Shape::new(ElementType::F32, [1]), Layout::Sharded)
+}
+
+/// What the loss takes for the truth.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Targets<'g> {
+    pub label_smoothing: f64,
+    /// `f32[classes]`, or all count alike.
+    pub class_weights: Option<Tensor<'g>>,
+}
+
 /// Keras' `categorical_crossentropy`, summed over one replica's examples.
+#[derive(Clone, Copy)]
 pub(super) struct Loss<'g> {
     /// `f32[rows, classes]`.
     pub probabilities: Tensor<'g>,
     /// `f32[]`.
     pub sum: Tensor<'g>,
     /// `f32[]`: the number of examples whose most probable class, of all classes, is their label: Keras' accuracy.
-    correct: Tensor<'g>,
-    /// The batch's.
-    meet: Tensor<'g>,
+    pub correct: Tensor<'g>,
 }
 
 impl<'g> Loss<'g> {
-    pub fn new(scores: Scores<'g>, batch: &Batch<'g>) -> Self {
+    pub fn new(scores: Scores<'g>, examples: &Examples<'g>, targets: Targets<'g>) -> Self {
         let probabilities = scores.probabilities();
-        let values = scores.values();
-        let one_hot = batch.labels.one_hot(values.dim(1), ElementType::F32);
+        let (values, labels) = (scores.values(), examples.labels);
+        let classes = values.dim(1);
+        let one_hot = labels.one_hot(classes, ElementType::F32);
+        let truth = match targets.label_smoothing {
+            0.0 => one_hot,
+            share => one_hot * (1.0 - share) + share / classes as f64,
+        };
         let log = scores.log_probabilities();
-        let loss = -(log * one_hot).sum(&[1]);
-        let correct = values.argmax().compare(Comparison::Eq, batch.labels).convert(ElementType::F32);
+        let mut loss = -(log * truth).sum(&[1]);
+        if let Some(weights) = targets.class_weights {
+            loss = loss * (one_hot * weights).sum(&[1]);
+        }
+        let correct = values.argmax().compare(Comparison::Eq, labels).convert(ElementType::F32);
         Self {
             probabilities,
-            sum: (loss * batch.weights).sum(&[0]),
-            correct: (correct * batch.weights).sum(&[0]),
-            meet: batch.meet,
+            sum: (loss * examples.weights).sum(&[0]),
+            correct: (correct * examples.weights).sum(&[0]),
         }
     }
+}
 
-    /// `f32[3]`: over all replicas, the loss sum, the number of correct answers, and that of replicas whose host asks all
-    /// hosts to meet.
-    pub fn metrics(&self, replicas: Mirrored) -> Tensor<'g> {
-        let parts = [self.sum.reshape(&[1]), self.correct.reshape(&[1]), self.meet];
-        replicas.sum(self.sum.graph().concatenate(&parts, 0))
-    }
+/// `f32[3]`: over all replicas, the sums of losses and of correct answers, `f32[]`, and the number of replicas whose host asks
+/// all hosts to meet, of `f32[1]`.
+pub(super) fn metrics<'g>(sums: [Tensor<'g>; 2], meet: Tensor<'g>, replicas: Mirrored) -> Tensor<'g> {
+    let parts = [sums[0].reshape(&[1]), sums[1].reshape(&[1]), meet];
+    replicas.sum(meet.graph().concatenate(&parts, 0))
 }

@@ -1,7 +1,7 @@
 //! The programs that don't train: evaluation, prediction and encoding. Each replica returns the whole batch's results.
 
 use super::StepConfig;
-use super::forward::{Batch, Loss, Texts};
+use super::forward::{Examples, Loss, Targets, Texts, meet, metrics};
 use super::reduce::Mirrored;
 use super::signature::{InputId, Interface, Layout, OutputId, Step};
 use crate::hlo::{Graph, Tensor};
@@ -13,13 +13,15 @@ use crate::shape::ElementType;
 pub fn eval_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     let replicas = Mirrored { replicas: config.replicas };
     let mut interface = Interface::new(graph);
-    let batch = Batch::new(&mut interface, config);
+    let examples = Examples::new(&mut interface, config, config.rows);
+    let meet = meet(&mut interface);
     let params = Params::new(graph, ElementType::F32);
-    let scores = batch.texts.scores(&Classifier::new(&config.model, graph, &params), &Mode::Inference);
+    let scores = examples.texts.scores(&Classifier::new(&config.model, graph, &params), &Mode::Inference);
     let outputs = graph.scope("loss", || {
-        let loss = Loss::new(scores, &batch);
+        let loss = Loss::new(scores, &examples, Targets::default());
         let probabilities = loss.probabilities.all_gather(config.replicas);
-        vec![(OutputId::Metrics, loss.metrics(replicas)), (OutputId::Probabilities, probabilities)]
+        let metrics = metrics([loss.sum, loss.correct], meet, replicas);
+        vec![(OutputId::Metrics, metrics), (OutputId::Probabilities, probabilities)]
     });
     finish("eval_step", interface, &params, outputs)
 }

@@ -1,19 +1,24 @@
 //! The programs that a job runs, each with its interface: training (forward and loss, gradients, their reduction over
 //! the replicas, the update), evaluation, prediction and encoding.
 
+mod backward;
 mod forward;
 mod inference;
 mod kind;
 mod reduce;
+mod schedule;
 mod signature;
 mod train;
+mod training;
 mod update;
 mod zeros;
 
 pub use inference::{EncodeConfig, encode_step, eval_step, predict_step};
 pub use kind::StepKind;
+pub use schedule::Schedule;
 pub use signature::{InputId, Layout, LeafId, Moment, OutputId, Port, Signature, Step};
 pub use train::train_step;
+pub use training::{Freeze, Training};
 pub use zeros::zeros_step;
 
 use crate::model::ClassifierConfig;
@@ -22,8 +27,17 @@ use crate::model::ClassifierConfig;
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepConfig {
     pub model: ClassifierConfig,
-    /// Examples that each replica takes per step.
+    /// Examples that each replica takes at a time.
     pub rows: usize,
     /// Replicas that run the program together.
     pub replicas: usize,
+    /// What the train step does; the others don't depend on it.
+    pub training: Training,
+}
+
+impl StepConfig {
+    /// Of the recipe's training.
+    pub fn new(model: ClassifierConfig, rows: usize, replicas: usize) -> Self {
+        Self { model, rows, replicas, training: Training::default() }
+    }
 }

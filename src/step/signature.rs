@@ -30,10 +30,16 @@ pub enum Moment {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum InputId {
     Leaf(LeafId),
-    /// `f32[]`
+    /// `f32[]`: at its highest.
     LearningRate,
+    /// `f32[]`: steps in which the learning rate rises to that.
+    WarmupSteps,
+    /// `f32[]`: steps after which it has fallen to 0.
+    TotalSteps,
     /// `u32[]`
     Seed,
+    /// `f32[classes]`: how much an example of each class counts.
+    ClassWeights,
     /// `s32[rows, max_length]`
     InputIds,
     /// `s32[rows, max_length]`: 1 for a token, 0 for padding.
@@ -54,6 +60,8 @@ pub enum OutputId {
     /// `f32[3]`: over all replicas, the sum over examples of the loss, the number that the model got right, and the number
     /// of replicas whose host asks all hosts to meet.
     Metrics,
+    /// `f32[]`: of all gradients together, over all replicas.
+    GradientNorm,
     /// `f32[replicas * rows, classes]`
     Probabilities,
     /// `f32[replicas * rows, max_length, hidden]`
@@ -193,12 +201,15 @@ impl InputId {
         match self {
             Self::Leaf(leaf) => leaf.place(),
             Self::LearningRate => 4,
-            Self::Seed => 5,
-            Self::InputIds => 6,
-            Self::AttentionMask => 7,
-            Self::Labels => 8,
-            Self::ExampleWeights => 9,
-            Self::Meet => 10,
+            Self::WarmupSteps => 5,
+            Self::TotalSteps => 6,
+            Self::Seed => 7,
+            Self::ClassWeights => 8,
+            Self::InputIds => 9,
+            Self::AttentionMask => 10,
+            Self::Labels => 11,
+            Self::ExampleWeights => 12,
+            Self::Meet => 13,
         }
     }
 }
@@ -209,8 +220,9 @@ impl OutputId {
         match self {
             Self::Leaf(leaf) => leaf.place(),
             Self::Metrics => 4,
-            Self::Probabilities => 5,
-            Self::HiddenStates => 6,
+            Self::GradientNorm => 5,
+            Self::Probabilities => 6,
+            Self::HiddenStates => 7,
         }
     }
 }
@@ -234,6 +246,9 @@ impl fmt::Display for InputId {
         f.write_str(match self {
             Self::Leaf(leaf) => return leaf.fmt(f),
             Self::LearningRate => "learning_rate",
+            Self::WarmupSteps => "warmup_steps",
+            Self::TotalSteps => "total_steps",
+            Self::ClassWeights => "class_weights",
             Self::Seed => "seed",
             Self::InputIds => "input_ids",
             Self::AttentionMask => "attention_mask",

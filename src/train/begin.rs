@@ -43,12 +43,12 @@ impl Beginning<'_> {
                 self.replicas.meet(PHASE, claimed.map_err(Error::from))?;
             }
             let saved = Saved::find(self.replicas, self.root, self.job, self.terms, self.save, note)?;
-            let epochs = self.job.recipe.epochs;
-            let saved = saved.filter(|saved| !(self.save.replace && saved.is_finished(epochs)));
+            let is_finished = |saved: &Saved| saved.is_finished(self.job.recipe.epochs, self.save.patience);
+            let saved = saved.filter(|saved| !(self.save.replace && is_finished(saved)));
             if let Some(saved) = &saved {
                 self.check_place(&saved.progress)?;
             }
-            let is_finished = saved.as_ref().is_some_and(|saved| saved.is_finished(epochs));
+            let is_finished = saved.as_ref().is_some_and(is_finished);
             let begun = match (writer.as_mut(), &saved) {
                 (None, _) => Ok(Some(String::new())),
                 (Some(writer), Some(saved)) if is_finished => {

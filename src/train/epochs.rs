@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use super::Result;
 use super::job::{Ending, Job, Observer};
+use super::keep::{Keep, KeptEpoch};
 use super::keeper::{Keeper, Meeting};
 use super::trainer::{EpochMetrics, Pause, Trainer};
 use crate::data::Dataset;
 use crate::infer::Evaluation;
-use crate::report::{EpochRecord, History, median};
+use crate::report::{Classification, EpochRecord, History, median};
 use crate::run::{Best, Progress, Within};
 
 /// A session's parts while it runs.
@@ -18,6 +19,8 @@ pub(super) struct Epochs<'s, 't> {
     pub history: &'t mut History,
     pub progress: &'t mut Progress,
     pub keeper: Keeper<'s>,
+    /// Training ends after so many epochs without a better one.
+    pub patience: Option<u32>,
 }
 
 /// What an epoch has come to: an evaluation, or the reason to stop before it.
@@ -49,7 +52,12 @@ impl Clock {
 }
 
 impl Epochs<'_, '_> {
-    pub fn run(&mut self, [train, dev]: &[Dataset<'_>; 2], observer: &mut dyn Observer) -> Result<Ending> {
+    pub fn run(
+        &mut self,
+        train: &Dataset<'_>,
+        dev: &Dataset<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ending> {
         let epochs = self.job.recipe.epochs;
         let steps = self.job.steps_per_epoch();
         for epoch in self.progress.epoch + 1..=epochs {
@@ -70,17 +78,25 @@ impl Epochs<'_, '_> {
                     return Ok(Ending::Stopped { reason, step: self.progress.step });
                 }
             };
-            let record = self.record(epoch, &clock.within(&metrics), &metrics, &evaluation);
+            let mut record = self.record(epoch, &clock.within(&metrics), &metrics, &evaluation)?;
             self.history.push(record.clone());
-            let is_better = |best: &Best| evaluation.loss < best.val_loss;
-            if self.progress.best.as_ref().is_none_or(is_better) {
-                self.progress.best = Some(Best { epoch, val_loss: evaluation.loss });
+            let Keep { epoch: kept, metric } = self.job.recipe.keep;
+            let value = metric.of(&record);
+            if self.progress.best.as_ref().is_none_or(|best| metric.is_better(value, best.value)) {
+                self.progress.best = Some(Best { epoch, value });
             }
             (self.progress.epoch, self.progress.within) = (epoch, None);
+            if let (KeptEpoch::Best, Some(best)) = (kept, &self.progress.best) {
+                self.history.keep(best.epoch);
+                record.kept = Some(best.epoch == epoch);
+            }
             // Before it is told, which can fail.
             self.save(Some(evaluation), observer);
             let told = observer.epoch_ends(&record).map_err(super::Error::from);
             self.trainer.replicas().meet("saving", told)?;
+            if self.progress.has_waited(self.patience) {
+                break;
+            }
         }
         Ok(Ending::Finished)
     }
@@ -104,7 +120,7 @@ impl Epochs<'_, '_> {
                 metrics,
                 |steps| keeper.is_due_after(steps),
                 || keeper.asks(),
-                |loss, accuracy| observer.step(loss, accuracy),
+                |step, epoch| observer.step(step, epoch),
             )?;
             self.progress.step = self.trainer.steps_done();
             self.progress.within = Some(clock.within(metrics));
@@ -137,19 +153,26 @@ impl Epochs<'_, '_> {
         done: &Within,
         metrics: &EpochMetrics,
         evaluation: &Evaluation,
-    ) -> EpochRecord {
+    ) -> Result<EpochRecord> {
         let times = metrics.step_times.iter().map(|time| time.as_secs_f64() * 1e3).collect::<Vec<_>>();
-        EpochRecord {
+        let Job { source, parts, recipe } = self.job;
+        let classes = parts.dev.iter().map(|row| source.table.classes[*row]).collect::<Vec<_>>();
+        let answers = recipe.labels.answers(&evaluation.probabilities, source.model.head.num_classes());
+        let name = |class| recipe.labels.name_of(class).into_owned();
+        let scores = Classification::new(&classes, &answers.collect::<Vec<_>>(), evaluation.loss, name)?;
+        Ok(EpochRecord {
             epoch,
             step: self.progress.step,
             loss: done.loss,
             accuracy: done.accuracy,
             val_loss: Some(evaluation.loss),
             val_accuracy: Some(evaluation.accuracy),
+            val_f1: Some(scores.macro_average.f1),
             seconds: done.seconds,
             step_ms: median(&times).unwrap_or(f64::NAN),
             examples_per_second: done.examples as f64 / done.step_seconds,
-            learning_rate: self.job.recipe.learning_rate,
-        }
+            learning_rate: self.trainer.learning_rate(self.progress.step.saturating_sub(1)),
+            kept: None,
+        })
     }
 }

@@ -1,48 +1,57 @@
 //! What a session is given, and what it tells.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::cadence::Cadence;
-use crate::data::{Dataset, LabelMap, Split, Table, Tokenizer, Tokens};
+use super::recipe::{ClassWeights, Recipe, Warmup};
+use super::trainer::{EpochMetrics, StepMetrics, TrainOptions};
+use crate::data::{Dataset, Table, Tokenizer, Tokens};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::report::EpochRecord;
-use crate::step::{InputId, LeafId, Port, StepConfig, train_step};
+use crate::run::DevPredictions;
+use crate::step::{InputId, LeafId, Port, StepConfig, Training, train_step};
 use crate::storage::FileError;
 use crate::weights::{InitialValues, TensorFiles};
 
-/// Everything that is decided and read before a device is taken: on a slice of several hosts, what fails on one of them
-/// must not leave the others waiting.
-pub struct Job {
-    /// The `config.json` of the model that it starts from.
+/// What jobs are made of: read once for all of them, and before a device is taken: on a slice of several hosts, what fails on
+/// one of them must not leave the others waiting.
+pub struct Source {
+    /// The `config.json` of the model that they start from.
     pub original: Value,
     pub model: ClassifierConfig,
     /// `None` for random weights.
     pub pretrained: Option<TensorFiles>,
+    /// Whether the head's weights are taken from there too, as far as they fit.
+    pub keeps_head: bool,
     pub tokenizer: Tokenizer,
+    /// All rows, those of one file after those of another.
     pub table: Table,
-    /// Rows to train on, and those held out.
-    pub split: Split,
-    pub recipe: Recipe,
-    /// The command line that asked for it, to be found in its checkpoints.
+    /// The first row of each file.
+    pub files: Vec<usize>,
+    /// The command line that asked for them, to be found in their checkpoints.
     pub arguments: Vec<String>,
 }
 
-/// How a job trains.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Recipe {
-    /// Examples per step, over all replicas.
-    pub batch_size: usize,
-    pub epochs: u32,
-    pub learning_rate: f64,
-    /// Share of the rows that is held out, and what decides which.
-    pub dev_size: f64,
-    pub split_seed: u32,
-    /// Of the head's first values, the order of the examples and dropout.
-    pub seed: u32,
-    pub labels: LabelMap,
+/// A model to train.
+#[derive(Clone)]
+pub struct Job {
+    pub source: Arc<Source>,
+    pub parts: Parts,
+    pub recipe: Recipe,
+}
+
+/// Rows of a table by what they are for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parts {
+    pub train: Vec<usize>,
+    /// To evaluate each epoch on.
+    pub dev: Vec<usize>,
+    /// To evaluate the model on that is kept, once; there may be none.
+    pub test: Vec<usize>,
 }
 
 /// Where a job's run goes, and how it is kept.
@@ -56,11 +65,13 @@ pub struct SaveOptions {
     pub cadence: Cadence,
     /// How many of the last checkpoints are kept; the best epoch's is besides.
     pub keep_last: usize,
+    /// Training ends after so many epochs without a better one.
+    pub patience: Option<u32>,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { replace: false, resume: false, cadence: Cadence::Epochs, keep_last: 2 }
+        Self { replace: false, resume: false, cadence: Cadence::Epochs, keep_last: 2, patience: None }
     }
 }
 
@@ -68,34 +79,82 @@ impl Job {
     /// What the weights start with.
     pub fn initial_values(&self) -> InitialValues<'_> {
         let seed = self.recipe.seed;
-        match &self.pretrained {
-            Some(checkpoint) => InitialValues::Pretrained { checkpoint, seed },
+        match &self.source.pretrained {
+            Some(checkpoint) => InitialValues::Pretrained { checkpoint, head: self.source.keeps_head, seed },
             None => InitialValues::Random { seed },
         }
     }
 
     pub(super) fn steps_per_epoch(&self) -> u64 {
-        self.split.train.len().div_ceil(self.recipe.batch_size) as u64
+        self.parts.train.len().div_ceil(self.recipe.examples_per_step()) as u64
+    }
+
+    /// What its steps take, whatever the batch.
+    pub(super) fn options(&self) -> TrainOptions {
+        let Self { source, parts, recipe } = self;
+        let total_steps = self.steps_per_epoch() * u64::from(recipe.epochs);
+        let classes = parts.train.iter().map(|row| source.table.classes[*row]);
+        let num_classes = source.model.head.num_classes();
+        TrainOptions {
+            learning_rate: recipe.learning_rate as f32,
+            seed: recipe.seed,
+            warmup_steps: recipe.warmup.steps(total_steps),
+            total_steps,
+            class_weights: recipe.class_weights.of(&recipe.labels, num_classes, classes),
+        }
+    }
+
+    /// The step's program, for one row on one replica.
+    pub(super) fn step_config(&self) -> StepConfig {
+        let config = StepConfig::new(self.source.model.clone(), 1, 1);
+        StepConfig { training: self.training(), ..config }
+    }
+
+    /// What is in the step's program.
+    pub(super) fn training(&self) -> Training {
+        let recipe = &self.recipe;
+        Training {
+            warms_up: recipe.warmup != Warmup::default(),
+            class_weights: recipe.class_weights != ClassWeights::Alike,
+            ..recipe.training.clone()
+        }
     }
 
     /// Names and shapes of what a checkpoint must hold to go on from: every weight, and both moments of those that are
     /// trained.
     pub(super) fn state(&self) -> Vec<(String, Vec<usize>)> {
-        let config = StepConfig { model: self.model.clone(), rows: 1, replicas: 1 };
         let graph = Graph::new();
-        let step = train_step(&graph, &config);
+        let step = train_step(&graph, &self.step_config());
         let moment = |(leaf, port): (&LeafId, &Port<InputId>)| match leaf {
             LeafId::Moment(..) => Some((leaf.to_string(), port.shape.dims.clone())),
             LeafId::Weight(_) | LeafId::Step => None,
         };
-        let weights = self.model.weights().into_iter().map(|weight| (weight.name, weight.shape.dims));
+        let weights = self.source.model.weights().into_iter().map(|weight| (weight.name, weight.shape.dims));
         weights.chain(step.signature.leaves().filter_map(moment)).collect()
     }
 
-    /// The rows to train on, and those held out.
-    pub(super) fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 2] {
-        [&self.split.train, &self.split.test]
-            .map(|rows| Dataset::new(tokens, &self.table.classes, rows.clone()))
+    /// The rows to train on, those held out, and those to test.
+    pub(super) fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 3] {
+        [&self.parts.train, &self.parts.dev, &self.parts.test]
+            .map(|rows| Dataset::new(tokens, &self.source.table.classes, rows.clone()))
+    }
+
+    /// What a model says of some rows, to be written.
+    pub(super) fn predictions<'a>(
+        &'a self,
+        rows: &'a [usize],
+        probabilities: Vec<f32>,
+    ) -> DevPredictions<'a> {
+        let Source { table, files, model, .. } = &*self.source;
+        DevPredictions {
+            rows,
+            files,
+            ids: &table.ids,
+            classes: &table.classes,
+            probabilities,
+            num_classes: model.head.num_classes(),
+            labels: &self.recipe.labels,
+        }
     }
 }
 
@@ -110,8 +169,8 @@ pub trait Observer {
     /// An epoch (from 1) of `epochs` starts, which has `steps` steps, or goes on after `done` of them.
     fn epoch_starts(&mut self, _epoch: u32, _epochs: u32, _steps: u64, _done: u64) {}
 
-    /// A step is done; the arguments are the epoch's running means.
-    fn step(&mut self, _loss: f64, _accuracy: f64) {}
+    /// A step is done; `epoch` has the epoch's running means.
+    fn step(&mut self, _step: &StepMetrics, _epoch: &EpochMetrics) {}
 
     /// An epoch is measured, and is being committed.
     ///

@@ -13,7 +13,7 @@ use super::{Error, Result};
 use crate::exec::Replicas;
 use crate::infer::Evaluation;
 use crate::report::History;
-use crate::run::{DevPredictions, Progress, Snapshot};
+use crate::run::{Progress, Snapshot};
 
 /// Has checkpoints made, and tells when all hosts are to meet for one.
 pub(super) struct Keeper<'s> {
@@ -130,7 +130,8 @@ impl<'s> Keeper<'s> {
         let snapshot = Snapshot {
             progress: progress.clone(),
             history: history.clone(),
-            predictions: evaluation.map(|evaluation| predictions(self.job, evaluation)),
+            predictions: evaluation
+                .map(|found| self.job.predictions(&self.job.parts.dev, found.probabilities)),
             weights,
             moments: [first, second],
         };
@@ -172,15 +173,4 @@ pub(super) struct Meeting {
     /// Why training stops.
     pub stops: Option<String>,
     pub saves: bool,
-}
-
-fn predictions(job: &Job, evaluation: Evaluation) -> DevPredictions<'_> {
-    DevPredictions {
-        rows: &job.split.test,
-        ids: &job.table.ids,
-        classes: &job.table.classes,
-        probabilities: evaluation.probabilities,
-        num_classes: job.model.head.num_classes(),
-        labels: &job.recipe.labels,
-    }
 }

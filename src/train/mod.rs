@@ -4,8 +4,11 @@ mod begin;
 mod cadence;
 mod epochs;
 mod job;
+mod keep;
 mod keeper;
 pub mod notices;
+mod programs;
+mod recipe;
 mod resume;
 mod saver;
 mod session;
@@ -16,14 +19,18 @@ mod trainer;
 use std::path::PathBuf;
 
 pub use cadence::Cadence;
-pub use job::{Ending, Job, Observer, Recipe, SaveOptions};
+pub use job::{Ending, Job, Observer, Parts, SaveOptions, Source};
+pub use keep::{Keep, KeptEpoch, Metric};
+pub use programs::Programs;
+pub use recipe::{ClassWeights, HeldOut, Recipe, Warmup};
 pub use session::{Session, Started};
 pub use stop::Stop;
-pub use trainer::{EpochMetrics, Origin, Pause, SavedTensor, TrainOptions, Trainer};
+pub use trainer::{EpochMetrics, Origin, Pause, SavedTensor, StepMetrics, TrainOptions, Trainer};
 
 use crate::data::DataError;
 use crate::exec;
 use crate::infer;
+use crate::report::ReportError;
 use crate::run::{self, Difference};
 use crate::storage::FileError;
 use crate::weights::WeightsError;
@@ -56,6 +63,8 @@ pub enum Error {
     #[error(transparent)]
     Run(#[from] run::Error),
     #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -87,6 +96,7 @@ impl Error {
             Self::Exec(error) => error.is_input_error(),
             Self::Infer(error) => error.is_input_error(),
             Self::Run(error) => error.is_input_error(),
+            Self::Report(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
             Self::Weights(error) => error.is_input_error(),
         }

@@ -82,9 +82,10 @@ impl Saved {
         Ok(Some(Self { progress, history, giver, is_given: true, tensors }))
     }
 
-    /// Whether as many epochs are done.
-    pub fn is_finished(&self, epochs: u32) -> bool {
+    /// Whether as many epochs are done, or the last so many, the `patience`, have brought none that was better.
+    pub fn is_finished(&self, epochs: u32, patience: Option<u32>) -> bool {
         self.progress.epoch >= epochs
+            || (self.progress.within.is_none() && self.progress.has_waited(patience))
     }
 
     /// Whether this host has it.

@@ -2,18 +2,21 @@
 
 use std::fmt::Debug;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::begin::{Beginning, Begun};
 use super::epochs::Epochs;
-use super::job::{Ending, Job, Observer, Recipe, SaveOptions};
+use super::job::{Ending, Job, Observer, SaveOptions, Source};
+use super::keep::KeptEpoch;
 use super::keeper::Keeper;
+use super::programs::Programs;
 use super::resume::Saved;
 use super::saver::Saver;
 use super::stop::Stop;
 use super::terms::{Fed, terms};
-use super::trainer::{Origin, TrainOptions, Trainer};
+use super::trainer::{Origin, Trainer};
 use super::{Error, Result};
 use crate::data::Tokens;
 use crate::exec::{Fingerprint, Replicas};
@@ -21,7 +24,7 @@ use crate::hlo::Graph;
 use crate::infer::Predictor;
 use crate::report::History;
 use crate::run::{Description, Progress, Writer, differences};
-use crate::step::{StepConfig, train_step};
+use crate::step::train_step;
 use crate::storage::Folder;
 
 /// A job, looked at beside what its folder holds.
@@ -77,12 +80,12 @@ impl Session {
         let prepare = || {
             // Before a folder is made for what can't be trained.
             replicas.rows(job.recipe.batch_size)?;
-            let tokens = job.tokenizer.encode(&job.table.texts)?;
-            let Job { original, tokenizer, model, recipe, .. } = &job;
+            let Source { original, tokenizer, model, table, .. } = &*job.source;
+            let tokens = tokenizer.encode(&table.texts)?;
             let output = match replicas.is_chief() {
                 true => Some(Output {
                     writer: Writer::open(output_path)?,
-                    description: Description::new(original, tokenizer, model, &recipe.labels)?,
+                    description: Description::new(original, tokenizer, model, &job.recipe.labels)?,
                 }),
                 false => None,
             };
@@ -101,12 +104,13 @@ impl Session {
         let mut progress = Progress {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             run,
-            arguments: job.arguments.clone(),
+            arguments: job.source.arguments.clone(),
             terms,
             step: 0,
             epoch: 0,
             within: None,
             best: None,
+            keeps_best: job.recipe.keep.epoch == KeptEpoch::Best,
         };
         let history = saved.as_ref().map_or_else(History::default, |saved| saved.history.clone());
         if let Some(saved) = &saved {
@@ -140,13 +144,13 @@ impl Session {
     pub fn run(&mut self, stop: &Stop, observer: &mut dyn Observer) -> Result<Ending> {
         let Self { job, tokens, trainer, history, progress, save, kept, output, ready } = self;
         observer.ready(*ready);
-        let data = job.datasets(tokens);
+        let [train, dev, _] = &job.datasets(tokens);
         std::thread::scope(|scope| {
             let saver =
                 output.as_mut().map(|output| Saver::start(scope, &mut output.writer, &output.description));
             let keeper = Keeper::new(trainer.replicas().clone(), job, save.cadence, saver, stop, *kept);
-            let mut epochs = Epochs { job, trainer, history, progress, keeper };
-            let end = epochs.run(&data, observer);
+            let mut epochs = Epochs { job, trainer, history, progress, keeper, patience: save.patience };
+            let end = epochs.run(train, dev, observer);
             epochs.keeper.end(end, &mut |text| observer.note(text))
         })
     }
@@ -154,6 +158,27 @@ impl Session {
     /// Whether no step of it is done.
     pub fn is_new(&self) -> bool {
         self.progress.step == 0
+    }
+
+    /// How the last epoch went, and the best one, and which of them the run has.
+    pub fn outcome(&self) -> String {
+        let Progress { epoch, best, keeps_best, .. } = &self.progress;
+        let told = |which: &str, epoch: u32| {
+            let record = self.history.epoch(epoch)?;
+            let metric =
+                |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.4}"));
+            let (loss, accuracy, f1) = (record.val_loss, record.val_accuracy, record.val_f1);
+            Some(format!(
+                "{which} epoch: {epoch} (val_loss {}, val_accuracy {}, f1 {})",
+                metric(loss),
+                metric(accuracy),
+                metric(f1)
+            ))
+        };
+        let by = self.job.recipe.keep.metric.name();
+        let best = best.as_ref().and_then(|best| told(&format!("Best (by {by})"), best.epoch));
+        let kept = format!("the run has the {} one's weights", if *keeps_best { "best" } else { "last" });
+        [told("Last", *epoch), best, Some(kept)].into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
     /// The epochs so far.
@@ -168,16 +193,16 @@ impl Session {
     pub fn into_predictor(self) -> Result<Predictor> {
         let replicas = self.trainer.replicas().clone();
         let (config, weights) = self.trainer.into_trained()?;
-        Ok(Predictor::new(replicas, config, self.job.recipe.labels, self.job.tokenizer, weights))
+        let (labels, tokenizer) = (self.job.recipe.labels, self.job.source.tokenizer.clone());
+        Ok(Predictor::new(replicas, config, labels, tokenizer, weights))
     }
 }
 
 /// Makes sure that all processes of a slice train the same.
 fn agree(job: &Job, fed: &Fed, replicas: &Replicas, save: &impl Debug) -> Result<()> {
-    let config = StepConfig { model: job.model.clone(), rows: 1, replicas: 1 };
     replicas.agree(|| {
         Ok::<_, Error>(vec![
-            Fingerprint::program(&train_step(&Graph::new(), &config).program),
+            Fingerprint::program(&train_step(&Graph::new(), &job.step_config()).program),
             Fingerprint::options(replicas.count(), &(&job.recipe, save)),
             Fingerprint::data(fed.data.clone()),
             Fingerprint::weights(fed.weights.clone()),
@@ -198,17 +223,16 @@ fn describe(saved: &Saved, now: &Progress) -> String {
 
 /// The trainer of a job, as it was saved or from its first step on.
 fn trainer(job: &Job, replicas: Arc<Replicas>, saved: Option<Saved>) -> Result<Trainer> {
-    let Recipe { batch_size, learning_rate, seed, .. } = job.recipe;
-    let options = TrainOptions { batch_size, learning_rate: learning_rate as f32, seed };
+    let programs =
+        Programs::compile(replicas.clone(), &job.source.model, job.recipe.batch_size, &job.training())?;
     let values = job.initial_values();
-    let shared = replicas.clone();
     let tensor;
     let origin = match &saved {
         Some(saved) => {
-            tensor = |name: &str, dims: &[usize]| saved.tensor(&shared, name, dims);
+            tensor = |name: &str, dims: &[usize]| saved.tensor(&replicas, name, dims);
             Origin::Saved { steps: saved.progress.step, tensor: &tensor }
         }
         None => Origin::Weights(&values),
     };
-    Trainer::new(replicas, &job.model, options, origin)
+    Trainer::start(Rc::new(programs), job.options(), origin)
 }

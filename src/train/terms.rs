@@ -1,6 +1,6 @@
 //! What decides a job's outcome, as a checkpoint keeps it: whether a run may go on is seen from that.
 
-use serde_json::{Map, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::job::{Job, SaveOptions};
@@ -19,7 +19,7 @@ pub(super) struct Fed {
 
 impl Fed {
     pub fn new(job: &Job, tokens: &Tokens) -> Self {
-        let files = job.pretrained.iter().flat_map(TensorFiles::files);
+        let files = job.source.pretrained.iter().flat_map(TensorFiles::files);
         Self { data: hash_data(&job.datasets(tokens)), weights: hash_files(files) }
     }
 }
@@ -41,24 +41,19 @@ fn hash_data(datasets: &[Dataset<'_>]) -> Sha256 {
 
 /// The terms of `job`: all are resolved, so that a default that changes doesn't change them.
 pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions) -> Terms {
-    let Job { model, recipe, .. } = job;
-    let mut fixed = Map::new();
+    let Job { source, recipe, .. } = job;
+    let mut fixed = recipe.terms();
     let mut add = |name: &str, value| flatten(&mut fixed, name, value);
     add("data", json!(short(fed.data)));
-    let weights = job.pretrained.as_ref().map_or_else(|| "random".to_owned(), |_| short(fed.weights));
+    let weights = source.pretrained.as_ref().map_or_else(|| "random".to_owned(), |_| short(fed.weights));
     add("starting_weights", json!(weights));
-    add("batch_size", json!(recipe.batch_size));
-    add("learning_rate", json!(recipe.learning_rate));
-    add("dev_size", json!(recipe.dev_size));
-    add("split_seed", json!(recipe.split_seed));
-    add("seed", json!(recipe.seed));
-    add("labels", json!(recipe.labels.to_string()));
     // A configuration has nothing that JSON can't hold.
-    add("model", serde_json::to_value(model).unwrap_or_default());
+    add("model", serde_json::to_value(&source.model).unwrap_or_default());
     let free = [
         ("epochs", json!(recipe.epochs)),
         ("checkpoint_every", json!(save.cadence.to_string())),
         ("keep_last", json!(save.keep_last)),
+        ("early_stopping", json!(save.patience)),
         ("backend", json!(replicas.backend().to_string())),
         ("replicas", json!(replicas.count())),
         ("deterministic", json!(replicas.is_deterministic())),

@@ -1,29 +1,40 @@
 //! The training loop: the state on the devices, one execution per step, and the metrics read one step late.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::programs::Programs;
 use super::{Error, Result};
 use crate::data::{Batch, Dataset, Order};
 use crate::exec::{self, Executable, Inputs, Pending, Placed, Replicas, State};
-use crate::hlo::Graph;
-use crate::infer::{EvalProgram, Evaluation, MeetInput, upload_batch};
+use crate::infer::{Evaluation, MeetInput, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
-use crate::pjrt::MemoryStats;
 use crate::run::Tensor;
-use crate::step::{InputId, Layout, LeafId, Moment, OutputId, StepConfig, train_step, zeros_step};
+use crate::step::{InputId, Layout, LeafId, Moment, OutputId, Signature, StepConfig, Training};
 use crate::weights::InitialValues;
 
-/// What a model trains with.
+/// What a model trains with, beside what is in its programs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
-    /// Examples per step, over all replicas.
-    pub batch_size: usize,
     pub learning_rate: f32,
     /// Of the head's first values, the order of the examples and dropout.
     pub seed: u32,
+    /// Steps in which the learning rate rises.
+    pub warmup_steps: u64,
+    /// Steps of the whole run, for a schedule that has an end.
+    pub total_steps: u64,
+    /// How much an example of each class counts; as many as there are classes where the programs take them.
+    pub class_weights: Vec<f32>,
+}
+
+impl TrainOptions {
+    /// As the recipe trains, at a constant rate.
+    pub fn new(learning_rate: f32, seed: u32) -> Self {
+        Self { learning_rate, seed, warmup_steps: 0, total_steps: 0, class_weights: vec![] }
+    }
 }
 
 /// What training starts from.
@@ -51,20 +62,18 @@ pub enum Pause {
 
 /// A model in training.
 pub struct Trainer {
-    replicas: Arc<Replicas>,
-    config: StepConfig,
+    programs: Rc<Programs>,
     options: TrainOptions,
-    step: Executable,
-    eval: EvalProgram,
     state: State,
-    trained: Vec<Weight>,
+    /// Those that a step updates, and then those that it only reads.
+    used: Vec<Weight>,
+    trained: usize,
     /// Weights that are kept for the checkpoint alone, with their values.
-    untrained: Vec<(Weight, Vec<f32>)>,
-    /// Learning rate and seed.
+    unused: Vec<(Weight, Vec<f32>)>,
+    /// What all steps take.
     constants: Inputs,
     meet: MeetInput,
     steps_done: u64,
-    compile_time: Duration,
 }
 
 /// What an epoch has measured so far.
@@ -81,77 +90,90 @@ pub struct EpochMetrics {
     pub step_times: Vec<Duration>,
 }
 
+/// What one step has measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepMetrics {
+    /// Steps done with it, since training began.
+    pub step: u64,
+    pub examples: usize,
+    /// Over the examples, in nats, by the weights before it.
+    pub loss_sum: f64,
+    /// Examples that the model got right: Keras', see [`Evaluation::accuracy`].
+    pub correct: f64,
+    pub learning_rate: f64,
+    /// Of all gradients together, before they are clipped, where the step tells it.
+    pub gradient_norm: Option<f64>,
+    /// From the end of the step before.
+    pub time: Duration,
+}
+
+impl StepMetrics {
+    /// Mean over the examples, in nats.
+    pub fn loss(&self) -> f64 {
+        self.loss_sum / self.examples as f64
+    }
+
+    pub fn accuracy(&self) -> f64 {
+        self.correct / self.examples as f64
+    }
+}
+
 impl Trainer {
-    /// Compiles the steps and puts the state on the devices.
+    /// Compiles the recipe's steps for `batch_size` examples at a time and starts with them.
     pub fn new(
         replicas: Arc<Replicas>,
         model: &ClassifierConfig,
+        batch_size: usize,
         options: TrainOptions,
         origin: Origin<'_>,
     ) -> Result<Self> {
-        let weights = model.weights();
-        let rows = replicas.rows(options.batch_size)?;
-        let config = StepConfig { model: model.clone(), rows, replicas: replicas.count() };
         if let Origin::Weights(values) = &origin {
-            values.check(&weights)?;
+            values.check(&model.weights())?;
         }
-        let compile = || {
-            let started = Instant::now();
-            let step = Executable::compile(&replicas, train_step(&Graph::new(), &config))?;
-            let compile_time = started.elapsed();
-            let zeros = match origin {
-                Origin::Weights(_) => {
-                    let graph = Graph::new();
-                    Some(Executable::compile_local(&replicas, zeros_step(&graph, step.signature()))?)
+        let programs = Programs::compile(replicas, model, batch_size, &Training::default())?;
+        Self::start(Rc::new(programs), options, origin)
+    }
+
+    /// Puts the state on the devices.
+    pub fn start(programs: Rc<Programs>, options: TrainOptions, origin: Origin<'_>) -> Result<Self> {
+        let Programs { replicas, config, step, .. } = &*programs;
+        let (used, unused): (Vec<_>, Vec<_>) = {
+            let is_used = |weight: &Weight| step.signature().takes(&InputId::Leaf(weight.leaf()));
+            config.model.weights().into_iter().partition(is_used)
+        };
+        let (mut ordered, frozen): (Vec<_>, Vec<_>) = {
+            let is_trained = |weight: &Weight| step.signature().takes(&InputId::Leaf(first_moment(weight)));
+            used.into_iter().partition(is_trained)
+        };
+        let trained = ordered.len();
+        ordered.extend(frozen);
+        let used = ordered;
+        let load = || {
+            let zeros = match &origin {
+                Origin::Weights(values) => {
+                    values.check(used.iter().chain(&unused))?;
+                    Some(programs.zeros()?.make(replicas)?)
                 }
                 Origin::Saved { .. } => None,
             };
-            Ok((step, compile_time, zeros, EvalProgram::compile(&replicas, &config)?))
-        };
-        let (step, compile_time, zeros, eval) = replicas.meet("compiling", compile().map_err(exec_error))?;
-        let is_trained = |weight: &Weight| step.signature().takes(&InputId::Leaf(weight.leaf()));
-        let (trained, untrained): (Vec<_>, Vec<_>) = weights.into_iter().partition(is_trained);
-        let load = || {
-            let mut first =
-                FirstValues { origin, zeros: zeros.map(|zeros| zeros.make(&replicas)).transpose()? };
-            let state = first.state(&replicas, &step, &trained)?;
+            let mut first = FirstValues { origin, zeros };
+            let state = first.state(replicas, step, &used)?;
             let keep = |weight: Weight| Ok((weight.clone(), first.values(&weight)?));
-            let untrained = untrained.into_iter().map(keep).collect::<Result<_>>()?;
-            let rate = replicas.upload(&[options.learning_rate], &[], Layout::Mirrored)?;
-            let seed = replicas.upload(&[options.seed], &[], Layout::Mirrored)?;
-            let constants = vec![(InputId::LearningRate, rate), (InputId::Seed, seed)];
-            Ok::<_, Error>((state, untrained, constants, MeetInput::new(&replicas)?, first.steps()))
+            let unused = unused.into_iter().map(keep).collect::<Result<_>>()?;
+            let constants = options.constants(replicas, step.signature())?;
+            Ok::<_, Error>((state, unused, constants, MeetInput::new(replicas)?, first.steps()))
         };
         let loaded = replicas.meet("loading the weights", load())?;
-        let (state, untrained, constants, meet, steps_done) = loaded;
-        Ok(Self {
-            replicas,
-            config,
-            options,
-            step,
-            eval,
-            state,
-            trained,
-            untrained,
-            constants,
-            meet,
-            steps_done,
-            compile_time,
-        })
+        let (state, unused, constants, meet, steps_done) = loaded;
+        Ok(Self { programs, options, state, used, trained, unused, constants, meet, steps_done })
     }
 
     pub fn replicas(&self) -> &Arc<Replicas> {
-        &self.replicas
+        &self.programs.replicas
     }
 
-    /// How long the compiler took for the train step.
-    pub fn compile_time(&self) -> Duration {
-        self.compile_time
-    }
-
-    /// Memory of the compiled train step, per replica.
-    pub fn memory_stats(&self) -> Result<MemoryStats> {
-        Ok(self.step.memory_stats()?)
+    pub fn programs(&self) -> &Rc<Programs> {
+        &self.programs
     }
 
     /// Optimizer steps since training began.
@@ -159,8 +181,7 @@ impl Trainer {
         self.steps_done
     }
 
-    /// One pass over `data`, in the order of `epoch`. After each step, `progress` is given the running means of loss
-    /// and accuracy.
+    /// One pass over `data`, in the order of `epoch`; `progress` is given each step.
     ///
     /// # Errors
     /// As of [`train`](Self::train).
@@ -168,17 +189,17 @@ impl Trainer {
         &mut self,
         data: &Dataset<'_>,
         epoch: u32,
-        progress: impl FnMut(f64, f64),
+        mut progress: impl FnMut(&StepMetrics),
     ) -> Result<EpochMetrics> {
         let mut metrics = EpochMetrics::default();
-        self.train(data, epoch, &mut metrics, |_| false, || false, progress)?;
+        self.train(data, epoch, &mut metrics, |_| false, || false, |step, _| progress(step))?;
         Ok(metrics)
     }
 
     /// Goes on with a pass over `data`, in the order of `epoch`, of which `metrics` tells how much is done: until its end,
     /// until the step after which `is_due`, given the steps done since training began, or until a host `asks` all to
     /// meet. It asks by the step itself, so that all hosts pause after the same one; where there is one alone, it need not.
-    /// When this returns, no step is under way.
+    /// `progress` is given each step, and what `metrics` are with it. When this returns, no step is under way.
     ///
     /// # Errors
     /// A loss that is not finite, or a failure of the device.
@@ -189,27 +210,24 @@ impl Trainer {
         metrics: &mut EpochMetrics,
         is_due: impl Fn(u64) -> bool,
         mut asks: impl FnMut() -> bool,
-        mut progress: impl FnMut(f64, f64),
+        mut progress: impl FnMut(&StepMetrics, &EpochMetrics),
     ) -> Result<Pause> {
         let order = Order::Shuffled { seed: u64::from(self.options.seed), epoch };
         let done = metrics.steps as usize;
         let mut last_end = Instant::now();
-        let mut finish = |step: PendingStep| {
-            let (rows, steps, [loss, correct, asking]) = (step.rows, step.steps, step.wait()?);
-            if !loss.is_finite() {
-                return Err(Error::diverged(format!("the loss is {loss}"), steps));
-            }
-            metrics.add(rows, loss, correct);
-            metrics.step_times.push(std::mem::replace(&mut last_end, Instant::now()).elapsed());
-            progress(metrics.loss, metrics.accuracy);
-            Ok(asking > 0.0)
+        let mut finish = |pending: PendingStep| {
+            let time = |last_end: &mut Instant| std::mem::replace(last_end, Instant::now()).elapsed();
+            let (step, asking) = pending.wait(|| time(&mut last_end))?;
+            metrics.add(&step);
+            progress(&step, metrics);
+            Ok::<_, Error>(asking)
         };
         // The next step is queued before the last one's metrics are read, so that the device never waits.
         let mut ahead: Option<PendingStep> = None;
         let (mut pause, mut meeting) = (Pause::EpochEnds, false);
-        for batch in data.batches(self.options.batch_size, order).skip(done) {
+        for batch in data.batches(self.programs.examples_per_step(), order).skip(done) {
             let asks = asks();
-            if asks && !self.replicas.is_shared() {
+            if asks && !self.replicas().is_shared() {
                 meeting = true;
                 break;
             }
@@ -235,7 +253,8 @@ impl Trainer {
     /// A loss that is not finite, so that weights that an epoch's last step spoiled are noticed; or a failure of the
     /// device.
     pub fn evaluate(&self, data: &Dataset<'_>, asks: &dyn Fn() -> bool) -> Result<Option<Evaluation>> {
-        let evaluation = self.eval.evaluate(&self.replicas, &self.state, data, asks)?;
+        let Programs { eval, replicas, .. } = &*self.programs;
+        let evaluation = eval.evaluate(replicas, &self.state, data, asks)?;
         match evaluation {
             Some(Evaluation { loss, .. }) if !loss.is_finite() => {
                 Err(Error::diverged(format!("the loss is {loss}"), self.steps_done))
@@ -251,19 +270,22 @@ impl Trainer {
     /// A state that was lost in a step that failed.
     pub fn snapshot(&self, spare: [Vec<Tensor>; 3]) -> Result<[Vec<Tensor>; 3]> {
         let leaf = |weight: &Weight, id: LeafId| (id, weight.shape.dims.clone());
-        let of = |id: fn(&Weight) -> LeafId| self.trained.iter().map(move |weight| leaf(weight, id(weight)));
-        let leaves = of(Weight::leaf).chain(of(first_moment)).chain(of(second_moment)).collect::<Vec<_>>();
+        let trained = &self.used[..self.trained];
+        let moments = |id: fn(&Weight) -> LeafId| trained.iter().map(move |weight| leaf(weight, id(weight)));
+        let weights = self.used.iter().map(|weight| leaf(weight, weight.leaf()));
+        let leaves = weights.chain(moments(first_moment)).chain(moments(second_moment)).collect::<Vec<_>>();
         let ids = leaves.iter().map(|(id, _)| id);
-        // As many of each as are trained; those that are not come last among the weights.
-        let trained = self.trained.len();
-        let spare = spare.into_iter().flat_map(|tensors| tensors.into_iter().take(trained));
+        // Those that no step uses come last among the weights.
+        let counts = [self.used.len(), trained.len(), trained.len()];
+        let spare =
+            spare.into_iter().zip(counts).flat_map(|(tensors, count)| tensors.into_iter().take(count));
         let spare = spare.map(|tensor| tensor.values).collect();
-        let values = self.state.to_host_all(&self.replicas, ids, spare)?;
+        let values = self.state.to_host_all(self.replicas(), ids, spare)?;
         let tensors = leaves.into_iter().zip(values);
         let mut tensors = tensors.map(|((id, dims), values)| Tensor { name: id.to_string(), dims, values });
-        let mut next = || tensors.by_ref().take(trained).collect::<Vec<_>>();
-        let [mut weights, first, second] = [next(), next(), next()];
-        weights.extend(self.untrained.iter().map(|(weight, values)| Tensor {
+        let [mut weights, first, second] =
+            counts.map(|count| tensors.by_ref().take(count).collect::<Vec<_>>());
+        weights.extend(self.unused.iter().map(|(weight, values)| Tensor {
             name: weight.name.clone(),
             dims: weight.shape.dims.clone(),
             values: values.clone(),
@@ -273,7 +295,7 @@ impl Trainer {
 
     /// Every weight of the model.
     pub fn weights(&self) -> Vec<&Weight> {
-        self.trained.iter().chain(self.untrained.iter().map(|(weight, _)| weight)).collect()
+        self.used.iter().chain(self.unused.iter().map(|(weight, _)| weight)).collect()
     }
 
     /// The values of one of [`weights`](Self::weights) as they are now, row-major.
@@ -281,9 +303,9 @@ impl Trainer {
     /// # Panics
     /// If it is none of them.
     pub fn values(&self, weight: &Weight) -> Result<Vec<f32>> {
-        match self.untrained.iter().find(|(untrained, _)| untrained == weight) {
+        match self.unused.iter().find(|(unused, _)| unused == weight) {
             Some((_, values)) => Ok(values.clone()),
-            None => Ok(self.state.to_host(&self.replicas, &weight.leaf())?),
+            None => Ok(self.state.to_host(self.replicas(), &weight.leaf())?),
         }
     }
 
@@ -297,16 +319,53 @@ impl Trainer {
     /// # Errors
     /// A state that was lost in a step that failed.
     pub fn into_trained(self) -> Result<(StepConfig, State)> {
-        Ok((self.config, self.state.into_weights()?))
+        Ok((self.programs.config.clone(), self.state.into_weights()?))
     }
 
     /// Queues one optimizer step.
     fn launch(&mut self, batch: &Batch, asks: bool) -> Result<PendingStep> {
-        let inputs = upload_batch(&self.replicas, self.step.signature(), batch)?;
+        let Programs { replicas, step, .. } = &*self.programs;
+        let inputs = upload_batch(replicas, step.signature(), batch)?;
         let inputs = [&self.constants, self.meet.when(asks), &inputs];
-        let pending = self.step.update(&self.replicas, &mut self.state, &inputs)?;
+        let pending = step.update(replicas, &mut self.state, &inputs)?;
+        let learning_rate = self.learning_rate(self.steps_done);
         self.steps_done += 1;
-        Ok(PendingStep { rows: batch.rows.len(), steps: self.steps_done, pending })
+        let has_norm = self.programs.config.training.gradient_norm;
+        Ok(PendingStep {
+            examples: batch.rows.len(),
+            step: self.steps_done,
+            learning_rate,
+            has_norm,
+            pending,
+        })
+    }
+
+    /// That of the step after `done` steps.
+    pub fn learning_rate(&self, done: u64) -> f64 {
+        let TrainOptions { learning_rate, warmup_steps, total_steps, .. } = self.options;
+        let factor = self.programs.config.training.schedule.factor(done, warmup_steps, total_steps);
+        f64::from(learning_rate) * factor
+    }
+}
+
+impl TrainOptions {
+    /// What all steps take of these, on the replicas.
+    fn constants(&self, replicas: &Replicas, signature: &Signature) -> exec::Result<Inputs> {
+        let scalar = |value: f32| replicas.upload(&[value], &[], Layout::Mirrored);
+        let inputs = signature.inputs.iter().filter_map(|port| {
+            let placed = match &port.id {
+                InputId::LearningRate => scalar(self.learning_rate),
+                InputId::WarmupSteps => scalar(self.warmup_steps as f32),
+                InputId::TotalSteps => scalar(self.total_steps as f32),
+                InputId::Seed => replicas.upload(&[self.seed], &[], Layout::Mirrored),
+                InputId::ClassWeights => {
+                    replicas.upload(&self.class_weights, &[self.class_weights.len()], Layout::Mirrored)
+                }
+                _ => return None,
+            };
+            Some(placed.map(|placed| (port.id.clone(), placed)))
+        });
+        inputs.collect()
     }
 }
 
@@ -318,19 +377,15 @@ fn second_moment(weight: &Weight) -> LeafId {
     LeafId::Moment(Moment::Second, weight.name.clone())
 }
 
-fn exec_error(error: exec::Error) -> Error {
-    error.into()
-}
-
 impl EpochMetrics {
-    /// Adds a step: sums over its `rows` examples.
-    fn add(&mut self, rows: usize, loss: f64, correct: f64) {
+    fn add(&mut self, step: &StepMetrics) {
         let before = self.examples as f64;
         self.steps += 1;
-        self.examples += rows;
+        self.examples += step.examples;
         let after = self.examples as f64;
-        self.loss = (self.loss * before + loss) / after;
-        self.accuracy = (self.accuracy * before + correct) / after;
+        self.loss = (self.loss * before + step.loss_sum) / after;
+        self.accuracy = (self.accuracy * before + step.correct) / after;
+        self.step_times.push(step.time);
     }
 }
 
@@ -379,16 +434,37 @@ impl FirstValues<'_> {
 
 /// A step that the devices work on.
 struct PendingStep {
-    rows: usize,
-    /// Steps done with it, since training began.
-    steps: u64,
+    examples: usize,
+    step: u64,
+    learning_rate: f64,
+    has_norm: bool,
     pending: Pending,
 }
 
 impl PendingStep {
-    /// The sums of loss and of correct answers over the step's examples, and of the replicas whose host asks to meet.
-    fn wait(self) -> Result<[f64; 3]> {
-        let values = self.pending.wait()?.take(&OutputId::Metrics);
-        Ok([0, 1, 2].map(|i| values.get(i).map_or(0.0, |value| f64::from(*value))))
+    /// What it has measured, and whether a host asks to meet; `time` is asked once it has ended.
+    ///
+    /// # Errors
+    /// A loss that is not finite, or a failure of the device.
+    fn wait(self, time: impl FnOnce() -> Duration) -> Result<(StepMetrics, bool)> {
+        let Self { examples, step, learning_rate, has_norm, pending } = self;
+        let mut outputs = pending.wait()?;
+        let metrics = outputs.take(&OutputId::Metrics);
+        let [loss, correct, asking] =
+            [0, 1, 2].map(|i| metrics.get(i).map_or(0.0, |value| f64::from(*value)));
+        if !loss.is_finite() {
+            return Err(Error::diverged(format!("the loss is {loss}"), step));
+        }
+        let norm = has_norm.then(|| outputs.take(&OutputId::GradientNorm));
+        let metrics = StepMetrics {
+            step,
+            examples,
+            loss_sum: loss,
+            correct,
+            learning_rate,
+            gradient_norm: norm.and_then(|norm| norm.first().copied().map(f64::from)),
+            time: time(),
+        };
+        Ok((metrics, asking > 0.0))
     }
 }

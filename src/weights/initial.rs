@@ -15,9 +15,9 @@ use crate::nn::{Init, Part, Weight};
 pub enum InitialValues<'a> {
     /// As declared; a function of the seed.
     Random { seed: u32 },
-    /// The encoder's from the checkpoint, the head's as declared. So is the pooler, which nothing uses, if the
-    /// checkpoint has none.
-    Pretrained { checkpoint: &'a TensorFiles, seed: u32 },
+    /// The encoder's from the checkpoint, the head's as declared, or also from there if it has one of that name and shape
+    /// and `head` is asked for. The pooler is as declared if the checkpoint has none.
+    Pretrained { checkpoint: &'a TensorFiles, head: bool, seed: u32 },
     /// All from the checkpoint.
     Trained(&'a TensorFiles),
 }
@@ -54,11 +54,11 @@ impl InitialValues<'_> {
         match *self {
             Self::Random { seed } => Source::Declaration { seed },
             Self::Trained(checkpoint) => Source::Tensor(checkpoint, key),
-            Self::Pretrained { checkpoint, seed } => {
+            Self::Pretrained { checkpoint, head, seed } => {
                 let is_there = match weight.part {
                     Part::Encoder => true,
                     Part::Pooler => checkpoint.shape(key).is_some(),
-                    Part::Head => false,
+                    Part::Head => head && checkpoint.shape(key) == Some(&weight.shape.dims),
                 };
                 if is_there { Source::Tensor(checkpoint, key) } else { Source::Declaration { seed } }
             }

@@ -33,10 +33,12 @@ fn commit(root: &Path, step: u64) {
         accuracy: 0.5,
         val_loss: None,
         val_accuracy: None,
+        val_f1: None,
         seconds: 1.0,
         step_ms: 1.0,
         examples_per_second: 1.0,
         learning_rate: 1e-5,
+        kept: None,
     });
     let tensor = |name: String, dims: &[usize]| Tensor {
         name,
@@ -60,10 +62,12 @@ fn commit(root: &Path, step: u64) {
             epoch: 1,
             within: None,
             best: None,
+            keeps_best: false,
         },
         history,
         predictions: Some(DevPredictions {
             rows: &[0],
+            files: &[0],
             ids: &ids,
             classes: &classes,
             probabilities: vec![step as f32; 4],

@@ -182,12 +182,13 @@ fn with_tiny(golden: &Golden, test: impl FnOnce(&TensorFiles, &Dataset<'_>)) {
 fn three_adam_steps_equal_the_reference() {
     let golden = Golden::read("tiny_bert.safetensors");
     with_tiny(&golden, |checkpoint, data| {
-        let options = TrainOptions { batch_size: 6, learning_rate: 1e-3, seed: 0 };
+        let options = TrainOptions::new(1e-3, 0);
         let values = InitialValues::Trained(checkpoint);
-        let mut trainer = Trainer::new(connect(1), &tiny(false), options, Origin::Weights(&values)).unwrap();
+        let mut trainer =
+            Trainer::new(connect(1), &tiny(false), 6, options, Origin::Weights(&values)).unwrap();
 
         // One batch per epoch: the order within it changes nothing.
-        let losses = (1..=3).map(|epoch| trainer.train_epoch(data, epoch, |_, _| ()).unwrap().loss as f32);
+        let losses = (1..=3).map(|epoch| trainer.train_epoch(data, epoch, |_| ()).unwrap().loss as f32);
         assert_close("losses", &losses.collect::<Vec<_>>(), &golden.f32s("adam3/losses"), 1e-5);
         for weight in trainer.weights() {
             assert_close(
@@ -276,7 +277,7 @@ fn evaluation_reports_the_reference_loss() {
     with_tiny(&golden, |checkpoint, data| {
         let replicas = connect(1);
         // Four rows at a time: the second batch is half padding, which must not count.
-        let step = StepConfig { model: tiny(false), rows: 4, replicas: 1 };
+        let step = StepConfig::new(tiny(false), 4, 1);
         let values = InitialValues::Trained(checkpoint);
         let signature = eval_step(&Graph::new(), &step).signature;
         let weights = upload_weights(&replicas, &signature, &step.model.weights(), &values).unwrap();

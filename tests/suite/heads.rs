@@ -199,7 +199,7 @@ fn a_weight_is_trained_where_the_head_uses_it() {
         let name = head.name();
         let model = ClassifierConfig { head, mask: true, ..tiny(true) };
         let weights = model.weights();
-        let signature = train_step(&Graph::new(), &StepConfig { model, rows: 2, replicas: 1 }).signature;
+        let signature = train_step(&Graph::new(), &StepConfig::new(model, 2, 1)).signature;
         let untrained = weights.len() - signature.used(&weights).len();
         assert_eq!(untrained, if name == "cls" { 0 } else { 2 }, "{name}");
     }
@@ -211,7 +211,7 @@ fn the_module_of_an_lstm_does_not_grow_with_the_text() {
         let mut model = ClassifierConfig { head: heads().remove(2), max_length, ..tiny(true) };
         model.bert.max_position_embeddings = 512;
         let graph = Graph::new();
-        let step = train_step(&graph, &StepConfig { model, rows: 2, replicas: 1 });
+        let step = train_step(&graph, &StepConfig::new(model, 2, 1));
         step.program.to_hlo_proto().len() as f64
     };
     let (short, long) = (size(64), size(512));

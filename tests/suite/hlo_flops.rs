@@ -11,7 +11,7 @@ fn config(size: Size, batch_size: usize) -> StepConfig {
     let (bert, head) = (size.config(), HeadConfig::default());
     let model =
         ClassifierConfig { bert, head, max_length: size.max_length(), mask: false, freeze_padding: false };
-    StepConfig { model, rows: batch_size, replicas: 8 }
+    StepConfig::new(model, batch_size, 8)
 }
 
 fn closed_form(config: &StepConfig) -> u64 {

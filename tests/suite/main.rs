@@ -31,6 +31,7 @@ mod hlo_ops;
 mod hlo_properties;
 mod hlo_random;
 mod hub;
+mod optimizer;
 mod pjrt;
 mod pjrt_table;
 mod plan;

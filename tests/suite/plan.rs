@@ -42,7 +42,7 @@ fn trained_weights() -> Vec<Weight> {
     };
     let graph = Graph::new();
     let weights = model.weights();
-    let step = train_step(&graph, &StepConfig { model, rows: 1, replicas: 1 });
+    let step = train_step(&graph, &StepConfig::new(model, 1, 1));
     step.signature.used(&weights).into_iter().cloned().collect()
 }
 

@@ -62,7 +62,7 @@ fn answers(replicas: usize) -> Answers {
         let values = InitialValues::Random { seed: 7 };
         upload_weights(&replicas, signature, &model.weights(), &values).unwrap()
     };
-    let config = StepConfig { model: model.clone(), rows, replicas: replicas.count() };
+    let config = StepConfig::new(model.clone(), rows, replicas.count());
     let weights = upload(&eval_step(&Graph::new(), &config).signature);
     let program = EvalProgram::compile(&replicas, &config).unwrap();
     let evaluation = program.evaluate(&replicas, &weights, &data, &|| false).unwrap().unwrap();
@@ -114,7 +114,7 @@ fn metrics(kind: StepKind, asks: &[f32]) -> Vec<f32> {
     let batch = data.batches(4, Order::Sequential).next().unwrap();
     let replicas = connect(asks.len());
     let rows = replicas.rows(4).unwrap();
-    let config = StepConfig { model: model(0.0), rows, replicas: replicas.count() };
+    let config = StepConfig::new(model(0.0), rows, replicas.count());
     let graph = Graph::new();
     let step = Executable::compile(&replicas, kind.build(&graph, &config)).unwrap();
     let shapes = step.signature().leaves().map(|(leaf, port)| (leaf.clone(), port.shape.clone()));
@@ -163,7 +163,7 @@ fn an_evaluation_ends_where_the_only_host_asks_to_meet() {
     // Four batches of 8.
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
     let (replicas, model) = (connect(2), model(0.0));
-    let config = StepConfig { model: model.clone(), rows: 4, replicas: 2 };
+    let config = StepConfig::new(model.clone(), 4, 2);
     let signature = eval_step(&Graph::new(), &config).signature;
     let values = InitialValues::Random { seed: 7 };
     let weights = upload_weights(&replicas, &signature, &model.weights(), &values).unwrap();
@@ -205,7 +205,7 @@ fn a_batch_that_cant_be_split_is_refused() {
     let expected = "a batch of 6 can't be split evenly over 4 replicas; choose a --batch-size that is a multiple of \
                     4, or other --replicas";
     let values = InitialValues::Random { seed: 7 };
-    let error = Trainer::new(connect(4), &model(0.1), options(6, 7), Origin::Weights(&values)).err().unwrap();
+    let error = Trainer::new(connect(4), &model(0.1), 6, options(7), Origin::Weights(&values)).err().unwrap();
     let placement = PlacementError::Batch { batch_size: 6, replicas: 4 };
     assert!(matches!(&error, Error::Exec(ExecError::Placement(found)) if *found == placement), "{error}");
     let (run, data) = (demo().join("run"), asset("sample.csv"));
@@ -231,8 +231,8 @@ fn loss_alone_and_doubled(rate: f64) -> (f64, f64) {
     let (tokens, classes) = sample();
     let loss = |replicas: usize| {
         let data = Dataset::new(&tokens, &classes, vec![0; replicas]);
-        let mut trainer = trainer(connect(replicas), &model(rate), options(replicas, 7));
-        trainer.train_epoch(&data, 1, |_, _| ()).unwrap().loss
+        let mut trainer = trainer(connect(replicas), &model(rate), replicas, options(7));
+        trainer.train_epoch(&data, 1, |_| ()).unwrap().loss
     };
     (loss(1), loss(2))
 }
@@ -251,12 +251,12 @@ fn the_last_batch_counts_each_example_once() {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..7).collect());
     let one_by_one =
-        trainer(connect(1), &model(0.0), options(1, 7)).evaluate(&data, &|| false).unwrap().unwrap();
+        trainer(connect(1), &model(0.0), 1, options(7)).evaluate(&data, &|| false).unwrap().unwrap();
     // At a rate of 0 the weights stay, so that training measures what evaluation does.
-    let still = TrainOptions { learning_rate: 0.0, ..options(4, 7) };
+    let still = TrainOptions { learning_rate: 0.0, ..options(7) };
     for replicas in [1, 2] {
-        let mut trainer = trainer(connect(replicas), &model(0.0), still.clone());
-        let metrics = trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
+        let mut trainer = trainer(connect(replicas), &model(0.0), 4, still.clone());
+        let metrics = trainer.train_epoch(&data, 1, |_| ()).unwrap();
         let evaluation = trainer.evaluate(&data, &|| false).unwrap().unwrap();
         assert_eq!((metrics.examples, metrics.step_times.len()), (7, 2));
         for (loss, accuracy) in [(metrics.loss, metrics.accuracy), (evaluation.loss, evaluation.accuracy)] {

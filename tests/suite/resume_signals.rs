@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bert_xla::run::Newest;
 use bert_xla::storage::Folder;
-use bert_xla::train::{Cadence, Ending, Observer, SaveOptions, Session, Started, Stop};
+use bert_xla::train::{
+    Cadence, Ending, EpochMetrics, Observer, SaveOptions, Session, Started, StepMetrics, Stop,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::cli::train;
@@ -119,7 +121,7 @@ struct Asks<'s> {
 }
 
 impl Observer for Asks<'_> {
-    fn step(&mut self, _: f64, _: f64) {
+    fn step(&mut self, _: &StepMetrics, _: &EpochMetrics) {
         self.steps += 1;
         if self.steps == self.after {
             self.stop.ask("it was asked to");

@@ -12,7 +12,7 @@ use bert_xla::report::{EpochRecord, History};
 use bert_xla::run::{Run, layout, model_folder};
 use bert_xla::step::{InputId, Layout, LeafId, StepConfig, train_step};
 use bert_xla::storage::FileError;
-use bert_xla::train::{Ending, Observer, SaveOptions, Session, Started, Stop};
+use bert_xla::train::{Ending, EpochMetrics, Observer, SaveOptions, Session, Started, StepMetrics, Stop};
 
 use crate::common::empty_folder;
 use crate::common::training::{MAX_LENGTH, connect, job, model};
@@ -35,8 +35,10 @@ impl Observer for Log {
         self.said.push(format!("epoch {epoch}/{epochs} of {steps}"));
     }
 
-    fn step(&mut self, loss: f64, accuracy: f64) {
-        assert!(loss.is_finite() && (0.0..=1.0).contains(&accuracy));
+    fn step(&mut self, step: &StepMetrics, epoch: &EpochMetrics) {
+        for (loss, accuracy) in [(step.loss(), step.accuracy()), (epoch.loss, epoch.accuracy)] {
+            assert!(loss.is_finite() && (0.0..=1.0).contains(&accuracy));
+        }
         self.said.push("step".into());
     }
 
@@ -72,7 +74,8 @@ fn a_session_tells_its_observer_and_answers_on_the_same_devices() {
     assert_eq!(History::parse(&history).unwrap().epochs(), log.records);
 
     let job = job();
-    let dev = job.split.test.iter().map(|row| (job.table.texts[*row].clone(), job.table.classes[*row]));
+    let table = &job.source.table;
+    let dev = job.parts.dev.iter().map(|row| (table.texts[*row].clone(), table.classes[*row]));
     let (texts, classes): (Vec<_>, Vec<_>) = dev.unzip();
     let here = session.into_predictor().unwrap();
     let read = Predictor::open(&Run::open(&output).unwrap(), connect(1), 8, [0; 32]).unwrap();
@@ -100,7 +103,7 @@ fn an_observer_that_fails_ends_the_session_and_keeps_the_epoch() {
 #[test]
 fn a_launch_that_fails_loses_the_state_and_says_so() {
     let replicas: &Replicas = &connect(1);
-    let config = StepConfig { model: model(0.0), rows: 2, replicas: 1 };
+    let config = StepConfig::new(model(0.0), 2, 1);
     let step = Executable::compile(replicas, train_step(&Graph::new(), &config)).unwrap();
     let shapes = step.signature().inputs.iter().map(|port| (port.id.clone(), port.shape.clone()));
     let shapes = shapes.collect::<Vec<_>>();

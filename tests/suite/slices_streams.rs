@@ -237,7 +237,7 @@ fn host_that_evaluates() {
     // Five batches of 6.
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
     let model = model(0.0);
-    let config = StepConfig { model: model.clone(), rows: 1, replicas: 6 };
+    let config = StepConfig::new(model.clone(), 1, 6);
     let signature = eval_step(&Graph::new(), &config).signature;
     let values = InitialValues::Random { seed: 7 };
     let weights = upload_weights(&replicas, &signature, &model.weights(), &values).unwrap();

@@ -29,8 +29,8 @@ fn a_seed_gives_one_run_bit_for_bit() {
 fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
-    let mut trainer = trainer(connect(1), &model(0.1), options(8, 7));
-    trainer.train_epoch(&data, 1, |_, _| ()).unwrap();
+    let mut trainer = trainer(connect(1), &model(0.1), 8, options(7));
+    trainer.train_epoch(&data, 1, |_| ()).unwrap();
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
     let description = Description::new(&original(), &tokenizer, &model(0.1), labels).unwrap();
     let evaluation = trainer.evaluate(&data, &|| false).unwrap().unwrap();
@@ -38,6 +38,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let ids = (0..ROWS).map(|row| row.to_string()).collect::<Vec<_>>();
     let predictions = DevPredictions {
         rows: &(0..ROWS).collect::<Vec<_>>(),
+        files: &[0],
         ids: &ids,
         classes: &classes,
         probabilities: evaluation.probabilities.clone(),
@@ -54,6 +55,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
         epoch: 1,
         within: None,
         best: None,
+        keeps_best: false,
     };
     let history = History::default();
     let (predictions, moments) = (Some(predictions), [first, second]);
@@ -92,10 +94,10 @@ fn a_saved_run_is_read_back_bit_for_bit() {
 fn a_loss_that_is_not_finite_ends_the_run() {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
-    let options = TrainOptions { learning_rate: 1e30, ..options(8, 7) };
-    let mut trainer = trainer(connect(1), &model(0.0), options);
+    let options = TrainOptions { learning_rate: 1e30, ..options(7) };
+    let mut trainer = trainer(connect(1), &model(0.0), 8, options);
     // The first step's loss is of the first weights; the second's is not finite.
-    let error = trainer.train_epoch(&data, 1, |_, _| ()).unwrap_err();
+    let error = trainer.train_epoch(&data, 1, |_| ()).unwrap_err();
     assert!(matches!(error, Error::Diverged { steps: 2, .. }), "{error}");
     assert!(!error.is_input_error());
     assert!(error.to_string().contains("after 2 steps: the run has diverged"), "{error}");
@@ -107,14 +109,14 @@ fn a_loss_that_is_not_finite_ends_the_run() {
 fn a_step_updates_its_state_in_place() {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
-    let mut trainer = trainer(connect(1), &model(0.1), options(8, 7));
+    let mut trainer = trainer(connect(1), &model(0.1), 8, options(7));
     let pooler = |name: &str| name.starts_with("bert.pooler.");
     let trained = trainer.weights().into_iter().filter(|weight| !pooler(&weight.name));
     let bytes = trained.map(|weight| weight.shape.size_in_bytes()).sum::<usize>();
     // Weights and both moments, and the step count.
-    assert_eq!(trainer.memory_stats().unwrap().aliased, 3 * bytes as i64 + 4);
+    assert_eq!(trainer.programs().memory_stats().unwrap().aliased, 3 * bytes as i64 + 4);
     for epoch in 1..=3 {
-        trainer.train_epoch(&data, epoch, |_, _| ()).unwrap();
+        trainer.train_epoch(&data, epoch, |_| ()).unwrap();
     }
 }
 
@@ -166,5 +168,5 @@ fn transformers_reads_a_saved_run_and_agrees() {
 fn rows_without_labels_are_not_taken_for_class_0() {
     let (tokens, _) = sample();
     let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect());
-    let _ = trainer(connect(1), &model(0.0), options(8, 0)).evaluate(&data, &|| false);
+    let _ = trainer(connect(1), &model(0.0), 8, options(0)).evaluate(&data, &|| false);
 }

@@ -79,6 +79,14 @@ impl HeadConfig {
         }
     }
 
+    /// transformers' class for the whole model, or for the encoder alone.
+    pub fn architecture(&self) -> &'static str {
+        match self {
+            Self::Cls(_) => "BertForSequenceClassification",
+            Self::Dense(_) | Self::Lstm(_) | Self::Bilstm(_) | Self::Mean(_) => "BertModel",
+        }
+    }
+
     /// Width of the output.
     pub fn num_classes(&self) -> usize {
         match self {

@@ -230,7 +230,7 @@ fn a_train_step_has_what_it_was_built_with() {
         ClassifierConfig { bert, head, max_length: size.max_length(), mask: false, freeze_padding: false };
     let (trained, values) = (model.weights().len() - 2, model.num_parameters() - pooler);
     let graph = Graph::new();
-    let step = train_step(&graph, &StepConfig { model, rows: 2, replicas: 8 });
+    let step = train_step(&graph, &StepConfig::new(model, 2, 8));
     let hlo = HloModuleProto::decode(&*step.program.to_hlo_proto()).unwrap();
 
     let scopes = hlo.computations.iter().flat_map(|computation| &computation.instructions);

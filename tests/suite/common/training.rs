@@ -11,7 +11,7 @@ use bert_xla::model::head::DenseHeadConfig;
 use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
 use bert_xla::nn::Weight;
 use bert_xla::pjrt::Backend;
-use bert_xla::train::{Job, Origin, Recipe, TrainOptions, Trainer};
+use bert_xla::train::{HeldOut, Job, Origin, Parts, Recipe, Source, TrainOptions, Trainer};
 use bert_xla::weights::{InitialValues, ModelFiles};
 
 use super::cli::asset;
@@ -75,33 +75,43 @@ pub fn job() -> Job {
     table.texts.truncate(TEXTS);
     table.classes.truncate(TEXTS);
     table.ids.truncate(TEXTS);
-    Job {
+    let split = train_test_split(TEXTS, 0.2, 42).unwrap();
+    let source = Source {
         original: original(),
         model: model(0.1),
         pretrained: None,
+        keeps_head: false,
         tokenizer: Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap(),
-        split: train_test_split(TEXTS, 0.2, 42).unwrap(),
         table,
+        files: vec![0],
+        arguments: vec![],
+    };
+    Job {
+        source: Arc::new(source),
+        parts: Parts { train: split.train, dev: split.test, test: vec![] },
         recipe: Recipe {
             batch_size: 8,
             epochs: 2,
             learning_rate: 1e-3,
-            dev_size: 0.2,
-            split_seed: 42,
+            held_out: HeldOut::Share { dev_size: 0.2, split_seed: 42, stratify: false },
             seed: 7,
-            labels: LabelMap::default(),
+            ..Recipe::new(LabelMap::default())
         },
-        arguments: vec![],
     }
 }
 
-pub fn options(batch_size: usize, seed: u32) -> TrainOptions {
-    TrainOptions { batch_size, learning_rate: 1e-3, seed }
+pub fn options(seed: u32) -> TrainOptions {
+    TrainOptions::new(1e-3, seed)
 }
 
-pub fn trainer(replicas: Arc<Replicas>, model: &ClassifierConfig, options: TrainOptions) -> Trainer {
+pub fn trainer(
+    replicas: Arc<Replicas>,
+    model: &ClassifierConfig,
+    batch_size: usize,
+    options: TrainOptions,
+) -> Trainer {
     let values = InitialValues::Random { seed: options.seed };
-    Trainer::new(replicas, model, options, Origin::Weights(&values)).unwrap()
+    Trainer::new(replicas, model, batch_size, options, Origin::Weights(&values)).unwrap()
 }
 
 /// What five epochs of four steps, the last of them of 6 rows in 8, leave behind.
@@ -118,9 +128,9 @@ pub struct Run {
 pub fn run(replicas: Arc<Replicas>, rate: f64, seed: u32) -> Run {
     let (tokens, classes) = sample();
     let data = Dataset::new(&tokens, &classes, (0..ROWS).collect());
-    let mut trainer = trainer(replicas.clone(), &model(rate), options(8, seed));
+    let mut trainer = trainer(replicas.clone(), &model(rate), 8, options(seed));
     let epoch = |epoch| {
-        let metrics = trainer.train_epoch(&data, epoch, |_, _| ()).unwrap();
+        let metrics = trainer.train_epoch(&data, epoch, |_| ()).unwrap();
         (metrics.loss, metrics.accuracy)
     };
     let history = (1..=5).map(epoch).collect();

@@ -1,0 +1,116 @@
+//! Loss and gradients of one replica's examples: of all at once, or of one part after another.
+
+use super::StepConfig;
+use super::forward::{Examples, Loss, Targets, Texts};
+use super::reduce::Mirrored;
+use crate::hlo::{Function, Scan, Tensor};
+use crate::model::Classifier;
+use crate::nn::{Mode, Params, Randomness};
+use crate::shape::{ElementType, Shape};
+
+/// The model's loss on one replica's examples.
+pub(super) struct Forward<'g> {
+    /// `f32[]`: the part of the mean over all replicas' examples that is of these.
+    mean: Tensor<'g>,
+    /// `f32[]` each: of losses, and of correct answers.
+    pub sums: [Tensor<'g>; 2],
+}
+
+impl<'g> Forward<'g> {
+    /// `total` gives the number of all replicas' examples, `f32[]`.
+    pub fn new(
+        model: &Classifier<'g>,
+        examples: &Examples<'g>,
+        targets: Targets<'g>,
+        randomness: Randomness<'g>,
+        total: impl FnOnce() -> Tensor<'g>,
+    ) -> Self {
+        let scores = examples.texts.scores(model, &Mode::Train(randomness));
+        examples.labels.graph().scope("loss", || {
+            let loss = Loss::new(scores, examples, targets);
+            Self { mean: loss.sum / total(), sums: [loss.sum, loss.correct] }
+        })
+    }
+
+    /// Of the mean loss, for each of the weights that is trained and that the loss depends on.
+    pub fn gradients(&self, weights: &[Tensor<'g>], is_trained: &[bool]) -> Vec<Option<Tensor<'g>>> {
+        let trained = weights.iter().zip(is_trained).filter(|(_, is_trained)| **is_trained);
+        let trained = trained.map(|(weight, _)| *weight).collect::<Vec<_>>();
+        let mut found = self.mean.graph().gradients(self.mean, &trained).into_iter();
+        is_trained.iter().map(|is_trained| if *is_trained { found.next()? } else { None }).collect()
+    }
+}
+
+/// Gradients and sums of one replica's examples, as [`Forward`] has them, of `rows` at a time: one gradient of each weight is
+/// in memory, and one part's activations.
+pub(super) fn accumulated<'g>(
+    config: &StepConfig,
+    weights: &[Tensor<'g>],
+    is_trained: &[bool],
+    examples: &Examples<'g>,
+    targets: Targets<'g>,
+    [seed, done]: [Tensor<'g>; 2],
+) -> (Vec<Option<Tensor<'g>>>, [Tensor<'g>; 2]) {
+    let graph = seed.graph();
+    let replicas = Mirrored { replicas: config.replicas };
+    let total = graph.scope("loss", || replicas.sum(examples.count()));
+    let parts = config.training.accumulate;
+    let Examples { texts: Texts { input_ids, mask }, labels, weights: counted } = *examples;
+    let part = |tensor: Tensor<'g>| {
+        let dims = tensor.dims();
+        tensor.reshape(&[&[parts, dims[0] / parts], &dims[1..]].concat())
+    };
+    let scanned = [input_ids, labels, counted].into_iter().chain(mask).map(part).collect::<Vec<_>>();
+
+    let (mut is_used, mut has_gradient) = (vec![], vec![]);
+    let pass = Function::build(|graph| {
+        let params = Params::new(graph, ElementType::F32);
+        let model = Classifier::new(&config.model, graph, &params);
+        let weights = params.declared().into_iter().map(|(_, tensor)| tensor).collect::<Vec<_>>();
+        let like = |name: &str, outer: Tensor<'_>| graph.parameter(name, outer.shape());
+        let entry = |name: &str, outer: Tensor<'_>| {
+            let Shape { element_type, dims } = outer.shape();
+            graph.parameter(name, Shape::new(element_type, &dims[1..]))
+        };
+        let [input_ids, labels, counted] =
+            [(0, "input_ids"), (1, "labels"), (2, "weights")].map(|(i, name)| entry(name, scanned[i]));
+        let mask = mask.map(|_| entry("attention_mask", scanned[3]));
+        let own = Examples { texts: Texts { input_ids, mask }, labels, weights: counted };
+        let index = graph.parameter("part", Shape::scalar(ElementType::S32));
+        let [total, seed, done] = [("total", total), ("seed", seed), ("done", done)].map(|(n, t)| like(n, t));
+        let class_weights = targets.class_weights.map(|weights| like("class_weights", weights));
+        let targets = Targets { label_smoothing: targets.label_smoothing, class_weights };
+        let randomness = Randomness::new(graph, seed, done).part(index);
+        let forward = Forward::new(&model, &own, targets, randomness, || total);
+        let gradients = forward.gradients(&weights, is_trained);
+        is_used = weights.iter().map(|weight| forward.mean.depends_on(*weight)).collect();
+        has_gradient = gradients.iter().map(Option::is_some).collect::<Vec<_>>();
+        let used = pick(&weights, &is_used);
+        let parameters = [index, input_ids, labels, counted].into_iter().chain(mask);
+        let parameters = parameters.chain([total, seed, done]).chain(class_weights).chain(used).collect();
+        (parameters, forward.sums.into_iter().chain(gradients.into_iter().flatten()).collect())
+    });
+
+    let zero = graph.constant(ElementType::F32, 0.0);
+    let gradients = pick(weights, &has_gradient);
+    let start = gradients.iter().map(|weight| graph.full(weight.shape(), 0.0));
+    let start = [zero, zero].into_iter().chain(start).collect::<Vec<_>>();
+    let invariant =
+        [total, seed, done].into_iter().chain(targets.class_weights).chain(pick(weights, &is_used));
+    let invariant = invariant.collect::<Vec<_>>();
+    let over =
+        Scan { trips: parts, reversed: false, carried: &start, scanned: &scanned, invariant: &invariant };
+    let (sums, _) = graph.scan(over, |graph, trip| {
+        let inputs = [&[trip.index], &trip.scanned[..], &trip.invariant].concat();
+        let sums = graph.call(&pass, &inputs).into_iter().zip(trip.carried).map(|(term, sum)| sum + term);
+        (sums.collect(), vec![])
+    });
+    let (of_examples, gradients) = sums.split_at(2);
+    let mut gradients = gradients.iter().copied();
+    let gradients = has_gradient.iter().map(|has| if *has { gradients.next() } else { None });
+    (gradients.collect(), [of_examples[0], of_examples[1]])
+}
+
+fn pick<'g>(weights: &[Tensor<'g>], which: &[bool]) -> Vec<Tensor<'g>> {
+    weights.iter().zip(which).filter(|(_, is_picked)| **is_picked).map(|(weight, _)| *weight).collect()
+}
