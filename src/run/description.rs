@@ -44,7 +44,7 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
         labels: None,
     };
     original[SETTINGS] = json!(settings);
-    original["architectures"] = json!(["BertModel"]);
+    original["architectures"] = json!([model.head.architecture()]);
     original["id2label"] = names.iter().map(|(class, name)| (class.to_string(), json!(name))).collect();
     original["label2id"] = names.iter().map(|(class, name)| (name.clone(), json!(class))).collect();
     // What it was trained with, which may be others.
@@ -52,6 +52,24 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     original["hidden_dropout_prob"] = json!(model.bert.hidden_dropout_prob);
     original["attention_probs_dropout_prob"] = json!(model.bert.attention_probs_dropout_prob);
     original
+}
+
+/// What [`describe`] writes, for others: without our settings, and with those of transformers that it goes by.
+pub(super) fn describe_for_hub(original: Value, model: &ClassifierConfig, labels: &LabelMap) -> Value {
+    let mut json = describe(original, model, labels);
+    if let Some(json) = json.as_object_mut() {
+        json.remove(SETTINGS);
+        // Whatever the pretrained model's weights were.
+        json.iter_mut().filter(|(name, _)| ["dtype", "torch_dtype"].contains(&&***name)).for_each(
+            |(_, dtype)| {
+                *dtype = "float32".into();
+            },
+        );
+    }
+    if model.head.architecture() == "BertForSequenceClassification" {
+        json["problem_type"] = "single_label_classification".into();
+    }
+    json
 }
 
 /// The name that transformers gives a class without one, made longer if a label has it.

@@ -9,7 +9,7 @@ use crate::nn::Mode;
 use crate::shape::{ElementType, Shape};
 
 /// Keras' `epsilon()`: probabilities are clipped to `[1e-7, 1 - 1e-7]` before the logarithm.
-const CLIP: f64 = 1e-7;
+pub const CLIP: f64 = 1e-7;
 
 /// The texts of one replica's batch.
 pub(super) struct Texts<'g> {

@@ -10,6 +10,7 @@ mod train;
 mod update;
 mod zeros;
 
+pub use forward::CLIP;
 pub use inference::{EncodeConfig, encode_step, eval_step, predict_step};
 pub use kind::StepKind;
 pub use signature::{InputId, Layout, LeafId, Moment, OutputId, Port, Signature, Step};

@@ -244,6 +244,17 @@ impl fmt::Display for InputId {
     }
 }
 
+impl fmt::Display for OutputId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leaf(leaf) => return leaf.fmt(f),
+            Self::Metrics => "metrics",
+            Self::Probabilities => "probabilities",
+            Self::HiddenStates => "hidden_states",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

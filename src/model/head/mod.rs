@@ -41,6 +41,13 @@ impl HeadConfig {
         serde_json::from_value(json.into()).map_err(D::Error::custom)
     }
 
+    /// The class of transformers that the classifier is one of; `BertModel`, the encoder's, for a head that none has.
+    pub fn architecture(&self) -> &'static str {
+        match self {
+            Self::Dense(_) => "BertModel",
+        }
+    }
+
     /// Width of the output.
     pub fn num_classes(&self) -> usize {
         match self {
