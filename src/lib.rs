@@ -17,6 +17,7 @@
 //! | [`report`] | measurements to curves, tables and progress |
 //! | [`run`] | the run folder that training leaves: its layout, its commits, its reader |
 //! | [`infer`] | a trained model that answers texts |
+//! | [`export`] | a trained model as files for other programs |
 //! | [`train`] | the loop over a compiled step, and the whole job from table to commits |
 //! | [`plan`] | a chip's figures and a compiled program: memory, time and cost of a step, with no device |
 //! | [`cli`] | arguments to one command; it alone knows what flags there are |
@@ -61,6 +62,7 @@
 pub mod cli;
 pub mod data;
 pub mod exec;
+pub mod export;
 pub mod hlo;
 pub mod infer;
 pub mod model;

@@ -63,11 +63,10 @@ const LINE: u64 = MAX_ROW as u64;
 pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
     let model = Path::new(&args.model);
     // Of a run, also those that are not read.
-    let kept = FILES.into_iter().chain([RUN]).map(|name| model.join(name)).collect::<Vec<_>>();
-    let read = kept.iter().chain([&args.input]).map(PathBuf::as_path).collect::<Vec<_>>();
-    check_is_other(&read, &args.output)?;
+    let kept = FILES.into_iter().chain([RUN]).map(|name| model.join(name));
+    check_is_other("--output", &kept.chain([args.input.clone()]).collect::<Vec<_>>(), &args.output)?;
     let files = model_files(&args.model, args.revision.as_deref(), true, &Hub::from_env()?.with_progress())?;
-    check_is_other(&files.paths(), &args.output)?;
+    check_is_other("--output", &files.paths(), &args.output)?;
     let bert = BertConfig::read(&files.config)?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, args.max_length)?;
     let config = EncodeConfig { bert, max_length: args.max_length, mask: args.mask };

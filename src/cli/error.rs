@@ -8,7 +8,7 @@ use crate::model::ConfigError;
 use crate::report::ReportError;
 use crate::storage::FileError;
 use crate::weights::{HubError, WeightsError};
-use crate::{exec, infer, pjrt, plan, run, train};
+use crate::{exec, export, infer, pjrt, plan, run, train};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -68,6 +68,7 @@ impl Error {
             }
             Self::Exec(exec::Error::Timeout { .. }) => "--slice-timeout says how long to wait",
             Self::Run(run::Error::NoRun { .. }) => "give the --output of a training run",
+            Self::Run(run::Error::Labels { .. }) => "only runs with the same labels can be averaged",
             Self::Run(run::Error::Holds { .. }) => "choose another --output, or pass --overwrite",
             Self::Run(run::Error::InUse { .. }) => "choose another --output",
             Self::Train(train::Error::Diverged { .. }) => {
@@ -183,6 +184,16 @@ impl From<infer::Error> for Error {
             infer::Error::Data(error) => error.into(),
             infer::Error::Weights(error) => error.into(),
             own => Self::Infer(own),
+        }
+    }
+}
+
+impl From<export::Error> for Error {
+    fn from(error: export::Error) -> Self {
+        match error {
+            export::Error::File(error) => error.into(),
+            export::Error::Data(error) => error.into(),
+            export::Error::Weights(error) => error.into(),
         }
     }
 }

@@ -1,23 +1,37 @@
-//! `bert-xla evaluate`: loss, accuracy and per-class scores of a run on a labelled table.
+//! `bert-xla evaluate`: loss, accuracy and per-class scores of runs on a labelled table.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::options::TrainedArgs;
-use super::{Console, Result, guess_note, plural};
+use super::output::check_is_other;
+use super::{Console, Error, Result, guess_note, plural};
 use crate::data::{Purpose, TableFile};
-use crate::infer::Predictor;
-use crate::report::Classification;
-use crate::run::Run;
+use crate::infer::Ensemble;
+use crate::report::{Classification, confusion_chart};
+use crate::run::WrongRows;
+use crate::storage::write_file;
 
 /// Measure a trained classifier on a labelled table: loss, accuracy, and each class's precision, recall and F1.
+///
+/// Of several runs, all of this is of their mean probabilities.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  bert-xla evaluate --run run --data test.csv")]
+#[command(after_help = "Examples:\n  \
+    bert-xla evaluate --run run --data test.csv\n  \
+    bert-xla evaluate --run run --data test.csv --confusion confusion.png --errors errors.csv")]
 pub struct EvaluateArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Draw the confusion matrix into this PNG file; also gs://bucket/path
+    #[arg(long, value_name = "FILE")]
+    confusion: Option<PathBuf>,
+    /// Write the rows whose answer is wrong into this CSV file, those first of which the model is surest; also
+    /// gs://bucket/path
+    #[arg(long, value_name = "FILE")]
+    errors: Option<PathBuf>,
     // Last, since its headings would go on over what follows.
     #[command(flatten)]
     trained: TrainedArgs,
@@ -25,28 +39,45 @@ pub struct EvaluateArgs {
 
 pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let trained = &args.trained;
-    let run = Run::open(&trained.run)?;
-    let options = trained.table.options(&run.labels);
+    let runs = trained.open_runs()?;
+    let read = runs.files().chain([trained.data.clone()]).collect::<Vec<_>>();
+    for (flag, output) in [("--confusion", &args.confusion), ("--errors", &args.errors)] {
+        output.as_ref().map_or(Ok(()), |output| check_is_other(flag, &read, output))?;
+    }
+    if let (Some(confusion), true) = (&args.confusion, args.confusion == args.errors) {
+        let message = "--confusion and --errors name the same file";
+        return Err(Error::Usage(format!("{message}, {}", confusion.display())));
+    }
+    let options = trained.table.options(runs.labels());
     let table = TableFile::open(&trained.data, &options, Purpose::Evaluate)?;
     let (table, summary) = table.collect()?;
 
-    let replicas = Arc::new(trained.device.connect(console)?);
-    console.note_padding(&run.model.bert, &run.tokenizer);
-    let predictor = Predictor::open(&run, replicas, trained.batch_size, summary.digest)?;
+    let replicas = trained.connect(&runs, console)?;
+    let ensemble = Ensemble::open(&runs, replicas.clone(), trained.batch_size, summary.digest)?;
     if let Some(note) = guess_note(summary.guess.as_ref()) {
         console.note(&note);
     }
     if summary.skipped > 0 {
         console.note(&format!("{}: {} left out", trained.data.display(), plural(summary.skipped, "bad row")));
     }
-    let evaluation = predictor.evaluate(&table.texts, &table.classes)?;
+    let scores = ensemble.evaluate(&table.texts, &table.classes)?;
 
-    let (labels, num_classes) = (predictor.labels(), predictor.model().head.num_classes());
-    let answers = labels.answers(&evaluation.probabilities, num_classes).collect::<Vec<_>>();
+    let labels = ensemble.labels();
+    let answers = labels.most_probable(&scores.probabilities);
     let name = |class| labels.name_of(class).into_owned();
-    let report = Classification::new(&table.classes, &answers, evaluation.loss, name)?;
+    let report = Classification::new(&table.classes, &answers, scores.loss, name)?;
     match args.json {
         true => console.print_json(serde_json::to_string_pretty(&report)),
         false => Ok(console.print(&format!("{report}\n"))?),
-    }
+    }?;
+    let wrong = WrongRows { table: &table, answers: &answers, probabilities: &scores.probabilities, labels };
+    let written = if replicas.is_chief() { write_files(args, &report, &wrong) } else { Ok(()) };
+    replicas.meet("saving", written)
+}
+
+/// Writes what was asked for beside the report.
+fn write_files(args: &EvaluateArgs, report: &Classification, wrong: &WrongRows<'_>) -> Result<()> {
+    let draw = |path: &Path| Ok::<_, Error>(write_file(path, &confusion_chart(report)?)?);
+    args.confusion.as_deref().map_or(Ok(()), draw)?;
+    args.errors.as_deref().map_or(Ok(()), |path| Ok(wrong.save(path)?))
 }

@@ -6,6 +6,7 @@ mod demo;
 mod encode;
 mod error;
 mod evaluate;
+mod export;
 mod graph;
 mod model;
 mod options;
@@ -51,6 +52,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Predict(predict::PredictArgs),
     Encode(encode::EncodeArgs),
+    Export(export::ExportArgs),
     Demo(demo::DemoArgs),
     Graph(graph::GraphArgs),
     Plan(plan::PlanArgs),
@@ -113,6 +115,7 @@ pub fn run(cli: Cli, console: &Arc<Console>) -> Result<Exit> {
         Command::Evaluate(args) => evaluate::run(&args, console),
         Command::Predict(args) => predict::run(&args, console),
         Command::Encode(args) => encode::run(&args, console),
+        Command::Export(args) => export::run(&args, console),
         Command::Demo(args) => return demo::run(&args, console),
         Command::Graph(args) => graph::run(&args, console),
         Command::Plan(args) => plan::run(&args, console),

@@ -7,11 +7,12 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args};
 
-use super::{Console, Result};
+use super::{Console, Error, Result, plural};
 use crate::data::{ColumnRef, DataError, Header, LabelMap, TableOptions, parse_quote, parse_separator};
 use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
 use crate::pjrt::{Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
+use crate::run::Runs;
 
 /// How the table is laid out.
 #[derive(Args, Clone, Debug)]
@@ -176,7 +177,7 @@ fn tell_of_wait(console: Arc<Console>) -> impl Fn(&'static str, Duration) + Send
 /// Ends the process, which can't be told to stop waiting.
 fn give_up(console: Arc<Console>) -> impl Fn(exec::Error) + Send + Sync {
     move |error| {
-        console.error(&super::Error::from(error));
+        console.error(&Error::from(error));
         leave(1);
     }
 }
@@ -187,12 +188,24 @@ pub fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1 << 16)
 }
 
-/// A trained classifier and the table that it reads.
+/// A weight in a mean.
+fn weight(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(weight) if weight > 0.0 && weight.is_finite() => Ok(weight),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+/// Trained classifiers, and the table that they read.
 #[derive(Args, Clone, Debug)]
 pub struct TrainedArgs {
-    /// The --output of a training run; also gs://bucket/path
-    #[arg(long, value_name = "DIR")]
-    pub run: PathBuf,
+    /// The --output of a training run; also gs://bucket/path. Given more than once, or a folder with an ensemble.json,
+    /// each label's probability is the mean over all runs, whose labels must be the same
+    #[arg(long, required = true, value_name = "DIR")]
+    run: Vec<PathBuf>,
+    /// How much each --run counts in the mean, such as 2,1 [default: all the same]
+    #[arg(long, action = ArgAction::Set, value_delimiter = ',', value_parser = weight, value_name = "W,...")]
+    weights: Option<Vec<f64>>,
     /// The table; also gs://bucket/path
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
@@ -203,4 +216,30 @@ pub struct TrainedArgs {
     pub table: TableArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+impl TrainedArgs {
+    /// Opens the runs.
+    ///
+    /// # Errors
+    /// A folder that is no run's, runs with other labels, or other numbers of runs and weights.
+    pub fn open_runs(&self) -> Result<Runs> {
+        let (runs, weights) = (&self.run, self.weights.as_deref());
+        if let Some(weights) = weights
+            && weights.len() != runs.len()
+        {
+            let (weights, runs) = (plural(weights.len(), "weight"), plural(runs.len(), "run"));
+            return Err(Error::Usage(format!("--weights: {weights} for {runs}; give one per --run")));
+        }
+        let weight = |at: usize| weights.map_or(1.0, |weights| weights[at]);
+        let weighted = runs.iter().enumerate().map(|(at, run)| (run.clone(), weight(at)));
+        Ok(Runs::open(&weighted.collect::<Vec<_>>())?)
+    }
+
+    /// Connects to the devices, and says what there is to say of the runs.
+    pub fn connect(&self, runs: &Runs, console: &Arc<Console>) -> Result<Arc<Replicas>> {
+        let replicas = Arc::new(self.device.connect(console)?);
+        runs.iter().for_each(|(run, _)| console.note_padding(&run.model.bert, &run.tokenizer));
+        Ok(replicas)
+    }
 }

@@ -23,16 +23,20 @@ enum Stage {
 }
 
 /// Refuses to write over what is read, or to where a folder is.
-pub fn check_is_other(inputs: &[&Path], output: &Path) -> Result<()> {
+pub fn check_is_other(flag: &str, inputs: &[impl AsRef<Path>], output: &Path) -> Result<()> {
     let refuse =
-        |what| Err(Error::Usage(format!("--output {}: it is {what}; name another file", output.display())));
+        |what| Err(Error::Usage(format!("{flag} {}: it is {what}; name another file", output.display())));
     // One in a bucket is its address.
     if is_bucket(output) {
-        return if inputs.contains(&output) { refuse("the input") } else { Ok(()) };
+        return if inputs.iter().any(|input| input.as_ref() == output) {
+            refuse("the input")
+        } else {
+            Ok(())
+        };
     }
     let Ok(written) = output.canonicalize() else { return Ok(()) };
-    let is_it = |input: &&Path| input.canonicalize().is_ok_and(|read| read == written && read.is_file());
-    match inputs.iter().any(is_it) {
+    let is_it = |input: &Path| input.canonicalize().is_ok_and(|read| read == written && read.is_file());
+    match inputs.iter().map(AsRef::as_ref).any(is_it) {
         true => refuse("the input"),
         false if written.is_dir() => refuse("a folder"),
         false => Ok(()),

@@ -54,19 +54,32 @@ impl LabelMap {
     }
 
     /// The answers that `probabilities` `[rows, num_classes]`, row-major, stand for: the most probable class of each row
-    /// that has a label, the first of equals. A class without one was never trained, and can't be written down.
-    pub fn answers<'a>(
-        &'a self,
-        probabilities: &'a [f32],
-        num_classes: usize,
-    ) -> impl Iterator<Item = u32> + 'a {
-        let labelled = (0..num_classes as u32).filter(|class| self.label_of(*class).is_some());
-        let labelled = labelled.collect::<Vec<_>>();
-        probabilities.chunks(num_classes.max(1)).map(move |row| {
-            let better =
-                |best: u32, class: u32| if row[class as usize] > row[best as usize] { class } else { best };
-            labelled.iter().copied().reduce(better).unwrap_or_default()
-        })
+    /// that has a label. A class without one was never trained, and can't be written down.
+    pub fn answers(&self, probabilities: &[f32], num_classes: usize) -> Vec<u32> {
+        self.most_probable(&self.labelled(probabilities, num_classes))
+    }
+
+    /// The class of each row's highest probability in `[rows, labels]`, whose columns are [`classes`](Self::classes): the
+    /// first of equals.
+    pub fn most_probable(&self, probabilities: &[f32]) -> Vec<u32> {
+        let classes = self.classes().collect::<Vec<_>>();
+        let best = |row: &[f32]| {
+            let better = |best: usize, at: usize| if row[at] > row[best] { at } else { best };
+            classes[(0..row.len()).reduce(better).unwrap_or_default()]
+        };
+        probabilities.chunks(classes.len()).map(best).collect()
+    }
+
+    /// Of `probabilities` `[rows, num_classes]`, row-major, those of the classes that have a label: `[rows, labels]`, in the
+    /// order of [`classes`](Self::classes).
+    fn labelled(&self, probabilities: &[f32], num_classes: usize) -> Vec<f32> {
+        let rows = probabilities.chunks(num_classes.max(1));
+        rows.flat_map(|row| self.classes().map(|class| row[class as usize])).collect()
+    }
+
+    /// The classes that have a label, in order.
+    pub fn classes(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.by_class.keys().copied()
     }
 
     /// What people call a class: its label, or `class N` if it has none.

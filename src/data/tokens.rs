@@ -122,6 +122,19 @@ impl Tokenizer {
         self.pad_id
     }
 
+    /// The special tokens, by transformers' names for them.
+    pub fn special_tokens(&self) -> Vec<(&'static str, String)> {
+        let pad = self.inner.id_to_token(self.pad_id).map(|token| ("pad_token", token));
+        let named = [
+            ("unk_token", "[UNK]"),
+            ("cls_token", "[CLS]"),
+            ("sep_token", "[SEP]"),
+            ("mask_token", "[MASK]"),
+        ];
+        let known = named.into_iter().filter(|(_, token)| self.inner.token_to_id(token).is_some());
+        pad.into_iter().chain(known.map(|(name, token)| (name, token.to_owned()))).collect()
+    }
+
     /// Tokenizes all texts, on all cores; of a long one no more than its first tokens take, where its words are told
     /// apart by white space, or are Chinese characters.
     pub fn encode(&self, texts: &[String]) -> Result<Tokens, DataError> {

@@ -1,11 +1,13 @@
 //! Asking a trained model: compiled programs that don't train, and what answers texts with them.
 
 mod encoder;
+mod ensemble;
 mod predictor;
 mod programs;
 mod upload;
 
 pub use encoder::Encoder;
+pub use ensemble::{Ensemble, Scores};
 pub use predictor::Predictor;
 pub use programs::{EncodeProgram, EvalProgram, Evaluation, PredictProgram};
 pub use upload::{MeetInput, upload_batch, upload_weights};

@@ -1,6 +1,7 @@
 //! A trained classifier, ready to be asked.
 
 use std::cell::OnceCell;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -35,13 +36,24 @@ impl Predictor {
     /// # Errors
     /// A batch that can't be split evenly, processes that differ, files that can't be read, a failure of the devices.
     pub fn open(run: &Run, replicas: Arc<Replicas>, batch_size: usize, data: [u8; 32]) -> Result<Self> {
+        Self::open_with(run, replicas, batch_size, data, &batch_size)
+    }
+
+    /// As [`open`](Self::open); `options` are all that must be alike in the processes besides.
+    pub(super) fn open_with(
+        run: &Run,
+        replicas: Arc<Replicas>,
+        batch_size: usize,
+        data: [u8; 32],
+        options: &impl Debug,
+    ) -> Result<Self> {
         let one_row = StepConfig::new(run.model.clone(), 1, 1);
         let graph = Graph::new();
         let step = predict_step(&graph, &one_row);
         replicas.agree(|| {
             Ok::<_, Error>(vec![
                 Fingerprint::program(&step.program),
-                Fingerprint::options(replicas.count(), &batch_size),
+                Fingerprint::options(replicas.count(), options),
                 Fingerprint::data(Sha256::new_with_prefix(data).chain_update(run.tokenizer.to_json()?)),
                 Fingerprint::weights(hash_files(run.weights().files())),
             ])

@@ -121,13 +121,20 @@ fn downsample(canvas: &[u8]) -> Vec<u8> {
     pixels
 }
 
-/// Decodes a chart, checks its size, and counts the pixels of each colour of [`COLOURS`].
+/// Decodes a chart, checks its size, and gives its RGB bytes.
 #[cfg(test)]
-pub fn colours_in(image: &[u8]) -> [usize; 4] {
+pub fn pixels(image: &[u8]) -> Vec<u8> {
     let mut reader = png::Decoder::new(std::io::Cursor::new(image)).read_info().unwrap();
     let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut pixels).unwrap();
     assert_eq!((info.width, info.height, info.color_type), (WIDTH, HEIGHT, png::ColorType::Rgb));
     assert_eq!(pixels[..3], [255; 3], "the background is white");
+    pixels
+}
+
+/// The number of pixels of each colour of [`COLOURS`] in a chart.
+#[cfg(test)]
+pub fn colours_in(image: &[u8]) -> [usize; 4] {
+    let pixels = pixels(image);
     COLOURS.map(|RGBColor(r, g, b)| pixels.chunks_exact(3).filter(|pixel| *pixel == [r, g, b]).count())
 }

@@ -3,12 +3,14 @@
 
 mod bars;
 mod canvas;
+mod confusion;
 mod history;
 mod metrics;
 mod plot;
 mod progress;
 
 pub use bars::bar_chart;
+pub use confusion::confusion_chart;
 pub use history::{EpochRecord, History, median};
 pub use metrics::{Average, ClassScore, Classification};
 pub use plot::{Curve, accuracy_chart, line_chart, loss_chart};

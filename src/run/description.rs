@@ -54,6 +54,24 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     original
 }
 
+/// What [`describe`] writes, for others: without our settings, and with those of transformers that it goes by.
+pub(super) fn describe_for_hub(original: Value, model: &ClassifierConfig, labels: &LabelMap) -> Value {
+    let mut json = describe(original, model, labels);
+    if let Some(json) = json.as_object_mut() {
+        json.remove(SETTINGS);
+        // Whatever the pretrained model's weights were.
+        json.iter_mut().filter(|(name, _)| ["dtype", "torch_dtype"].contains(&&***name)).for_each(
+            |(_, dtype)| {
+                *dtype = "float32".into();
+            },
+        );
+    }
+    if model.head.architecture() == "BertForSequenceClassification" {
+        json["problem_type"] = "single_label_classification".into();
+    }
+    json
+}
+
 /// The name that transformers gives a class without one, made longer if a label has it.
 fn unlabelled_name(class: u32, labels: &LabelMap) -> String {
     let mut name = format!("LABEL_{class}");

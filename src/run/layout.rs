@@ -13,6 +13,8 @@ pub use crate::weights::{CONFIG, TOKENIZER, WEIGHTS};
 pub const RUN: &str = "run.json";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// Names the members of an ensemble, in a folder that holds their runs.
+pub const ENSEMBLE: &str = "ensemble.json";
 /// A line per epoch.
 pub const HISTORY: &str = "history.jsonl";
 pub const LOSS_CHART: &str = "loss.png";

@@ -7,6 +7,7 @@ mod names;
 mod predictions;
 mod progress;
 mod reader;
+mod runs;
 mod snapshot;
 mod strays;
 mod writer;
@@ -15,9 +16,10 @@ use std::path::PathBuf;
 
 pub use checkpoint::{Checkpoint, Newest, last_arguments};
 pub use names::started;
-pub use predictions::{DevPredictions, Submission, write_submission};
+pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
 pub use reader::{Run, model_files, model_folder, read_json, settings};
+pub use runs::Runs;
 pub use snapshot::{Description, Snapshot, Tensor};
 pub use writer::Writer;
 
@@ -49,6 +51,9 @@ pub enum Error {
     NoEpoch { path: PathBuf, newest: Option<String> },
     #[error("tensor `{tensor}` has values that are no numbers after {step} steps: the run has diverged")]
     NotFinite { tensor: String, step: u64 },
+    /// Runs whose answers were to be averaged.
+    #[error("the labels of {} and {} differ: {difference}", first.display(), other.display())]
+    Labels { first: PathBuf, other: PathBuf, difference: String },
     /// A file that doesn't hold what it should.
     #[error("{}: {message}", path.display())]
     Input { path: PathBuf, message: String },
@@ -82,6 +87,7 @@ impl Error {
             | Self::Holds { .. }
             | Self::InUse { .. }
             | Self::NoEpoch { .. }
+            | Self::Labels { .. }
             | Self::Input { .. } => true,
             Self::TakenOver { .. } | Self::NotFinite { .. } => false,
             Self::File(error) => error.is_input_error(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use crate::data::LabelMap;
+use crate::data::{LabelMap, Table};
 use crate::storage::{FileError, write_atomic};
 
 /// The held-out rows with their labels and probabilities.
@@ -37,38 +37,59 @@ impl DevPredictions<'_> {
             (row - first) as u64
         };
         let name = |class| labels.name_of(class).into_owned();
-        let mut answers = labels.answers(probabilities, num_classes);
+        let answers = labels.answers(probabilities, num_classes);
         let mut columns = vec![
             Column::new("row".into(), rows.iter().map(|row| in_file(*row)).collect::<Vec<_>>()),
             texts("id", &mut rows.iter().map(|row| ids[*row].clone())),
             texts("label", &mut rows.iter().map(|row| name(classes[*row]))),
-            texts("predicted", &mut answers.by_ref().map(name)),
+            texts("predicted", &mut answers.into_iter().map(name)),
         ];
-        let mut names = HashSet::new();
-        for class in 0..num_classes {
-            let values = probabilities.iter().skip(class).step_by(num_classes).copied().collect::<Vec<_>>();
-            let mut name = format!("p_{}", labels.name_of(class as u32).replace(' ', "_"));
-            // Labels that differ in a space alone.
-            while !names.insert(name.clone()) {
-                name.push('_');
-            }
-            columns.push(Column::new(name.into(), values));
-        }
+        columns.extend(probability_columns(labels, 0..num_classes as u32, probabilities));
         write_csv(writer, true, columns)
     }
 }
 
-/// A file of `ID,label`, to which rows are added.
+/// A column for each of `classes`, of `probabilities` `[rows, classes]`: `p_` and the class's name.
+fn probability_columns(
+    labels: &LabelMap,
+    classes: impl ExactSizeIterator<Item = u32>,
+    probabilities: &[f32],
+) -> Vec<Column> {
+    let (mut names, width) = (HashSet::new(), classes.len());
+    let column = |(at, class): (usize, u32)| {
+        let values = probabilities.iter().skip(at).step_by(width).copied().collect::<Vec<_>>();
+        let mut name = format!("p_{}", labels.name_of(class).replace(' ', "_"));
+        // Labels that differ in a space alone.
+        while !names.insert(name.clone()) {
+            name.push('_');
+        }
+        Column::new(name.into(), values)
+    };
+    classes.enumerate().map(column).collect()
+}
+
+/// A file of `ID,label`, and a column of probabilities per label if they are wanted, to which rows are added.
 pub struct Submission<'a> {
     writer: &'a mut dyn Write,
     has_header: bool,
 }
 
 impl Submission<'_> {
-    /// Adds rows: the id and the label of each.
-    pub fn add(&mut self, ids: &[String], labels: &[impl AsRef<str>]) -> io::Result<()> {
-        let labels = labels.iter().map(AsRef::as_ref).collect::<Vec<&str>>();
-        let columns = vec![Column::new("ID".into(), ids), Column::new("label".into(), labels)];
+    /// Adds rows: the id of each and the label of its class, among `labels`; if they are given, its `probabilities` of the
+    /// labels, `[rows, labels]`.
+    pub fn add(
+        &mut self,
+        ids: &[String],
+        labels: &LabelMap,
+        answers: &[u32],
+        probabilities: Option<&[f32]>,
+    ) -> io::Result<()> {
+        let names = answers.iter().map(|class| labels.name_of(*class)).collect::<Vec<_>>();
+        let names = names.iter().map(AsRef::as_ref).collect::<Vec<&str>>();
+        let mut columns = vec![Column::new("ID".into(), ids), Column::new("label".into(), names)];
+        if let Some(probabilities) = probabilities {
+            columns.extend(probability_columns(labels, labels.classes(), probabilities));
+        }
         write_csv(self.writer, !std::mem::replace(&mut self.has_header, true), columns)
     }
 }
@@ -98,6 +119,54 @@ pub fn write_submission<E: From<FileError>>(
         Failure::Disk(error) => FileError::new("can't write", path)(error).into(),
         Failure::Caller(error) => error,
     })
+}
+
+/// What an evaluation has answered to a table.
+pub struct WrongRows<'a> {
+    pub table: &'a Table,
+    /// The class that each row was given.
+    pub answers: &'a [u32],
+    /// `[rows, labels]`, row-major, in the order of [`LabelMap::classes`].
+    pub probabilities: &'a [f32],
+    pub labels: &'a LabelMap,
+}
+
+impl WrongRows<'_> {
+    /// Writes the rows whose answer isn't their label, those with the most probable answer first:
+    /// `id,text,label,predicted,p_predicted,p_label`, the last two the probabilities of the two labels before them.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn save(&self, path: &Path) -> Result<(), FileError> {
+        write_atomic(path, |file| self.write(file)).map_err(FileError::new("can't write", path))
+    }
+
+    fn write(&self, writer: &mut dyn Write) -> io::Result<()> {
+        let Self { table: Table { texts, classes, ids, .. }, answers, probabilities, labels } = self;
+        let columns = labels.classes().collect::<Vec<_>>();
+        let probability = |row: usize, class: u32| {
+            let column = columns.binary_search(&class).ok();
+            column.map_or(0.0, |column| probabilities[row * columns.len() + column])
+        };
+        let of_answer = |row: &usize| probability(*row, answers[*row]);
+        let mut wrong = (0..texts.len()).filter(|row| answers[*row] != classes[*row]).collect::<Vec<_>>();
+        wrong.sort_by(|a, b| of_answer(b).total_cmp(&of_answer(a)));
+        let text = |name: &str, text: &dyn Fn(usize) -> String| {
+            Column::new(name.into(), wrong.iter().map(|row| text(*row)).collect::<Vec<_>>())
+        };
+        let number = |name: &str, number: &dyn Fn(usize) -> f32| {
+            Column::new(name.into(), wrong.iter().map(|row| number(*row)).collect::<Vec<_>>())
+        };
+        let columns = vec![
+            text("id", &|row| ids[row].clone()),
+            text("text", &|row| texts[row].clone()),
+            text("label", &|row| labels.name_of(classes[row]).into_owned()),
+            text("predicted", &|row| labels.name_of(answers[row]).into_owned()),
+            number("p_predicted", &|row| of_answer(&row)),
+            number("p_label", &|row| probability(row, classes[row])),
+        ];
+        write_csv(writer, true, columns)
+    }
 }
 
 fn write_csv(writer: &mut dyn Write, header: bool, columns: Vec<Column>) -> io::Result<()> {

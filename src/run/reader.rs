@@ -135,10 +135,14 @@ pub fn model_files(model: &str, revision: Option<&str>, weights: bool, hub: &Hub
 
 /// A trained model.
 pub struct Run {
+    /// Its folder.
+    pub path: PathBuf,
     pub model: ClassifierConfig,
     pub labels: LabelMap,
     /// The one that the model was trained with.
     pub tokenizer: Tokenizer,
+    /// Its `config.json`.
+    config: Value,
     weights: TensorFiles,
 }
 
@@ -148,21 +152,21 @@ impl Run {
     /// # Errors
     /// A folder that is not a run's, or whose files don't fit together.
     pub fn open(root: &Path) -> Result<Self> {
-        let is_there = match is_bucket(root) {
-            true => Folder::new(root).exists("")?,
-            false => root.is_dir(),
-        };
-        if !is_there {
-            return Err(Error::NoRun { path: root.to_owned() });
-        }
+        check_is_there(root)?;
         let files = model_files(&root.to_string_lossy(), None, true, &Hub::from_env()?)?;
         let error = |message: String| Error::Input { path: files.config.clone(), message };
         let bert = BertConfig::read(&files.config)?;
-        let (model, labels) = description::read(&read_json(&files.config)?, bert).map_err(error)?;
+        let config = read_json(&files.config)?;
+        let (model, labels) = description::read(&config, bert).map_err(error)?;
         let weights = open_weights(&files, &model)?;
         InitialValues::Trained(&weights).check(&model.weights())?;
         let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
-        Ok(Self { model, labels, tokenizer, weights })
+        Ok(Self { path: root.to_owned(), model, labels, tokenizer, config, weights })
+    }
+
+    /// A `config.json` that says of the model what transformers understands.
+    pub fn hub_config(&self) -> Value {
+        description::describe_for_hub(self.config.clone(), &self.model, &self.labels)
     }
 
     /// The values of its weights.
@@ -188,6 +192,15 @@ pub fn settings(
     }
     let error = |message: String| Error::Input { path: path.to_owned(), message };
     description::read(json, bert.clone()).map(Some).map_err(error)
+}
+
+/// Whether there is such a folder.
+pub(super) fn check_is_there(root: &Path) -> Result<()> {
+    let is_there = match is_bucket(root) {
+        true => Folder::new(root).exists("")?,
+        false => root.is_dir(),
+    };
+    if is_there { Ok(()) } else { Err(Error::NoRun { path: root.to_owned() }) }
 }
 
 /// Reads a JSON file.

@@ -259,6 +259,18 @@ impl fmt::Display for InputId {
     }
 }
 
+impl fmt::Display for OutputId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leaf(leaf) => return leaf.fmt(f),
+            Self::Metrics => "metrics",
+            Self::GradientNorm => "gradient_norm",
+            Self::Probabilities => "probabilities",
+            Self::HiddenStates => "hidden_states",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,10 +36,18 @@ pub fn write_atomic<E: From<io::Error>>(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    in_folder(folder, || write_named(folder, path, write))
+}
+
+/// Makes `folder` if it isn't there, and those on the way to it; they stay if what is then written is.
+pub(super) fn in_folder<E: From<io::Error>>(
+    folder: &Path,
+    write: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
     let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
     let missing = folder.ancestors().take_while(is_missing).collect::<Vec<_>>();
     make_folder(folder)?;
-    let written = write_named(folder, path, write);
+    let written = write();
     if written.is_err() {
         // Unless somebody has put something there meanwhile.
         missing.into_iter().for_each(|folder| _ = fs::remove_dir(folder));
@@ -159,7 +167,7 @@ impl Temporary {
 }
 
 /// An error of `tempfile`'s, which names a file that nobody knows.
-fn without_path(error: io::Error) -> io::Error {
+pub(super) fn without_path(error: io::Error) -> io::Error {
     match error.kind() {
         ErrorKind::Other => error,
         kind => kind.into(),

@@ -11,6 +11,7 @@ mod commit;
 mod fetched;
 mod local;
 mod new_file;
+mod new_folder;
 
 use std::fs;
 use std::io::{self, Seek, Write};
@@ -21,6 +22,7 @@ use bucket::Bucket;
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, is_damage, sha256};
 pub use fetched::{Fetched, as_given};
 use new_file::NewFile;
+pub use new_folder::write_folder;
 
 /// A file that could not be read, written or removed.
 #[derive(Debug, thiserror::Error)]

@@ -159,7 +159,7 @@ impl Epochs<'_, '_> {
         let classes = parts.dev.iter().map(|row| source.table.classes[*row]).collect::<Vec<_>>();
         let answers = recipe.labels.answers(&evaluation.probabilities, source.model.head.num_classes());
         let name = |class| recipe.labels.name_of(class).into_owned();
-        let scores = Classification::new(&classes, &answers.collect::<Vec<_>>(), evaluation.loss, name)?;
+        let scores = Classification::new(&classes, &answers, evaluation.loss, name)?;
         Ok(EpochRecord {
             epoch,
             step: self.progress.step,

@@ -6,6 +6,8 @@
 #[cfg(feature = "cloud")]
 mod buckets;
 mod checkpoints;
+mod ensembles;
+mod exports;
 mod flags;
 mod hub;
 mod models;
@@ -82,6 +84,8 @@ fn groups() -> Vec<Vec<Case>> {
         flags::cases(),
         models::cases(),
         runs::cases(),
+        ensembles::cases(),
+        exports::cases(),
         hub::cases(),
         plugins::cases(),
         outputs::cases(),

@@ -15,6 +15,8 @@ mod common;
 mod data;
 mod downloads;
 mod dropout;
+mod ensembles;
+mod exports;
 mod fuzz;
 mod golden;
 mod gradients;

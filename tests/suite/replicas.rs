@@ -89,7 +89,7 @@ fn answers(replicas: usize) -> Answers {
 fn replicas_evaluate_predict_and_encode_as_one_does() {
     let rows =
         |batches: &[Vec<f32>], width| batches.iter().map(|batch| batch.len() / width).collect::<Vec<_>>();
-    let classes = |probabilities: &[f32]| LabelMap::default().answers(probabilities, 4).collect::<Vec<_>>();
+    let classes = |probabilities: &[f32]| LabelMap::default().answers(probabilities, 4);
     let one = answers(1);
     let hidden = model(0.1).bert.hidden_size;
     for replicas in REPLICAS {

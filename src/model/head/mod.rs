@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use dense::{DenseHeadConfig, OutputActivation};
 pub use linear::LinearHeadConfig;
 pub use lstm::LstmHeadConfig;
-pub use scores::Scores;
+pub use scores::{CLIP, Scores};
 
 use super::Bert;
 use super::summary::Layer;
@@ -79,7 +79,7 @@ impl HeadConfig {
         }
     }
 
-    /// transformers' class for the whole model, or for the encoder alone.
+    /// The class of transformers that the classifier is one of; `BertModel`, the encoder's, for a head that none has.
     pub fn architecture(&self) -> &'static str {
         match self {
             Self::Cls(_) => "BertForSequenceClassification",

@@ -3,7 +3,7 @@
 use crate::hlo::Tensor;
 
 /// Keras' `epsilon()`: probabilities are clipped to `[1e-7, 1 - 1e-7]` before the logarithm.
-const CLIP: f64 = 1e-7;
+pub const CLIP: f64 = 1e-7;
 
 /// Class scores `[batch, classes]`.
 #[derive(Clone, Copy)]

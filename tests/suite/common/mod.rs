@@ -3,6 +3,7 @@
 
 pub mod buckets;
 pub mod cli;
+pub mod ensembles;
 pub mod gcs;
 pub mod graph;
 pub mod hub;
