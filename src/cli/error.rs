@@ -84,9 +84,11 @@ impl Error {
             }
             Self::Weights(WeightsError::MaxLength { .. }) => "lower --max-length",
             Self::Data(DataError::Split { .. }) => "choose another --dev-size, or a table of more rows",
+            Self::Data(DataError::Stratify { .. }) => "choose another --dev-size, or leave --stratify out",
             Self::Data(DataError::BadRows { .. }) => {
                 "correct them, or pass --skip-bad-rows to leave them out; --labels of train says which labels there are"
             }
+            Self::Data(DataError::Labels { .. }) => "is --label-column right?",
             Self::Data(DataError::HeaderIsData { row, .. }) if row.len() == 1 => {
                 "pass --no-header if it is data, --header if not; is --separator right?"
             }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::options::TrainedArgs;
 use super::{Console, Result, guess_note, plural};
-use crate::data::{Purpose, TableFile};
+use crate::data::{Labels, Purpose, TableFile};
 use crate::infer::Predictor;
 use crate::report::Classification;
 use crate::run::Run;
@@ -26,7 +26,7 @@ pub struct EvaluateArgs {
 pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let trained = &args.trained;
     let run = Run::open(&trained.run)?;
-    let options = trained.table.options(&run.labels);
+    let options = trained.table.options(Labels::Given(run.labels.clone()));
     let table = TableFile::open(&trained.data, &options, Purpose::Evaluate)?;
     let (table, summary) = table.collect()?;
 

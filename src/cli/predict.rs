@@ -9,7 +9,7 @@ use clap::Args;
 use super::options::TrainedArgs;
 use super::output::{Output, check_is_other};
 use super::{Console, Error, Result, guess_note, part, plural};
-use crate::data::{Purpose, Summary, TableFile};
+use crate::data::{Labels, Purpose, Summary, TableFile};
 use crate::infer::Predictor;
 use crate::run::layout::{FILES, RUN};
 use crate::run::{Run, Submission, write_submission};
@@ -39,7 +39,7 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let read = run_files.iter().chain([&trained.data]).map(PathBuf::as_path).collect::<Vec<_>>();
     check_is_other(&read, &args.output)?;
     let run = Run::open(&trained.run)?;
-    let options = trained.table.options(&run.labels);
+    let options = trained.table.options(Labels::Given(run.labels.clone()));
     let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;
     // All of it, before a device is taken.
     let checked = table.check()?;

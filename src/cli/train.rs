@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::{DeviceArgs, TableArgs, count};
 use super::{Cli, Console, Error, Exit, Result, arguments, guess_note, padding_note, plural, signals};
-use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
+use crate::data::{
+    DataError, LabelMap, Labels, Purpose, Table, stratified_train_test_split, train_test_split,
+};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::report::{EpochProgress, EpochRecord};
 use crate::run::{last_arguments, model_files, read_json};
@@ -139,12 +141,20 @@ pub struct RecipeArgs {
     /// Decides which rows are held out (random_state of train_test_split)
     #[arg(long, default_value_t = 42, value_name = "SEED")]
     pub split_seed: u32,
+    /// Hold out the same share of each label (stratify of train_test_split)
+    #[arg(long)]
+    pub stratify: bool,
     /// Decides the head's first weights, the order of the examples and dropout
     #[arg(long, default_value_t = 0)]
     pub seed: u32,
-    /// What each label of the table is as a class of the model
-    #[arg(long, default_value_t = LabelMap::default(), value_name = "LABEL=CLASS,...", allow_hyphen_values = true)]
-    pub labels: LabelMap,
+    /// What each label of the table is as a class of the model; auto numbers those that it has from 0 on, sorted as texts
+    #[arg(
+        long,
+        default_value_t = Labels::Given(LabelMap::default()),
+        value_name = "LABEL=CLASS,...|auto",
+        allow_hyphen_values = true
+    )]
+    pub labels: Labels,
 }
 
 pub fn run(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
@@ -233,7 +243,8 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
 
 /// Reads and checks all that the job needs.
 fn prepare(args: &TrainArgs) -> Result<Job> {
-    let RecipeArgs { labels, learning_rate, batch_size, epochs, seed, dev_size, split_seed } = &args.recipe;
+    let RecipeArgs { labels, learning_rate, batch_size, epochs, seed, dev_size, split_seed, stratify } =
+        &args.recipe;
     // As the program will take it, in f32.
     let rate = *learning_rate as f32;
     if !(rate > 0.0 && rate.is_finite()) {
@@ -249,20 +260,28 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     let files = model_files(name, revision.as_deref(), weights, &Hub::from_env()?.with_progress())?;
     // All of the model before the table, which may take long: a run may go on beside this one, and replace its files.
     let original = read_json(&files.config)?;
-    let mut model = model_config(&args.model.classifier, BertConfig::read(&files.config)?, labels)?;
-    let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
-    model.bert.pad_token_id = tokenizer.pad_id();
+    let bert = BertConfig::read(&files.config)?;
+    let config = |needed| model_config(&args.model.classifier, bert.clone(), labels, needed);
+    // The table's own labels are yet to come: until then, its head has one class.
+    let model = config(if let Labels::Given(labels) = labels { labels.num_classes() } else { 1 })?;
+    let tokenizer = open_tokenizer::<Error>(&files, &bert, model.max_length)?;
     let pretrained = weights.then(|| open_pretrained(&files, &model.weights())).transpose()?;
-    let table = Table::read(&args.train, &args.table.options(labels), Purpose::Train)?;
-    let split = train_test_split(table.texts.len(), *dev_size, *split_seed)?;
+    let table = Table::read(&args.train, &args.table.options(labels.clone()), Purpose::Train)?;
+    let mut model = config(table.labels.num_classes())?;
+    model.bert.pad_token_id = tokenizer.pad_id();
+    let split = match stratify {
+        true => stratified_train_test_split(&table.classes, &table.labels, *dev_size, *split_seed),
+        false => train_test_split(table.texts.len(), *dev_size, *split_seed),
+    }?;
     let recipe = Recipe {
         batch_size: *batch_size,
         epochs: *epochs,
         learning_rate: *learning_rate,
         dev_size: *dev_size,
         split_seed: *split_seed,
+        stratify: *stratify,
         seed: *seed,
-        labels: labels.clone(),
+        labels: table.labels.clone(),
     };
     let arguments = args.written.clone();
     let job = Job { original, model, pretrained, tokenizer, table, split, recipe, arguments };
@@ -270,9 +289,13 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     Ok(job)
 }
 
-/// The classifier that the flags ask for, on an encoder.
-fn model_config(args: &ClassifierArgs, bert: BertConfig, labels: &LabelMap) -> Result<ClassifierConfig> {
-    let needed = labels.num_classes();
+/// The classifier that the flags ask for, on an encoder, with a class for each of as many as `labels` needs.
+fn model_config(
+    args: &ClassifierArgs,
+    bert: BertConfig,
+    labels: &Labels,
+    needed: usize,
+) -> Result<ClassifierConfig> {
     match args.num_classes {
         Some(given) if given < needed => {
             Err(Error::Usage(format!("--num-classes {given}: --labels {labels} needs {needed}")))

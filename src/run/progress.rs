@@ -74,7 +74,7 @@ impl fmt::Display for Difference {
 /// A value as a person writes it.
 fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "unknown".to_owned(),
+        Value::Null => "not set".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }

@@ -40,6 +40,8 @@ pub struct Recipe {
     /// Share of the rows that is held out, and what decides which.
     pub dev_size: f64,
     pub split_seed: u32,
+    /// Whether it has the table's share of each class.
+    pub stratify: bool,
     /// Of the head's first values, the order of the examples and dropout.
     pub seed: u32,
     pub labels: LabelMap,

@@ -51,8 +51,12 @@ pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions
     add("learning_rate", json!(recipe.learning_rate));
     add("dev_size", json!(recipe.dev_size));
     add("split_seed", json!(recipe.split_seed));
+    // Runs of before there was a choice are silent on it.
+    if recipe.stratify {
+        add("stratify", json!(true));
+    }
     add("seed", json!(recipe.seed));
-    add("labels", json!(recipe.labels.to_string()));
+    add("labels", json!(recipe.labels.to_unique_string()));
     // A configuration has nothing that JSON can't hold.
     add("model", serde_json::to_value(model).unwrap_or_default());
     let free = [

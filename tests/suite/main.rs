@@ -29,6 +29,7 @@ mod hlo_ops;
 mod hlo_properties;
 mod hlo_random;
 mod hub;
+mod labels;
 mod pjrt;
 mod pjrt_table;
 mod plan;

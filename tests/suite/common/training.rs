@@ -83,6 +83,7 @@ pub fn job() -> Job {
             learning_rate: 1e-3,
             dev_size: 0.2,
             split_seed: 42,
+            stratify: false,
             seed: 7,
             labels: LabelMap::default(),
         },
