@@ -69,7 +69,12 @@ impl Error {
             Self::Exec(exec::Error::Timeout { .. }) => "--slice-timeout says how long to wait",
             Self::Run(run::Error::NoRun { .. }) => "give the --output of a training run",
             Self::Run(run::Error::Labels { .. }) => "only runs with the same labels can be averaged",
-            Self::Run(run::Error::Holds { .. }) => "choose another --output, or pass --overwrite",
+            Self::Run(run::Error::HoldsEnsemble { .. } | run::Error::HoldsRun { .. }) => {
+                "choose another --output"
+            }
+            Self::Run(run::Error::Holds { .. } | run::Error::OtherMembers { .. }) => {
+                "choose another --output, or pass --overwrite"
+            }
             Self::Run(run::Error::InUse { .. }) => "choose another --output",
             Self::Train(train::Error::Diverged { .. }) => {
                 "try a lower --learning-rate: that is another run, so with another --output, or with --overwrite"
@@ -85,9 +90,11 @@ impl Error {
             }
             Self::Weights(WeightsError::MaxLength { .. }) => "lower --max-length",
             Self::Data(DataError::Split { .. }) => "choose another --dev-size, or a table of more rows",
+            Self::Data(DataError::Stratify { .. }) => "choose another --dev-size, or leave --stratify out",
             Self::Data(DataError::BadRows { .. }) => {
                 "correct them, or pass --skip-bad-rows to leave them out; --labels of train says which labels there are"
             }
+            Self::Data(DataError::Labels { .. }) => "is --label-column right?",
             Self::Data(DataError::HeaderIsData { row, .. }) if row.len() == 1 => {
                 "pass --no-header if it is data, --header if not; is --separator right?"
             }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::options::TrainedArgs;
 use super::output::check_is_other;
 use super::{Console, Error, Result, guess_note, plural};
-use crate::data::{Purpose, TableFile};
+use crate::data::{Labels, Purpose, TableFile};
 use crate::infer::Ensemble;
 use crate::report::{Classification, confusion_chart};
 use crate::run::WrongRows;
@@ -48,7 +48,7 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
         let message = "--confusion and --errors name the same file";
         return Err(Error::Usage(format!("{message}, {}", confusion.display())));
     }
-    let options = trained.table.options(runs.labels());
+    let options = trained.table.options(Labels::Given(runs.labels().clone()));
     let table = TableFile::open(&trained.data, &options, Purpose::Evaluate)?;
     let (table, summary) = table.collect()?;
 

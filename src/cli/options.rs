@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args};
 
 use super::{Console, Error, Result, plural};
-use crate::data::{ColumnRef, DataError, Header, LabelMap, TableOptions, parse_quote, parse_separator};
+use crate::data::{ColumnRef, DataError, Header, Labels, TableOptions, parse_quote, parse_separator};
 use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
 use crate::pjrt::{Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
@@ -58,7 +58,7 @@ fn quote(text: &str) -> std::result::Result<Quote, DataError> {
 
 impl TableArgs {
     /// A table with these options, and what its labels mean.
-    pub fn options(&self, labels: &LabelMap) -> TableOptions {
+    pub fn options(&self, labels: Labels) -> TableOptions {
         TableOptions {
             separator: self.separator,
             quote: self.quote.0,
@@ -70,7 +70,7 @@ impl TableArgs {
             text_column: self.text_column.clone(),
             label_column: self.label_column.clone(),
             id_column: self.id_column.clone(),
-            labels: labels.clone(),
+            labels,
             skip_bad_rows: self.skip_bad_rows,
         }
     }

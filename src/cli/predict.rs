@@ -9,7 +9,7 @@ use clap::Args;
 use super::options::TrainedArgs;
 use super::output::{Output, check_is_other};
 use super::{Console, Error, Result, guess_note, part, plural};
-use crate::data::{Purpose, Summary, TableFile};
+use crate::data::{Labels, Purpose, Summary, TableFile};
 use crate::infer::Ensemble;
 use crate::run::{Submission, write_submission};
 use crate::storage::FileError;
@@ -46,7 +46,7 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let runs = trained.open_runs()?;
     let read = runs.files().chain([trained.data.clone()]).collect::<Vec<_>>();
     check_is_other("--output", &read, &args.output)?;
-    let options = trained.table.options(runs.labels());
+    let options = trained.table.options(Labels::Given(runs.labels().clone()));
     let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;
     // All of it, before a device is taken.
     let checked = table.check()?;

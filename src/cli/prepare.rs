@@ -1,7 +1,7 @@
 //! What training needs, read and checked before a device is taken.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -9,20 +9,23 @@ use serde_json::Value;
 use super::model::MAX_LENGTH;
 use super::train::TrainArgs;
 use super::{Error, Result, guess_note, padding_note, plural};
-use crate::data::{DataError, LabelMap, Purpose, Table, train_test_split};
+use crate::data::{
+    DataError, LabelMap, Labels, Purpose, Split, Table, k_fold, stratified_k_fold,
+    stratified_train_test_split, train_test_split,
+};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::nn::Part;
 use crate::run::{model_files, read_json, settings};
 use crate::storage::check_is_there;
-use crate::train::{HeldOut, Job, Parts, Source};
+use crate::train::{HeldOut, Job, Member, Parts, Recipe, Source};
 use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
 
-/// Reads and checks all that the job needs.
-pub fn prepare(args: &TrainArgs) -> Result<Job> {
+/// Reads and checks all that is needed: one job, or those of an ensemble's members, which have names.
+pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
+    args.recipe.check()?;
     // Before anything is downloaded.
-    for path in
-        [Some(&args.train), args.evaluation.dev.as_ref(), args.evaluation.test.as_ref()].into_iter().flatten()
-    {
+    let tables = [Some(&args.train), args.evaluation.dev.as_ref(), args.evaluation.test.as_ref()];
+    for path in tables.into_iter().flatten() {
         check_is_there(path).map_err(|source| DataError::Read { path: path.clone(), source })?;
     }
     let model_args = &args.model;
@@ -33,58 +36,133 @@ pub fn prepare(args: &TrainArgs) -> Result<Job> {
     // All of the model before the table, which may take long: a run may go on beside this one, and replace its files.
     let original = read_json(&files.config)?;
     let bert = BertConfig::read(&files.config)?;
-    let recipe = args.recipe.recipe(&args.evaluation, bert.num_hidden_layers)?;
+    let layers = bert.num_hidden_layers;
     let before = settings(&files.config, &original, &bert)?;
-    let mut model = model_config(args, bert, &recipe.labels, before.as_ref().map(|(model, _)| model))?;
-    let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
-    model.bert.pad_token_id = tokenizer.pad_id();
+    let labels = args.recipe.labels.clone();
+    let labels = labels.or_else(|| before.as_ref().map(|(_, labels)| Labels::Given(labels.clone())));
+    let labels = labels.unwrap_or_else(|| Labels::Given(LabelMap::default()));
+    let known = if let Labels::Given(labels) = &labels { Some(labels.clone()) } else { None };
+    if let Some(labels) = &known {
+        args.recipe.recipe(&args.evaluation, layers, labels.clone())?;
+    }
+    let config =
+        |needed| model_config(args, bert.clone(), &labels, needed, before.as_ref().map(|(model, _)| model));
+    // The table's own labels are yet to come: until then, its head has one class.
+    let model = config(known.map_or(1, |labels| labels.num_classes()))?;
+    let tokenizer = open_tokenizer::<Error>(&files, &bert, model.max_length)?;
     let pretrained = weights.then(|| open_pretrained(&files, &model.weights())).transpose()?;
-    let keeps_head =
-        before.is_some_and(|(before, labels)| before.head == model.head && labels == recipe.labels);
-    let (table, files, parts) = tables(args, &recipe.held_out, &recipe.labels)?;
-    let arguments = args.written.clone();
-    let source = Source { original, model, pretrained, keeps_head, tokenizer, table, files, arguments };
-    let job = Job { source: Arc::new(source), parts, recipe };
-    job.initial_values().check(&job.source.model.weights())?;
-    Ok(job)
+    let tables = Tables::read(args, &labels)?;
+    let labels = tables.all.labels.clone();
+    let mut model = config(labels.num_classes())?;
+    model.bert.pad_token_id = tokenizer.pad_id();
+    let keeps_head = before.is_some_and(|(before, its)| before.head == model.head && its == labels);
+    let recipe = args.recipe.recipe(&args.evaluation, layers, labels)?;
+    let members = members(args, &recipe, &tables)?;
+    let source = Source {
+        original,
+        model,
+        pretrained,
+        keeps_head,
+        tokenizer,
+        table: tables.all,
+        files: tables.files,
+        arguments: args.written.clone(),
+    };
+    let source = Arc::new(source);
+    let job = |(name, recipe, parts)| Member { name, job: Job { source: source.clone(), parts, recipe } };
+    let members = members.into_iter().map(job).collect::<Vec<_>>();
+    members[0].job.initial_values().check(&source.model.weights())?;
+    Ok(members)
 }
 
-/// All rows, the first one of each file, and what they are for.
-fn tables(args: &TrainArgs, held_out: &HeldOut, labels: &LabelMap) -> Result<(Table, Vec<usize>, Parts)> {
-    let options = args.table.options(labels);
-    let mut table = Table::read(&args.train, &options, Purpose::Train)?;
-    let own = table.texts.len();
-    let mut files = vec![0];
-    let mut add = |path: Option<&std::path::PathBuf>| -> Result<Vec<usize>> {
-        let Some(path) = path else { return Ok(vec![]) };
-        let first = table.texts.len();
-        let Table { texts, classes, ids, .. } = Table::read(path, &options, Purpose::Evaluate)?;
-        table.texts.extend(texts);
-        table.classes.extend(classes);
-        table.ids.extend(ids);
-        files.push(first);
-        Ok((first..table.texts.len()).collect())
-    };
-    let dev = add(args.evaluation.dev.as_ref())?;
-    let test = add(args.evaluation.test.as_ref())?;
-    let parts = match *held_out {
-        HeldOut::Share { dev_size, split_seed, .. } => {
-            let split = train_test_split(own, dev_size, split_seed)?;
-            Parts { train: split.train, dev: split.test, test }
+/// All rows, those of one file after those of another.
+struct Tables {
+    all: Table,
+    /// The first row of each file.
+    files: Vec<usize>,
+    own: usize,
+    dev: Vec<usize>,
+    test: Vec<usize>,
+}
+
+impl Tables {
+    fn read(args: &TrainArgs, labels: &Labels) -> Result<Self> {
+        let mut all = Table::read(&args.train, &args.table.options(labels.clone()), Purpose::Train)?;
+        let (own, mut files) = (all.texts.len(), vec![0]);
+        // What the labels of the first one are as classes, they are in the others.
+        let options = args.table.options(Labels::Given(all.labels.clone()));
+        let mut add = |path: Option<&PathBuf>| -> Result<Vec<usize>> {
+            let Some(path) = path else { return Ok(vec![]) };
+            let first = all.texts.len();
+            let Table { texts, classes, ids, .. } = Table::read(path, &options, Purpose::Evaluate)?;
+            all.texts.extend(texts);
+            all.classes.extend(classes);
+            all.ids.extend(ids);
+            files.push(first);
+            Ok((first..all.texts.len()).collect())
+        };
+        let dev = add(args.evaluation.dev.as_ref())?;
+        let test = add(args.evaluation.test.as_ref())?;
+        Ok(Self { all, files, own, dev, test })
+    }
+}
+
+/// What each member trains with and on: one for each seed and each fold.
+fn members(args: &TrainArgs, recipe: &Recipe, tables: &Tables) -> Result<Vec<(String, Recipe, Parts)>> {
+    let Tables { all, own, dev, test, .. } = tables;
+    let classes = &all.classes[..*own];
+    let split = |train, dev| Parts { train, dev, test: test.clone() };
+    let parts = match (args.recipe.folds, &recipe.held_out) {
+        (Some(folds), HeldOut::Share { split_seed, stratify, .. }) => {
+            let (split_seed, stratify) = (*split_seed, *stratify);
+            let made = match stratify {
+                true => stratified_k_fold(classes, folds, split_seed),
+                false => k_fold(*own, folds, split_seed),
+            }?;
+            let fold = |fold: usize| {
+                let Split { train, test } = made.split(fold);
+                let fold = fold + 1;
+                (HeldOut::Fold { fold, folds, split_seed, stratify }, split(train, test))
+            };
+            (0..folds).map(fold).collect()
         }
-        HeldOut::Fold { .. } | HeldOut::File => Parts { train: (0..own).collect(), dev, test },
+        (_, HeldOut::Share { dev_size, split_seed, stratify: true }) => {
+            let Split { train, test } =
+                stratified_train_test_split(classes, &all.labels, *dev_size, *split_seed)?;
+            vec![(recipe.held_out.clone(), split(train, test))]
+        }
+        (_, HeldOut::Share { dev_size, split_seed, stratify: false }) => {
+            let Split { train, test } = train_test_split(*own, *dev_size, *split_seed)?;
+            vec![(recipe.held_out.clone(), split(train, test))]
+        }
+        _ => vec![(recipe.held_out.clone(), split((0..*own).collect(), dev.clone()))],
     };
-    Ok((table, files, parts))
+    let seeds = (0..args.recipe.seeds.unwrap_or(1) as u32).map(|i| recipe.seed.wrapping_add(i));
+    let member = |seed: u32, (held_out, parts): &(HeldOut, Parts)| {
+        let of_seed = args.recipe.seeds.map(|_| format!("seed-{seed}"));
+        let of_fold = match held_out {
+            HeldOut::Fold { fold, .. } => Some(format!("fold-{fold}")),
+            _ => None,
+        };
+        let name = of_seed.into_iter().chain(of_fold).collect::<Vec<_>>().join("-");
+        (name, Recipe { seed, held_out: held_out.clone(), ..recipe.clone() }, parts.clone())
+    };
+    Ok(seeds
+        .flat_map(|seed| parts.iter().map(move |parts| (seed, parts)))
+        .map(|(seed, parts)| member(seed, parts))
+        .collect())
 }
 
-/// The classifier that the flags ask for, on an encoder, which may be `before`'s.
+/// The classifier that the flags ask for, on an encoder, which may be `before`'s, with a class for each of as many as `labels`
+/// needs.
 fn model_config(
     args: &TrainArgs,
     bert: BertConfig,
-    labels: &LabelMap,
+    labels: &Labels,
+    needed: usize,
     before: Option<&ClassifierConfig>,
 ) -> Result<ClassifierConfig> {
-    let (args, needed) = (&args.model.classifier, labels.num_classes());
+    let args = &args.model.classifier;
     match args.num_classes {
         Some(given) if given < needed => {
             Err(Error::Usage(format!("--num-classes {given}: --labels {labels} needs {needed}")))
@@ -93,9 +171,9 @@ fn model_config(
     }
 }
 
-/// What the table holds.
-pub fn describe(args: &TrainArgs, job: &Job) -> String {
-    let Job { source, parts, .. } = job;
+/// What the tables hold.
+pub fn describe(args: &TrainArgs, members: &[Member]) -> String {
+    let Job { source, parts, .. } = &members[0].job;
     let table = &source.table;
     let own = source.files.get(1).copied().unwrap_or(table.texts.len());
     let mut text = format!(
@@ -110,6 +188,9 @@ pub fn describe(args: &TrainArgs, job: &Job) -> String {
         if let Some(path) = path {
             text.push_str(&format!("\n{}: {} texts", path.display(), rows.len()));
         }
+    }
+    if members.len() > 1 {
+        text.push_str(&format!("\n{} members are trained, one after another", members.len()));
     }
     let said = source.original.get("pad_token_id").and_then(Value::as_u64);
     let said = said.unwrap_or(BertConfig::default().pad_token_id.into());

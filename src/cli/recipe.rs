@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::options::count;
 use super::{Error, Result};
-use crate::data::LabelMap;
+use crate::data::{LabelMap, Labels};
 use crate::step::{Freeze, Schedule, Training};
 use crate::train::{ClassWeights, HeldOut, Keep, KeptEpoch, Metric, Recipe, Warmup};
 
@@ -52,10 +52,21 @@ pub struct RecipeArgs {
     /// Decides the head's first weights, the order of the examples and dropout
     #[arg(long, default_value_t = 0)]
     pub seed: u32,
-    /// What each label of the table is as a class of the model
-    #[arg(long, default_value_t = LabelMap::default(), value_name = "LABEL=CLASS,...", allow_hyphen_values = true)]
-    pub labels: LabelMap,
+    /// What each label of the table is as a class of the model; auto numbers those that it has from 0 on, sorted as texts
+    /// [default: -1=1,0=2,1=3, or the run's that --model is]
+    #[arg(long, value_name = "LABEL=CLASS,...|auto", allow_hyphen_values = true)]
+    pub labels: Option<Labels>,
+    /// Train several times, with --seed and the seeds after it: the run is their ensemble
+    #[arg(long, value_parser = count().range(1..=MOST_MEMBERS), value_name = "N")]
+    pub seeds: Option<usize>,
+    /// Train on all rows but one of N parts, once for each part, which is held out: the run is their ensemble (KFold, or with
+    /// --stratify StratifiedKFold, shuffled)
+    #[arg(long, value_parser = count().range(2..=MOST_MEMBERS), value_name = "N", conflicts_with_all = ["dev", "dev_size"])]
+    pub folds: Option<usize>,
 }
+
+/// Far more than anybody trains, and few enough to be listed.
+const MOST_MEMBERS: u64 = 1000;
 
 /// Which rows are held out, and what is made of what they show.
 #[derive(Args, Clone, Debug)]
@@ -64,11 +75,14 @@ pub struct EvaluationArgs {
     /// Share of the rows held out, more than 0 and less than 1
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     pub dev_size: f64,
-    /// Decides which rows are held out (random_state of train_test_split)
+    /// Decides which rows are held out (random_state of train_test_split, KFold)
     #[arg(long, default_value_t = 42, value_name = "SEED")]
     pub split_seed: u32,
+    /// Hold out the same share of each label (stratify of train_test_split, StratifiedKFold)
+    #[arg(long)]
+    pub stratify: bool,
     /// A table to evaluate each epoch on, in place of rows held out; also gs://bucket/path
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dev_size", "split_seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dev_size", "split_seed", "stratify"])]
     pub dev: Option<PathBuf>,
     /// A table to evaluate the model on that is kept, once, at the end; also gs://bucket/path
     #[arg(long, value_name = "FILE")]
@@ -106,46 +120,49 @@ fn metric() -> impl TypedValueParser<Value = Metric> {
 }
 
 impl RecipeArgs {
-    /// The recipe for a model of so many layers.
-    ///
     /// # Errors
     /// A number that is out of its range.
-    pub fn recipe(&self, evaluation: &EvaluationArgs, layers: usize) -> Result<Recipe> {
-        let usage = |flag: &str, value: &dyn std::fmt::Display, expected: &str| {
-            Err(Error::Usage(format!("{flag} {value}: expected {expected}")))
-        };
+    pub fn check(&self) -> Result<()> {
         // As the program will take it, in f32.
         let is_positive = |value: f64| value as f32 > 0.0 && (value as f32).is_finite();
         if !is_positive(self.learning_rate) {
             let expected = "a positive number that a float32 can hold";
-            return usage("--learning-rate", &self.learning_rate, expected);
+            return refuse("--learning-rate", &self.learning_rate, expected);
         }
         if !(self.weight_decay >= 0.0 && (self.weight_decay as f32).is_finite()) {
-            return usage("--weight-decay", &self.weight_decay, "a number from 0 on, such as 0.01");
+            return refuse("--weight-decay", &self.weight_decay, "a number from 0 on, such as 0.01");
         }
         if let Some(norm) = self.clip_norm.filter(|norm| !is_positive(*norm)) {
-            return usage("--clip-norm", &norm, "a positive number, such as 1");
+            return refuse("--clip-norm", &norm, "a positive number, such as 1");
         }
         if !(0.0..1.0).contains(&self.label_smoothing) {
-            return usage("--label-smoothing", &self.label_smoothing, "a share from 0 to less than 1");
+            return refuse("--label-smoothing", &self.label_smoothing, "a share from 0 to less than 1");
         }
+        Ok(())
+    }
+
+    /// The recipe for a model of so many layers and these labels.
+    ///
+    /// # Errors
+    /// What the model or the labels have not.
+    pub fn recipe(&self, evaluation: &EvaluationArgs, layers: usize, labels: LabelMap) -> Result<Recipe> {
         if let Some(Freeze::Layers(frozen)) = self.freeze
             && frozen > layers
         {
-            return usage("--freeze", &frozen, &format!("at most the encoder's {layers} layers"));
+            return refuse("--freeze", &frozen, &format!("at most the encoder's {layers} layers"));
         }
         let class_weights = self.class_weights.clone().unwrap_or_default();
         if let ClassWeights::Given(weights) = &class_weights
-            && let Some(label) = weights.keys().find(|label| self.labels.class_of(label).is_none())
+            && let Some(label) = weights.keys().find(|label| labels.class_of(label).is_none())
         {
-            let labels = self.labels.labels().take(20).collect::<Vec<_>>().join(", ");
-            return usage(
+            let known = labels.labels().take(20).collect::<Vec<_>>().join(", ");
+            return refuse(
                 "--class-weights",
                 &class_weights,
-                &format!("labels among {labels}, not `{label}`"),
+                &format!("labels among {known}, not `{label}`"),
             );
         }
-        let EvaluationArgs { dev_size, split_seed, keep, metric, .. } = *evaluation;
+        let EvaluationArgs { dev_size, split_seed, stratify, keep, metric, .. } = *evaluation;
         Ok(Recipe {
             batch_size: self.batch_size,
             epochs: self.epochs,
@@ -163,11 +180,15 @@ impl RecipeArgs {
             class_weights,
             held_out: match evaluation.dev {
                 Some(_) => HeldOut::File,
-                None => HeldOut::Share { dev_size, split_seed, stratify: false },
+                None => HeldOut::Share { dev_size, split_seed, stratify },
             },
             seed: self.seed,
-            labels: self.labels.clone(),
+            labels,
             keep: Keep { epoch: keep, metric },
         })
     }
+}
+
+fn refuse<T>(flag: &str, value: &dyn std::fmt::Display, expected: &str) -> Result<T> {
+    Err(Error::Usage(format!("{flag} {value}: expected {expected}")))
 }

@@ -14,7 +14,8 @@ use crate::report::{EpochProgress, EpochRecord};
 use crate::run::last_arguments;
 use crate::storage::{FileError, check_is_there};
 use crate::train::{
-    self, Cadence, Ending, EpochMetrics, Observer, SaveOptions, Session, Started, StepMetrics, Stop, notices,
+    self, Cadence, Ending, EpochMetrics, Member, Members, Observer, Outcome, SaveOptions, Session, Shared,
+    Started, StepMetrics, Stop, notices,
 };
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -31,7 +32,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
     --max-length 64 --learning-rate 5e-5 --epochs 4 --output run\n  \
     bert-xla train --train train.csv --output run --dry-run    # the model, layer by layer\n  \
     bert-xla train --train train.csv --output run --checkpoint-every 10m\n  \
-    bert-xla train --output run --resume                       # as above, from the newest checkpoint on\n\n\
+    bert-xla train --output run --resume                       # as above, from the newest checkpoint on\n  \
+    bert-xla train --train train.csv --output run --head cls --mask --learning-rate 5e-5 --warmup 0.1 --schedule linear \\\n      \
+    --weight-decay 0.01 --keep best --early-stopping 2\n  \
+    bert-xla train --train train.csv --output ensemble --folds 5 --stratify --test test.csv\n\n\
     A run that was cut short goes on with the same command: from its newest checkpoint, bit for bit as if it had not\n\
     been cut. SIGTERM, Ctrl-C or a TPU VM's notice of preemption save first; the exit status is 75 then.")]
 pub struct TrainArgs {
@@ -152,56 +156,130 @@ fn resumed(args: &TrainArgs) -> Result<TrainArgs> {
 }
 
 fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
-    let job = prepare(args)?;
-    let description = describe(args, &job);
-    let weights = describe_weights(args, &job);
+    let members = prepare(args)?;
+    let first = &members[0].job;
+    let description = describe(args, &members);
+    let weights = describe_weights(args, first);
     if args.dry_run {
         console.note(&format!("{description}\n{weights}"));
-        console.print(&format!("{}\n", job.source.model.summary()))?;
+        console.print(&format!("{}\n", first.source.model.summary()))?;
         return Ok(Exit::Done);
     }
-    let replicas = args.device.connect(console)?;
+    let replicas = Arc::new(args.device.connect(console)?);
     console.note(&description);
-    let backend = replicas.backend();
     let quiet = args.json || !replicas.is_chief();
-    let mut progress = Progress { console, json: args.json, quiet, epoch: None };
-    let output = &args.output;
-    let save = args.save.options(args.evaluation.early_stopping);
-    let mut session = match Session::start(job, replicas, output, save, &mut progress)? {
-        Started::Ready(session) => session,
-        Started::Finished { epochs, elsewhere } => {
-            let of =
-                elsewhere.map_or_else(String::new, |process| format!(" of process {process} of the slice"));
-            console.note(&format!(
-                "Nothing to do: {}{of} holds this run, with all of its epochs ({epochs}); --epochs N goes on to more, \
-                 --overwrite starts anew",
-                output.display()
-            ));
-            return Ok(Exit::Done);
+    let mut progress = Progress { console, json: args.json, quiet, member: None, epoch: None };
+    let members = Members::new(members, &args.output);
+    members.claim(&replicas, args.save.overwrite)?;
+    let shared = Shared::new(replicas);
+    let mut run = Training { args, shared: &shared, stop: None, weights: Some(weights), trained: false };
+    for (i, member) in members.iter().enumerate() {
+        progress.member = members.are_many().then(|| member.name.clone());
+        if members.are_many() {
+            console.note(&format!("Member {} of {}: {}", i + 1, members.iter().len(), member.name));
         }
-    };
-    if session.is_new() {
-        console.note(&weights);
+        if run.member(&members, member, &mut progress)? == Exit::Stopped {
+            return Ok(Exit::Stopped);
+        }
     }
-    // Before this, there is nothing to save.
-    let stop = Stop::default();
-    signals::install(&stop)?;
-    if let Some(host) = notices::host(backend) {
-        notices::watch(&stop, &host);
+    if run.trained || members.lacks_test(shared.replicas())? {
+        let outcome = members.conclude(&shared)?;
+        console.note_outcome(&outcome, args.json)?;
     }
-    match session.run(&stop, &mut progress)? {
-        Ending::Finished => {
-            console.note(&session.outcome());
-            console.note(&format!("Saved in {}", output.display()));
-            Ok(Exit::Done)
+    if run.trained {
+        console.note(&format!("Saved in {}", args.output.display()));
+    }
+    Ok(Exit::Done)
+}
+
+/// A training under way, of one run or of several.
+struct Training<'a> {
+    args: &'a TrainArgs,
+    shared: &'a Shared,
+    /// Once there is something to save.
+    stop: Option<Stop>,
+    /// What the weights start with, until it is told.
+    weights: Option<String>,
+    /// Whether anything was done.
+    trained: bool,
+}
+
+impl Training<'_> {
+    fn member(&mut self, members: &Members, member: &Member, progress: &mut Progress<'_>) -> Result<Exit> {
+        let (args, console, replicas) = (self.args, progress.console, self.shared.replicas());
+        let output = members.folder(member);
+        let save = args.save.options(args.evaluation.early_stopping);
+        let mut session = match Session::start(member.job.clone(), self.shared, &output, save, progress)? {
+            Started::Ready(session) => session,
+            Started::Finished { epochs, elsewhere } => {
+                let of = elsewhere
+                    .map_or_else(String::new, |process| format!(" of process {process} of the slice"));
+                console.note(&format!(
+                    "Nothing to do: {}{of} holds this run, with all of its epochs ({epochs}); --epochs N goes on to more, \
+                     --overwrite starts anew",
+                    output.display()
+                ));
+                return Ok(Exit::Done);
+            }
+        };
+        if !std::mem::replace(&mut self.trained, true) {
+            members.reopen(replicas)?;
         }
-        Ending::Stopped { reason, step } => {
-            console.note(&format!(
-                "Stopped ({reason}) after step {step}, which is saved in {}; the same command goes on from there",
-                output.display()
-            ));
-            Ok(Exit::Stopped)
+        if session.is_new()
+            && let Some(weights) = self.weights.take()
+        {
+            console.note(&weights);
         }
+        if self.stop.is_none() {
+            // Before this, there is nothing to save.
+            let stop = self.stop.insert(Stop::default());
+            signals::install(stop)?;
+            if let Some(host) = notices::host(replicas.backend()) {
+                notices::watch(stop, &host);
+            }
+        }
+        match session.run(&self.stop.clone().unwrap_or_default(), progress)? {
+            Ending::Finished => {
+                console.note(&session.outcome());
+                Ok(Exit::Done)
+            }
+            Ending::Stopped { reason, step } => {
+                console.note(&format!(
+                    "Stopped ({reason}) after step {step}, which is saved in {}; the same command goes on from there",
+                    output.display()
+                ));
+                Ok(Exit::Stopped)
+            }
+        }
+    }
+}
+
+impl Console {
+    /// Says what the runs have come to; as JSON, on a line of its own.
+    fn note_outcome(&self, outcome: &Outcome, json: bool) -> Result<()> {
+        if let Some(summary) = &outcome.summary {
+            for (metric, mean) in &summary.mean {
+                let deviation = summary.standard_deviation.get(metric);
+                let deviation = deviation.map_or_else(String::new, |value| format!(" +- {value:.4}"));
+                self.note(&format!("{metric}: {mean:.4}{deviation} over {} members", summary.members.len()));
+            }
+        }
+        let reports = [("Out of fold", &outcome.out_of_fold), ("Test", &outcome.test)];
+        for (name, report) in reports {
+            if let Some(report) = report {
+                let (accuracy, f1) = (report.accuracy, report.macro_average.f1);
+                self.note(&format!(
+                    "{name}: loss {:.4}, accuracy {accuracy:.4}, f1 {f1:.4} of {} rows",
+                    report.loss, report.rows
+                ));
+            }
+        }
+        if json && (outcome.summary.is_some() || outcome.test.is_some()) {
+            let Outcome { summary, out_of_fold, test } = outcome;
+            let json = serde_json::json!({ "summary": summary, "out_of_fold": out_of_fold, "test": test });
+            self.print(&format!("{json}\n"))?;
+        }
+        Ok(())
     }
 }
 
@@ -210,6 +288,8 @@ struct Progress<'a> {
     console: &'a Console,
     json: bool,
     quiet: bool,
+    /// Of an ensemble.
+    member: Option<String>,
     epoch: Option<EpochProgress>,
 }
 
@@ -237,7 +317,7 @@ impl Observer for Progress<'_> {
             epoch.finish(record.val_loss.zip(record.val_accuracy));
         }
         match self.json {
-            true => self.console.print(&format!("{}\n", record.to_line())),
+            true => self.console.print(&format!("{}\n", record.to_line_of(self.member.as_deref()))),
             false => Ok(()),
         }
     }

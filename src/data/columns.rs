@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::bad_rows::excerpt;
-use super::{DataError, Header, Purpose, TableOptions};
+use super::{DataError, Header, Labels, Purpose, TableOptions};
 
 /// A column, by name or by position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +117,9 @@ impl Columns {
         // No column is called by a number, unless by a program that has no name for it.
         let has_number = header.iter().any(|name| name.trim().parse::<f64>().is_ok_and(f64::is_finite));
         let label = columns.label.and_then(|label| header.get(label));
-        let is_data =
-            !names_one || has_number || label.is_some_and(|label| options.labels.class_of(label).is_some());
+        let is_label =
+            |name: &str| matches!(&options.labels, Labels::Given(labels) if labels.class_of(name).is_some());
+        let is_data = !names_one || has_number || label.is_some_and(|label| is_label(label));
         match options.header {
             Header::Expected if is_data => {
                 Err(DataError::HeaderIsData { path: path.to_owned(), row: header.to_vec() })

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::DataError;
+use super::bad_rows::excerpt;
 
 /// Far above any real label set, and low enough that a typing error can't ask for a huge output.
 pub const MAX_CLASSES: usize = 10_000;
@@ -51,6 +52,16 @@ impl LabelMap {
             map.pairs.push((label, class));
         }
         if map.pairs.is_empty() { Err("there is no label".to_owned()) } else { Ok(map) }
+    }
+
+    /// Labels that differ, in order, as classes from 0 on; of a table that is read without its labels, none.
+    fn sorted<'l>(labels: impl Iterator<Item = &'l String>) -> Self {
+        let pairs = labels.cloned().zip(0..).collect::<Vec<_>>();
+        Self {
+            by_label: pairs.iter().cloned().map(|(label, class)| (label, class as usize)).collect(),
+            by_class: pairs.iter().map(|(_, class)| (*class, *class as usize)).collect(),
+            pairs,
+        }
     }
 
     /// The answers that `probabilities` `[rows, num_classes]`, row-major, stand for: the most probable class of each row
@@ -111,6 +122,15 @@ impl LabelMap {
     pub fn num_classes(&self) -> usize {
         self.pairs.iter().map(|&(_, class)| class as usize + 1).max().unwrap_or(0)
     }
+
+    /// As [`Display`](fmt::Display) writes it where it can be read back, else as JSON: no two maps look alike.
+    pub fn to_unique_string(&self) -> String {
+        let text = self.to_string();
+        match text.parse::<Self>() {
+            Ok(map) if map == *self => text,
+            _ => serde_json::json!(self.pairs).to_string(),
+        }
+    }
 }
 
 impl Default for LabelMap {
@@ -152,4 +172,117 @@ impl fmt::Display for LabelMap {
         }
         Ok(())
     }
+}
+
+/// Which labels a table is read with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// Those of its rows, sorted by code points as scikit-learn's `LabelEncoder` sorts strings, as classes from 0 on.
+    Auto,
+    Given(LabelMap),
+}
+
+/// Parses `auto`, or a [`LabelMap`].
+impl FromStr for Labels {
+    type Err = DataError;
+
+    fn from_str(text: &str) -> Result<Self, DataError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Given),
+        }
+    }
+}
+
+/// As parsed.
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Given(labels) => labels.fmt(f),
+        }
+    }
+}
+
+/// The labels that a pass over a table knows.
+pub(super) enum Known {
+    Given(LabelMap),
+    /// Those met so far, numbered by their first appearance.
+    Met(BTreeMap<String, u32>),
+}
+
+impl Known {
+    pub fn new(labels: &Labels) -> Self {
+        match labels {
+            Labels::Auto => Self::Met(BTreeMap::new()),
+            Labels::Given(labels) => Self::Given(labels.clone()),
+        }
+    }
+
+    /// Why no row may have this label, if none may.
+    pub fn refusal(&self, label: &str) -> Option<impl FnOnce() -> String> {
+        let is_refused = match self {
+            Self::Given(labels) => labels.class_of(label).is_none(),
+            Self::Met(_) => label.trim().is_empty(),
+        };
+        is_refused.then_some(move || match self {
+            Self::Given(labels) => unknown(label, labels),
+            Self::Met(_) => "the label is empty".to_owned(),
+        })
+    }
+
+    /// The number of a label that isn't [refused](Self::refusal).
+    pub fn class_of(&mut self, label: &str) -> Option<u32> {
+        let label = label.trim();
+        match self {
+            Self::Given(labels) => labels.class_of(label),
+            Self::Met(met) => match met.get(label) {
+                Some(class) => Some(*class),
+                None => {
+                    let class = met.len() as u32;
+                    met.insert(label.to_owned(), class);
+                    Some(class)
+                }
+            },
+        }
+    }
+
+    /// What is wrong with so many labels, if anything is, at the end of the table or before.
+    pub fn fault(&self, at_end: bool) -> Option<String> {
+        let Self::Met(met) = self else { return None };
+        let shown = |label: &String| format!("`{}`", excerpt(label.as_bytes()));
+        match met.len() {
+            1 if at_end => {
+                let label = met.keys().map(shown).collect::<String>();
+                Some(format!("every row has the label {label}, and a classifier needs two"))
+            }
+            n if n > MAX_CLASSES => {
+                let labels = met.keys().take(3).map(shown).collect::<Vec<_>>().join(", ");
+                Some(format!("there are more than {MAX_CLASSES} labels, such as {labels}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// The map, and, where the labels are the table's own, the class in it of each number.
+    pub fn resolve(&self) -> (LabelMap, Option<Vec<u32>>) {
+        match self {
+            Self::Given(labels) => (labels.clone(), None),
+            Self::Met(met) => {
+                let mut classes = vec![0; met.len()];
+                met.values().zip(0..).for_each(|(number, class)| classes[*number as usize] = class);
+                (LabelMap::sorted(met.keys()), Some(classes))
+            }
+        }
+    }
+}
+
+fn unknown(label: &str, labels: &LabelMap) -> String {
+    const SHOWN: usize = 20;
+    let known = labels.labels().take(SHOWN).collect::<Vec<_>>().join(", ");
+    let more = match labels.labels().count().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("label `{}` is not one of {known}{more}", excerpt(label.as_bytes()))
 }

@@ -3,6 +3,7 @@
 mod bad_rows;
 mod batches;
 mod columns;
+mod folds;
 mod labels;
 mod parse;
 mod records;
@@ -18,10 +19,11 @@ use std::path::PathBuf;
 pub use bad_rows::BadRow;
 pub use batches::{Batch, Batches, Dataset, Order};
 pub use columns::{ColumnRef, Role};
-pub use labels::{LabelMap, MAX_CLASSES};
+pub use folds::{Folds, k_fold, stratified_k_fold};
+pub use labels::{LabelMap, Labels, MAX_CLASSES};
 pub use records::{Record, Records, Summary};
 pub use rows::MAX_ROW;
-pub use split::{Split, permutation, train_test_split};
+pub use split::{Split, permutation, stratified_train_test_split, train_test_split};
 pub use table::{Header, Purpose, Table, TableFile, TableOptions, parse_quote, parse_separator};
 pub use tokens::{Tokenizer, TokenizerFiles, Tokens};
 
@@ -65,6 +67,9 @@ pub enum DataError {
         /// The first few of those that were skipped.
         rows: Vec<BadRow>,
     },
+    /// The table's own labels, where they are to be its classes, are too few or too many.
+    #[error("{}: {message}", path.display())]
+    Labels { path: PathBuf, message: String },
     /// Polars and this crate's own scan disagree about the file.
     #[error("{}: reading the table failed: {message}", path.display())]
     Parse { path: PathBuf, message: String },
@@ -73,6 +78,10 @@ pub enum DataError {
     Option(String),
     #[error("can't split {rows} row{} with a test share of {test_size}: {message}", if *rows == 1 { "" } else { "s" })]
     Split { rows: usize, test_size: f64, message: String },
+    #[error("can't split {rows} rows by class with a test share of {test_size}: {message}")]
+    Stratify { rows: usize, test_size: f64, message: String },
+    #[error("can't make {folds} folds of {rows} row{}: {message}", if *rows == 1 { "" } else { "s" })]
+    Folds { rows: usize, folds: usize, message: String },
     #[error("{}: {message}", path.display())]
     Tokenizer { path: PathBuf, message: String },
     #[error("tokenizing failed: {0}")]

@@ -7,19 +7,20 @@ use std::{io, mem};
 use polars::error::PolarsError;
 use sha2::{Digest, Sha256};
 
-use super::bad_rows::{BadRows, excerpt};
+use super::bad_rows::BadRows;
 use super::columns::Columns;
+use super::labels::Known;
 use super::parse::{Batch, Parser, Values};
 use super::rows::{Limits, Rows, SoundRows, Syntax};
 use super::window::Source;
-use super::{DataError, Header, LabelMap, Purpose, TableOptions};
+use super::{DataError, Header, LabelMap, Labels, Purpose, TableOptions};
 use crate::storage::open_once;
 
 /// A row of a table that is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub text: String,
-    /// `None` for [`Purpose::Predict`].
+    /// `None` for [`Purpose::Predict`]; with [`Labels::Auto`](super::Labels), the number of its label by first appearance.
     pub class: Option<u32>,
     /// Of the id column, or else the row's number among the file's sound rows, from 1.
     pub id: String,
@@ -49,7 +50,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// The last item may be one. If rows can't be used (a wrong number of fields, a quote not closed properly, more
-/// bytes than that, invalid UTF-8, an unknown label, an empty text), then without `skip_bad_rows` it is
+/// bytes than that, invalid UTF-8, an unknown or empty label, an empty text), then without `skip_bad_rows` it is
 /// [`DataError::BadRows`], which counts all of them, to the end of the file: at the latest from the first of them on,
 /// no record is given.
 pub struct Records {
@@ -93,7 +94,7 @@ impl Records {
             rows: Rows::new(source, syntax, limits).map_err(read_error(path))?,
             layout: None,
             batch: Batch::default(),
-            tally: Tally::new(purpose),
+            tally: Tally::new(purpose, &options.labels),
             ended: false,
         })
     }
@@ -106,10 +107,19 @@ impl Records {
         Summary { rows: *used, skipped: bad.total, duplicates: *duplicates, guess, digest }
     }
 
+    /// What the classes of the records stand for, once the pass has ended; and where it has met the labels, the class in that
+    /// map of each number that it gave.
+    pub(super) fn labels(&self) -> (LabelMap, Option<Vec<u32>>) {
+        self.tally.labels.resolve()
+    }
+
     fn find(&mut self) -> Result<Option<Record>, DataError> {
         loop {
             while let Some(values) = self.batch.next() {
-                let record = self.tally.admit(&values, &self.options);
+                let record = self.tally.admit(&values);
+                if let Some(message) = self.tally.labels.fault(false) {
+                    return Err(DataError::Labels { path: self.path.clone(), message });
+                }
                 if record.is_some() && !self.has_failed() {
                     return Ok(record);
                 }
@@ -171,6 +181,8 @@ impl Records {
             Err(DataError::BadRows { path, rows: mem::take(&mut self.tally.bad.shown), total })
         } else if self.tally.used == 0 {
             Err(DataError::NoRows { path, skipped: total, rows: mem::take(&mut self.tally.bad.shown) })
+        } else if let Some(message) = self.tally.labels.fault(true) {
+            Err(DataError::Labels { path, message })
         } else {
             Ok(())
         }
@@ -198,37 +210,36 @@ struct Tally {
     used: usize,
     duplicates: usize,
     bad: BadRows,
+    labels: Known,
     /// Half the SHA-256 of every text: two texts with the same one would not be found in a lifetime.
     seen: HashSet<u128>,
     digest: Sha256,
 }
 
 impl Tally {
-    fn new(purpose: Purpose) -> Self {
+    fn new(purpose: Purpose, labels: &Labels) -> Self {
+        let (bad, labels) = (BadRows::default(), Known::new(labels));
         let (seen, digest) = (HashSet::new(), Sha256::new());
-        Self { purpose, sound: 0, used: 0, duplicates: 0, bad: BadRows::default(), seen, digest }
+        Self { purpose, sound: 0, used: 0, duplicates: 0, bad, labels, seen, digest }
     }
 
     /// Makes a record of a row, unless it can't be used or is a duplicate.
-    fn admit(&mut self, values: &Values<'_>, options: &TableOptions) -> Option<Record> {
+    fn admit(&mut self, values: &Values<'_>) -> Option<Record> {
         let &Values { line, text, label, id } = values;
         self.sound += 1;
         if label.is_some() && text.trim().is_empty() {
             self.bad.add(line, || "the text is empty".to_owned());
             return None;
         }
-        let class = label.map(|label| options.labels.class_of(label).ok_or(label));
-        let class = match class.transpose() {
-            Ok(class) => class,
-            Err(label) => {
-                self.bad.add(line, || unknown_label(label, &options.labels));
-                return None;
-            }
-        };
+        if let Some(reason) = label.and_then(|label| self.labels.refusal(label)) {
+            self.bad.add(line, reason);
+            return None;
+        }
         if self.purpose == Purpose::Train && !self.seen.insert(hash(text)) {
             self.duplicates += 1;
             return None;
         }
+        let class = label.and_then(|label| self.labels.class_of(label));
         let id = id.map_or_else(|| self.sound.to_string(), str::to_owned);
         let record = Record { text: text.to_owned(), class, id };
         self.used += 1;
@@ -251,16 +262,6 @@ impl Record {
 fn hash(text: &str) -> u128 {
     let hash = Sha256::digest(text);
     u128::from_le_bytes(std::array::from_fn(|i| hash[i]))
-}
-
-fn unknown_label(label: &str, labels: &LabelMap) -> String {
-    const SHOWN: usize = 20;
-    let known = labels.labels().take(SHOWN).collect::<Vec<_>>().join(", ");
-    let more = match labels.labels().count().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("label `{}` is not one of {known}{more}", excerpt(label.as_bytes()))
 }
 
 /// For `map_err`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::records::{Records, Summary, read_error};
 use super::rows::Limits;
-use super::{ColumnRef, DataError, LabelMap};
+use super::{ColumnRef, DataError, LabelMap, Labels};
 use crate::storage::open_for_passes;
 
 /// What a table is read for.
@@ -54,7 +54,7 @@ pub struct TableOptions {
     pub text_column: Option<ColumnRef>,
     pub label_column: Option<ColumnRef>,
     pub id_column: Option<ColumnRef>,
-    pub labels: LabelMap,
+    pub labels: Labels,
     /// Leave out and count rows that can't be used, rather than stop.
     pub skip_bad_rows: bool,
 }
@@ -69,7 +69,7 @@ impl Default for TableOptions {
             text_column: None,
             label_column: None,
             id_column: None,
-            labels: LabelMap::default(),
+            labels: Labels::Given(LabelMap::default()),
             skip_bad_rows: false,
         }
     }
@@ -150,6 +150,8 @@ pub struct Table {
     pub texts: Vec<String>,
     /// One per text; empty for [`Purpose::Predict`].
     pub classes: Vec<u32>,
+    /// What the classes stand for.
+    pub labels: LabelMap,
     /// One per text: the id column, or else the row's number among the file's sound rows, from 1.
     pub ids: Vec<String>,
     /// Rows left out because an earlier one has the same text.
@@ -174,8 +176,12 @@ impl Table {
             table.classes.extend(record.class);
             table.ids.push(record.id);
         }
+        let (labels, classes) = records.labels();
+        if let Some(classes) = classes {
+            table.classes.iter_mut().for_each(|class| *class = classes[*class as usize]);
+        }
         let summary = records.summary();
         let Summary { duplicates, skipped, ref guess, .. } = summary;
-        Ok((Self { duplicates, skipped, guess: guess.clone(), ..table }, summary))
+        Ok((Self { labels, duplicates, skipped, guess: guess.clone(), ..table }, summary))
     }
 }

@@ -49,6 +49,20 @@ impl EpochRecord {
     }
 }
 
+impl EpochRecord {
+    /// As [`to_line`](Self::to_line), with the name of the member of an ensemble that it is of, if there is one.
+    pub fn to_line_of(&self, member: Option<&str>) -> String {
+        #[derive(Serialize)]
+        struct OfMember<'a> {
+            member: &'a str,
+            #[serde(flatten)]
+            record: &'a EpochRecord,
+        }
+        let of = |member| serde_json::to_string(&OfMember { member, record: self }).unwrap_or_default();
+        member.map_or_else(|| self.to_line(), of)
+    }
+}
+
 /// JSON has no NaN: serde_json writes `null`.
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, RUN, WEIGHTS, step};
 use super::names::started;
 use super::reader::Pointer;
+use super::runs::ensemble_arguments;
 use super::{Error, Progress, Result};
-use crate::report::History;
+use crate::report::{EpochRecord, History};
 use crate::storage::{Fetched, Folder, MANIFEST, Manifest, ManifestEntry};
 use crate::weights::TensorFiles;
 
@@ -215,6 +216,9 @@ fn newest_first(root: &Folder, pointer: &Pointer) -> Result<Vec<Result<Committed
 /// # Errors
 /// Those that there are are damaged.
 pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
+    if let Some(arguments) = ensemble_arguments(root)? {
+        return Ok(Some(arguments));
+    }
     let root = Folder::new(root);
     let (pointer, mut damaged) = pointer(&root)?;
     for committed in newest_first(&root, &pointer)? {
@@ -224,6 +228,27 @@ pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
         }
     }
     damaged.map_or(Ok(None), Err)
+}
+
+/// The record of the epoch whose model the run in `root` gives its readers.
+///
+/// # Errors
+/// A run that has none, or whose checkpoints are damaged.
+pub fn kept_record(root: &Path) -> Result<EpochRecord> {
+    let root = Folder::new(root);
+    let (pointer, mut damaged) = pointer(&root)?;
+    for committed in newest_first(&root, &pointer)? {
+        let found = committed.and_then(|Committed { folder, manifest, progress }| {
+            let history = History::parse(&String::from_utf8_lossy(&read(&folder, &manifest, HISTORY)?))?;
+            Ok(history.epoch(progress.kept_epoch()).cloned())
+        });
+        match found {
+            Ok(Some(record)) => return Ok(record),
+            Ok(None) => {}
+            Err(error) => damaged = damaged.or(Some(error)),
+        }
+    }
+    Err(damaged.unwrap_or(Error::NoEpoch { path: root.path().to_owned(), newest: None }))
 }
 
 /// When the last of the runs was started that `root` holds checkpoints of, or that is `named` there.

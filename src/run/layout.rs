@@ -15,6 +15,14 @@ pub const RUN: &str = "run.json";
 pub const CHECKPOINTS: &str = "checkpoints";
 /// Names the members of an ensemble, in a folder that holds their runs.
 pub const ENSEMBLE: &str = "ensemble.json";
+/// The folder of their runs.
+pub const MEMBERS: &str = "members";
+/// What they have measured, its mean and standard deviation.
+pub const SUMMARY: &str = "summary.json";
+/// Rows that a fold has held out, with the probabilities that its member gives them.
+pub const OUT_OF_FOLD: &str = "out_of_fold_predictions.csv";
+/// What was measured on the test table.
+pub const TEST: &str = "test.json";
 /// A line per epoch.
 pub const HISTORY: &str = "history.jsonl";
 pub const LOSS_CHART: &str = "loss.png";

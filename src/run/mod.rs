@@ -14,12 +14,12 @@ mod writer;
 
 use std::path::PathBuf;
 
-pub use checkpoint::{Checkpoint, Newest, last_arguments};
+pub use checkpoint::{Checkpoint, Newest, kept_record, last_arguments};
 pub use names::started;
 pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
-pub use reader::{Run, model_files, model_folder, read_json, settings};
-pub use runs::Runs;
+pub use reader::{Run, model_files, model_folder, read_json, read_probabilities, settings};
+pub use runs::{Runs, claim_ensemble};
 pub use snapshot::{Description, Snapshot, Tensor};
 pub use writer::Writer;
 
@@ -42,6 +42,12 @@ pub enum Error {
         /// A file that a run would replace.
         name: &'static str,
     },
+    #[error("{} already holds an ensemble, where a single run is to go", path.display())]
+    HoldsEnsemble { path: PathBuf },
+    #[error("{} already holds {name} of a single run, where an ensemble is to go", path.display())]
+    HoldsRun { path: PathBuf, name: &'static str },
+    #[error("{} already holds an ensemble of {count} other members", path.display())]
+    OtherMembers { path: PathBuf, count: usize },
     #[error("{}: another process is writing a run there", path.display())]
     InUse { path: PathBuf },
     /// A run in a bucket, that another process has gone on with.
@@ -85,6 +91,9 @@ impl Error {
         match self {
             Self::NoRun { .. }
             | Self::Holds { .. }
+            | Self::HoldsEnsemble { .. }
+            | Self::HoldsRun { .. }
+            | Self::OtherMembers { .. }
             | Self::InUse { .. }
             | Self::NoEpoch { .. }
             | Self::Labels { .. }

@@ -7,6 +7,8 @@ use std::path::Path;
 use polars::prelude::*;
 
 use crate::data::{LabelMap, Table};
+use crate::model::head::CLIP;
+use crate::report::{Classification, ReportError};
 use crate::storage::{FileError, write_atomic};
 
 /// The held-out rows with their labels and probabilities.
@@ -47,6 +49,39 @@ impl DevPredictions<'_> {
         columns.extend(probability_columns(labels, 0..num_classes as u32, probabilities));
         write_csv(writer, true, columns)
     }
+}
+
+impl DevPredictions<'_> {
+    /// How the answers compare with the labels; the loss is the mean of `-log p`, clipped as in training.
+    pub fn classification(&self) -> Result<Classification, ReportError> {
+        let &Self { rows, classes, ref probabilities, num_classes, labels, .. } = self;
+        let truth = rows.iter().map(|row| classes[*row]).collect::<Vec<_>>();
+        let answers = labels.answers(probabilities, num_classes);
+        let of_rows = probabilities.chunks(num_classes.max(1)).zip(&truth);
+        let losses =
+            of_rows.map(|(row, class)| -f64::from(row[*class as usize]).clamp(CLIP, 1.0 - CLIP).ln());
+        let loss = losses.sum::<f64>() / truth.len() as f64;
+        Classification::new(&truth, &answers, loss, |class| labels.name_of(class).into_owned())
+    }
+}
+
+/// Reads back what [`DevPredictions::write`] wrote: each row's number and its probabilities.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn parse(bytes: Vec<u8>) -> Result<Vec<(usize, Vec<f64>)>, String> {
+    let error = |error: PolarsError| error.to_string();
+    let frame = CsvReader::new(io::Cursor::new(bytes)).finish().map_err(error)?;
+    let rows = frame.column("row").and_then(|rows| rows.cast(&DataType::UInt64)).map_err(error)?;
+    let rows = rows.u64().map_err(error)?.iter().map(|row| row.unwrap_or_default() as usize);
+    let mut found = rows.map(|row| (row, vec![])).collect::<Vec<_>>();
+    // After row, id, label and prediction.
+    for column in frame.columns().iter().skip(4) {
+        let values = column.cast(&DataType::Float64).map_err(error)?;
+        let values = values.f64().map_err(error)?;
+        found.iter_mut().zip(values.iter()).for_each(|((_, row), value)| row.push(value.unwrap_or_default()));
+    }
+    Ok(found)
 }
 
 /// A column for each of `classes`, of `probabilities` `[rows, classes]`: `p_` and the class's name.

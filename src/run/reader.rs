@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::layout::{CHECKPOINTS, FILES, RUN, TRAINING_FILES};
-use super::{Error, Result, description};
+use super::layout::{CHECKPOINTS, DEV_PREDICTIONS, FILES, RUN, TRAINING_FILES};
+use super::{Error, Result, description, predictions};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::storage::{Folder, MANIFEST, Manifest, ManifestEntry, is_bucket};
@@ -201,6 +201,18 @@ pub(super) fn check_is_there(root: &Path) -> Result<()> {
         false => root.is_dir(),
     };
     if is_there { Ok(()) } else { Err(Error::NoRun { path: root.to_owned() }) }
+}
+
+/// The held-out rows of the run in `root`, as numbers of its table's rows, with their probabilities of each class.
+///
+/// # Errors
+/// A run without them, or whose file of them can't be read.
+pub fn read_probabilities(root: &Path) -> Result<Vec<(usize, Vec<f64>)>> {
+    let error = |message: String| Error::Input { path: root.join(DEV_PREDICTIONS), message };
+    let read = |folder: &Folder, _: Option<&Manifest>| {
+        folder.read(DEV_PREDICTIONS)?.ok_or_else(|| error("there is no such file".to_owned()))
+    };
+    predictions::parse(with_checkpoint(&Folder::new(root), read)?).map_err(error)
 }
 
 /// Reads a JSON file.

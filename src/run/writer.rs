@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::checkpoint::{Known, known, last_start, may_be_of};
-use super::layout::{CHECKPOINTS, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
+use super::layout::{CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
 use super::names::{new_name, random, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
@@ -107,6 +107,9 @@ impl Writer {
     /// # Errors
     /// A folder that holds a run, or a file that one would replace, unless it may be replaced.
     pub fn start(&mut self, keep_last: usize, replace: bool) -> Result<Option<String>> {
+        if self.root.exists(ENSEMBLE)? {
+            return Err(Error::HoldsEnsemble { path: self.root.path().to_owned() });
+        }
         if let Some(name) = self.holds()?.filter(|_| !replace) {
             return Err(Error::Holds { path: self.root.path().to_owned(), name });
         }

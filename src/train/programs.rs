@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::job::Job;
 use super::{Error, Result};
 use crate::exec::{self, Executable, Replicas};
 use crate::hlo::Graph;
@@ -41,6 +42,14 @@ impl Programs {
         };
         let (step, compile_time, eval) = replicas.meet("compiling", compile().map_err(Error::from))?;
         Ok(Self { replicas, config, step, eval, zeros: OnceCell::new(), compile_time })
+    }
+
+    /// Whether they are those of `job`.
+    pub(super) fn trains(&self, job: &Job) -> bool {
+        let batch_size = self.config.rows * self.config.replicas;
+        self.config.model == job.source.model
+            && self.config.training == job.training()
+            && batch_size == job.recipe.batch_size
     }
 
     /// Examples that one step takes.

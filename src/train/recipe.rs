@@ -82,7 +82,7 @@ impl Recipe {
             }
         }
         add("seed", json!(self.seed));
-        add("labels", json!(self.labels.to_string()));
+        add("labels", json!(self.labels.to_unique_string()));
         let recipe = Training::default();
         let mut ask = |name: &str, value: Value, is_asked: bool| {
             if is_asked {
@@ -113,6 +113,12 @@ pub enum HeldOut {
     Fold { fold: usize, folds: usize, split_seed: u32, stratify: bool },
     /// Those of a table of their own.
     File,
+}
+
+impl HeldOut {
+    pub fn is_fold(&self) -> bool {
+        matches!(self, Self::Fold { .. })
+    }
 }
 
 /// For how long the learning rate rises.

@@ -107,7 +107,7 @@ impl Saved {
 }
 
 /// The bytes that one host has, for all.
-fn share(replicas: &Replicas, phase: &'static str, own: Option<&[u8]>) -> Result<Vec<u8>> {
+pub(super) fn share(replicas: &Replicas, phase: &'static str, own: Option<&[u8]>) -> Result<Vec<u8>> {
     let Some(own) = own else {
         let mut bytes = vec![];
         replicas.receive(phase, |part| {

@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::begin::{Beginning, Begun};
@@ -11,9 +10,9 @@ use super::epochs::Epochs;
 use super::job::{Ending, Job, Observer, SaveOptions, Source};
 use super::keep::KeptEpoch;
 use super::keeper::Keeper;
-use super::programs::Programs;
 use super::resume::Saved;
 use super::saver::Saver;
+use super::shared::Shared;
 use super::stop::Stop;
 use super::terms::{Fed, terms};
 use super::trainer::{Origin, Trainer};
@@ -41,7 +40,7 @@ pub enum Started {
 /// A job on its devices.
 pub struct Session {
     job: Job,
-    tokens: Tokens,
+    tokens: Rc<Tokens>,
     trainer: Trainer,
     history: History,
     progress: Progress,
@@ -69,19 +68,19 @@ impl Session {
     /// devices. In all processes, if one of them fails.
     pub fn start(
         job: Job,
-        replicas: Replicas,
+        shared: &Shared,
         output_path: &Path,
         save: SaveOptions,
         observer: &mut dyn Observer,
     ) -> Result<Started> {
-        let replicas = Arc::new(replicas);
+        let replicas = shared.replicas();
         let root = Folder::new(output_path);
         // Before the long compilation, to fail early.
         let prepare = || {
             // Before a folder is made for what can't be trained.
             replicas.rows(job.recipe.batch_size)?;
-            let Source { original, tokenizer, model, table, .. } = &*job.source;
-            let tokens = tokenizer.encode(&table.texts)?;
+            let Source { original, tokenizer, model, .. } = &*job.source;
+            let tokens = shared.tokens(&job.source)?;
             let output = match replicas.is_chief() {
                 true => Some(Output {
                     writer: Writer::open(output_path)?,
@@ -93,9 +92,9 @@ impl Session {
         };
         let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
         let fed = Fed::new(&job, &tokens);
-        agree(&job, &fed, &replicas, &(&save, root.is_local()))?;
-        let terms = terms(&job, fed, &replicas, &save);
-        let beginning = Beginning { replicas: &replicas, root: &root, job: &job, terms: &terms, save: &save };
+        agree(&job, &fed, replicas, &(&save, root.is_local()))?;
+        let terms = terms(&job, fed, replicas, &save);
+        let beginning = Beginning { replicas, root: &root, job: &job, terms: &terms, save: &save };
         let writer = output.as_mut().map(|output| &mut output.writer);
         let (saved, run) = match beginning.begin(writer, &mut |text| observer.note(text))? {
             Begun::Run { run, saved } => (saved.map(|saved| *saved), run),
@@ -120,7 +119,7 @@ impl Session {
         }
         let kept = saved.as_ref().filter(|saved| saved.is_own()).map(|saved| saved.progress.step);
         let started = Instant::now();
-        let trainer = trainer(&job, replicas, saved)?;
+        let trainer = trainer(&job, shared, saved)?;
         let ready = started.elapsed();
         Ok(Started::Ready(Box::new(Self {
             job,
@@ -222,17 +221,16 @@ fn describe(saved: &Saved, now: &Progress) -> String {
 }
 
 /// The trainer of a job, as it was saved or from its first step on.
-fn trainer(job: &Job, replicas: Arc<Replicas>, saved: Option<Saved>) -> Result<Trainer> {
-    let programs =
-        Programs::compile(replicas.clone(), &job.source.model, job.recipe.batch_size, &job.training())?;
+fn trainer(job: &Job, shared: &Shared, saved: Option<Saved>) -> Result<Trainer> {
+    let programs = shared.programs(job)?;
     let values = job.initial_values();
     let tensor;
     let origin = match &saved {
         Some(saved) => {
-            tensor = |name: &str, dims: &[usize]| saved.tensor(&replicas, name, dims);
+            tensor = |name: &str, dims: &[usize]| saved.tensor(shared.replicas(), name, dims);
             Origin::Saved { steps: saved.progress.step, tensor: &tensor }
         }
         None => Origin::Weights(&values),
     };
-    Trainer::start(Rc::new(programs), job.options(), origin)
+    Trainer::start(programs, job.options(), origin)
 }

@@ -22,10 +22,10 @@ fn rows(path: &Path) -> Vec<Vec<String>> {
 
 /// The sample's texts and labels, each text once, in the file's order.
 fn sample() -> Vec<(String, String)> {
-    let options = TableOptions::default();
-    let table = Table::read(&asset("sample.csv"), &options, Purpose::Evaluate).unwrap();
-    let label = |class: &u32| options.labels.label_of(*class).unwrap().to_owned();
-    let rows = table.texts.into_iter().zip(table.classes.iter().map(label));
+    let Table { texts, classes, labels, .. } =
+        Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Evaluate).unwrap();
+    let label = |class: &u32| labels.label_of(*class).unwrap().to_owned();
+    let rows = texts.into_iter().zip(classes.iter().map(label));
     let mut seen = HashSet::new();
     rows.filter(|(text, _)| seen.insert(text.clone())).collect()
 }

@@ -33,6 +33,7 @@ mod hlo_ops;
 mod hlo_properties;
 mod hlo_random;
 mod hub;
+mod labels;
 mod optimizer;
 mod pjrt;
 mod pjrt_table;

@@ -3,12 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use bert_xla::run::Newest;
 use bert_xla::storage::Folder;
 use bert_xla::train::{
-    Cadence, Ending, EpochMetrics, Observer, SaveOptions, Session, Started, StepMetrics, Stop,
+    Cadence, Ending, EpochMetrics, Observer, SaveOptions, Session, Shared, Started, StepMetrics, Stop,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -132,13 +131,12 @@ impl Observer for Asks<'_> {
 /// Trains 2 epochs of 6 steps, and is asked to stop after so many of them; `None` if it is finished already.
 fn session(root: &Path, cadence: Cadence, after: u64) -> Option<Ending> {
     let save = SaveOptions { cadence, keep_last: 100, ..SaveOptions::default() };
-    let replicas = Arc::into_inner(connect(1)).unwrap();
     let stop = Stop::default();
     if after == 0 {
         stop.ask("it was asked to");
     }
     let mut observer = Asks { stop: &stop, after, steps: 0 };
-    match Session::start(job(), replicas, root, save, &mut observer).unwrap() {
+    match Session::start(job(), &Shared::new(connect(1)), root, save, &mut observer).unwrap() {
         Started::Ready(mut session) => Some(session.run(&stop, &mut observer).unwrap()),
         Started::Finished { .. } => None,
     }

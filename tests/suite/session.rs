@@ -2,7 +2,6 @@
 //! answers on the same devices.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bert_xla::exec::{Error as ExecError, Executable, Replicas, State};
@@ -12,7 +11,9 @@ use bert_xla::report::{EpochRecord, History};
 use bert_xla::run::{Run, layout, model_folder};
 use bert_xla::step::{InputId, Layout, LeafId, StepConfig, train_step};
 use bert_xla::storage::FileError;
-use bert_xla::train::{Ending, EpochMetrics, Observer, SaveOptions, Session, Started, StepMetrics, Stop};
+use bert_xla::train::{
+    Ending, EpochMetrics, Observer, SaveOptions, Session, Shared, Started, StepMetrics, Stop,
+};
 
 use crate::common::empty_folder;
 use crate::common::training::{MAX_LENGTH, connect, job, model};
@@ -52,8 +53,7 @@ impl Observer for Log {
 }
 
 fn start(output: &Path, log: &mut Log) -> Session {
-    let replicas = Arc::into_inner(connect(1)).unwrap();
-    match Session::start(job(), replicas, output, SaveOptions::default(), log).unwrap() {
+    match Session::start(job(), &Shared::new(connect(1)), output, SaveOptions::default(), log).unwrap() {
         Started::Ready(session) => *session,
         Started::Finished { .. } => panic!("there is nothing yet"),
     }

@@ -300,6 +300,10 @@ pub fn cases() -> Vec<Case> {
             "data was sha256:9cdbd4cc7993817e, now sha256:fcef3d862ab5f89f; split_seed was 42, now 1",
         ),
         other(
+            "--stratify",
+            "data was sha256:9cdbd4cc7993817e, now sha256:89db8dea9884749b; stratify was not set, now true",
+        ),
+        other(
             "--dev-size 0.2",
             "data was sha256:9cdbd4cc7993817e, now sha256:8adcb6b5e00e89f4; dev_size was 0.1, now 0.2",
         ),

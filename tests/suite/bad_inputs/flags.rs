@@ -85,32 +85,32 @@ pub fn cases() -> Vec<Case> {
         train("--seed 1e3", "invalid value '1e3' for '--seed <SEED>': invalid digit found in string"),
         train(
             "--labels ''",
-            "invalid value '' for '--labels <LABEL=CLASS,...>': labels ``: `` has no `=`; \
+            "invalid value '' for '--labels <LABEL=CLASS,...|auto>': labels ``: `` has no `=`; \
                 expected LABEL=CLASS,... such as -1=1,0=2,1=3",
         ),
         train(
             "--labels a",
-            "invalid value 'a' for '--labels <LABEL=CLASS,...>': labels `a`: `a` has no `=`; \
+            "invalid value 'a' for '--labels <LABEL=CLASS,...|auto>': labels `a`: `a` has no `=`; \
                 expected LABEL=CLASS,... such as -1=1,0=2,1=3",
         ),
         train(
             "--labels a=x",
-            "invalid value 'a=x' for '--labels <LABEL=CLASS,...>': labels `a=x`: class `x` is not \
+            "invalid value 'a=x' for '--labels <LABEL=CLASS,...|auto>': labels `a=x`: class `x` is not \
                 a number from 0 to 9999; expected LABEL=CLASS,... such as -1=1,0=2,1=3",
         ),
         train(
             "--labels a=0,a=1",
-            "invalid value 'a=0,a=1' for '--labels <LABEL=CLASS,...>': labels `a=0,a=1`: label \
+            "invalid value 'a=0,a=1' for '--labels <LABEL=CLASS,...|auto>': labels `a=0,a=1`: label \
                 `a` is given twice; expected LABEL=CLASS,... such as -1=1,0=2,1=3",
         ),
         train(
             "--labels a=0,b=0",
-            "invalid value 'a=0,b=0' for '--labels <LABEL=CLASS,...>': labels `a=0,b=0`: class 0 \
+            "invalid value 'a=0,b=0' for '--labels <LABEL=CLASS,...|auto>': labels `a=0,b=0`: class 0 \
                 is given twice; expected LABEL=CLASS,... such as -1=1,0=2,1=3",
         ),
         train(
             "--labels a=10000",
-            "invalid value 'a=10000' for '--labels <LABEL=CLASS,...>': labels `a=10000`: class \
+            "invalid value 'a=10000' for '--labels <LABEL=CLASS,...|auto>': labels `a=10000`: class \
                 `10000` is not a number from 0 to 9999; expected LABEL=CLASS,... such as \
                 -1=1,0=2,1=3",
         ),

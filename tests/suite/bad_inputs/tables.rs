@@ -269,6 +269,50 @@ pub fn cases() -> Vec<Case> {
             "can't split 2 rows with a test share of 0.9: both parts need a row; choose another \
                 --dev-size, or a table of more rows",
         ),
+        train(
+            "auto: one label",
+            rows(&["x", " x"]),
+            "--labels auto",
+            "{}/data.csv: every row has the label `x`, and a classifier needs two; is --label-column \
+                right?",
+        ),
+        train(
+            "auto: too many labels",
+            format!(
+                "id,text,label\n{}",
+                (0..10_001).map(|i| format!("{i},{i},{i:05}\n")).collect::<String>()
+            ),
+            "--labels auto",
+            "{}/data.csv: there are more than 10000 labels, such as `00000`, `00001`, `00002`; is \
+                --label-column right?",
+        ),
+        train(
+            "auto: an empty label",
+            rows(&["x", "", "y"]),
+            "--labels auto",
+            "{}/data.csv: 1 row can't be used: line 3: the label is empty; correct them, or pass \
+                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+        ),
+        train(
+            "auto: too few classes",
+            rows(&["x", "y", "z"]),
+            "--labels auto --num-classes 2",
+            "--num-classes 2: --labels auto needs 3",
+        ),
+        train(
+            "stratified: a label of one row",
+            rows(&["1", "0", "1", "1", "-1", "0"]),
+            "--stratify --dev-size 0.5",
+            "can't split 6 rows by class with a test share of 0.5: there is one row of `-1`, and \
+                both parts need one; choose another --dev-size, or leave --stratify out",
+        ),
+        train(
+            "stratified: too few held out",
+            rows(&["1", "0", "1", "1", "0"]),
+            "--stratify",
+            "can't split 5 rows by class with a test share of 0.1: 1 to be the test part, of 2 \
+                classes; choose another --dev-size, or leave --stratify out",
+        ),
         of(
             EVALUATE,
             "no label to evaluate",
