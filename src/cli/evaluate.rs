@@ -53,7 +53,8 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let (table, summary) = table.collect()?;
 
     let replicas = trained.connect(&runs, console)?;
-    let ensemble = Ensemble::open(&runs, replicas.clone(), trained.batch_size, summary.digest)?;
+    let batch_size = trained.batch_size(summary.rows);
+    let ensemble = Ensemble::open(&runs, replicas.clone(), batch_size, summary.digest)?;
     if let Some(note) = guess_note(summary.guess.as_ref()) {
         console.note(&note);
     }

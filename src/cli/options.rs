@@ -209,9 +209,9 @@ pub struct TrainedArgs {
     /// The table; also gs://bucket/path
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    /// Texts per step, over all replicas
-    #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
-    pub batch_size: usize,
+    /// Texts per step, over all replicas [default: 16; for a table of 1024 rows or more 64]
+    #[arg(long, value_parser = count(), value_name = "N")]
+    batch_size: Option<usize>,
     #[command(flatten)]
     pub table: TableArgs,
     #[command(flatten)]
@@ -234,6 +234,12 @@ impl TrainedArgs {
         let weight = |at: usize| weights.map_or(1.0, |weights| weights[at]);
         let weighted = runs.iter().enumerate().map(|(at, run)| (run.clone(), weight(at)));
         Ok(Runs::open(&weighted.collect::<Vec<_>>())?)
+    }
+
+    /// Texts per step, for a table of so many rows. A larger batch takes less time per text, but a last one that isn't full
+    /// costs as much as one that is.
+    pub fn batch_size(&self, rows: usize) -> usize {
+        self.batch_size.unwrap_or(if rows < 1024 { 16 } else { 64 })
     }
 
     /// Connects to the devices, and says what there is to say of the runs.

@@ -1,15 +1,18 @@
 //! `bert-xla predict`: labels the rows of a table.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use clap::Args;
 
 use super::options::TrainedArgs;
 use super::output::{Output, check_is_other};
 use super::{Console, Error, Result, guess_note, part, plural};
-use crate::data::{Labels, Purpose, Summary, TableFile};
+use crate::data::{Labels, Purpose, Summary, TableFile, Tokens};
 use crate::infer::Ensemble;
 use crate::run::{Submission, write_submission};
 use crate::storage::FileError;
@@ -56,10 +59,11 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
         console.note(&note);
     }
     let (is_chief, output) = (replicas.is_chief(), Output::new(replicas.clone()));
-    let ensemble = Ensemble::open(&runs, replicas, trained.batch_size, checked.digest)?;
+    let batch_size = trained.batch_size(checked.rows);
+    let ensemble = Ensemble::open(&runs, replicas, batch_size, checked.digest)?;
     let mut counts = HashMap::<u32, usize>::new();
     let mut label = |submission: Option<&mut Submission<'_>>| {
-        let labelling = Labelling { table: &table, ensemble: &ensemble, args };
+        let labelling = Labelling { table: &table, ensemble: &ensemble, batch_size, args };
         let (read, written) = output.steps(|| labelling.run(submission, &mut counts))?;
         written?;
         if read.digest == checked.digest { Ok(()) } else { Err(changed(&trained.data)) }
@@ -84,8 +88,12 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
 struct Labelling<'a> {
     table: &'a TableFile,
     ensemble: &'a Ensemble,
+    batch_size: usize,
     args: &'a PredictArgs,
 }
+
+/// Rows on their way: their ids, and the tokens that each model takes of their texts.
+type Part = (Vec<String>, Vec<Tokens>);
 
 impl Labelling<'_> {
     /// Labels the rows one part after another, writes them if there is a `submission`, and counts the answers; gives what was
@@ -96,18 +104,10 @@ impl Labelling<'_> {
         mut submission: Option<&mut Submission<'_>>,
         counts: &mut HashMap<u32, usize>,
     ) -> Result<(Summary, std::result::Result<(), FileError>)> {
-        let (labels, batch_size) = (self.ensemble.labels(), self.args.trained.batch_size);
-        let rows = ROWS.min(PROBABILITIES / labels.classes().len()).next_multiple_of(batch_size);
-        let mut records = self.table.records()?;
+        let labels = self.ensemble.labels();
         let mut written = Ok(());
-        loop {
-            let part = part(&mut records, rows, |record| &record.text)?;
-            if part.is_empty() {
-                return Ok((records.summary(), written));
-            }
-            let (ids, texts): (Vec<_>, Vec<_>) =
-                part.into_iter().map(|record| (record.id, record.text)).unzip();
-            let probabilities = self.ensemble.probabilities(&texts)?;
+        let read = self.with_parts(|(ids, tokens)| {
+            let probabilities = self.ensemble.probabilities_of(&tokens)?;
             let answers = labels.most_probable(&probabilities);
             answers.iter().for_each(|class| *counts.entry(*class).or_default() += 1);
             if let (Some(submission), Ok(())) = (&mut submission, &written) {
@@ -116,7 +116,40 @@ impl Labelling<'_> {
                     .add(&ids, labels, &answers, probabilities)
                     .map_err(FileError::new("can't write", "the labels"));
             }
-        }
+            Ok(())
+        })?;
+        Ok((read, written))
+    }
+
+    /// Gives `each` the rows, a part at a time in their order. The next one is read and tokenized meanwhile, so that the
+    /// devices don't wait for it.
+    fn with_parts(&self, mut each: impl FnMut(Part) -> Result<()>) -> Result<Summary> {
+        let rows = ROWS.min(PROBABILITIES / self.ensemble.labels().classes().len());
+        let rows = rows.next_multiple_of(self.batch_size);
+        let (table, tokenizers) = (self.table, self.ensemble.tokenizers());
+        // Nothing waits in it: no more than two parts are held, one on each side.
+        let (sender, parts) = sync_channel(0);
+        thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let mut records = table.records()?;
+                loop {
+                    let part = part(&mut records, rows, |record| &record.text)?;
+                    if part.is_empty() {
+                        return Ok(records.summary());
+                    }
+                    let (ids, texts): (Vec<_>, Vec<_>) =
+                        part.into_iter().map(|record| (record.id, record.text)).unzip();
+                    let tokens = tokenizers.encode(&texts)?;
+                    if sender.send((ids, tokens)).is_err() {
+                        // Nobody takes it any more, and says why.
+                        return Ok(records.summary());
+                    }
+                }
+            });
+            // Dropped before the reader is waited for, whatever happens here.
+            parts.into_iter().try_for_each(&mut each)?;
+            reader.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
 }
 

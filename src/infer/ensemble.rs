@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Error, Evaluation, Predictor, Result};
-use crate::data::LabelMap;
+use crate::data::{LabelMap, Tokenizer, Tokens};
 use crate::exec::Replicas;
 use crate::model::head::CLIP;
 use crate::run::Runs;
@@ -75,12 +75,24 @@ impl Ensemble {
     /// `[texts, labels]`, row-major, in the order of [`LabelMap::classes`]; [`LabelMap::most_probable`] decides between
     /// them.
     pub fn probabilities(&self, texts: &[String]) -> Result<Vec<f32>> {
-        if let [only] = &self.members[..] {
-            return Ok(only.labelled(&only.predictor.probabilities(texts)?));
-        }
-        let mut mean = vec![0.0; texts.len() * self.labels.labels().count()];
-        for member in &self.members {
-            let probabilities = member.labelled(&member.predictor.probabilities(texts)?);
+        self.probabilities_of(&self.tokenizers().encode(texts)?)
+    }
+
+    /// What makes tokens of texts: it may do so on another thread, while the devices work.
+    pub fn tokenizers(&self) -> Tokenizers<'_> {
+        Tokenizers(self.members.iter().map(|member| member.predictor.tokenizer()).collect())
+    }
+
+    /// As [`probabilities`](Self::probabilities), of texts that [`tokenizers`](Self::tokenizers) have made `tokens` of.
+    ///
+    /// # Panics
+    /// If they are not as many as there are models.
+    pub fn probabilities_of(&self, tokens: &[Tokens]) -> Result<Vec<f32>> {
+        assert_eq!(tokens.len(), self.members.len(), "each model has tokens of its own");
+        let mut mean = vec![];
+        for (member, tokens) in self.members.iter().zip(tokens) {
+            let probabilities = member.labelled(&member.predictor.probabilities_of(tokens)?);
+            mean.resize(probabilities.len(), 0.0);
             mean.iter_mut().zip(probabilities).for_each(|(mean, p)| *mean += member.share * f64::from(p));
         }
         Ok(mean.into_iter().map(|p| p as f32).collect())
@@ -101,6 +113,16 @@ impl Ensemble {
             -p.clamp(CLIP, 1.0 - CLIP).ln()
         });
         Ok(Scores { loss: losses.sum::<f64>() / texts.len() as f64, probabilities })
+    }
+}
+
+/// The tokenizers of an ensemble's models.
+pub struct Tokenizers<'a>(Vec<&'a Tokenizer>);
+
+impl Tokenizers<'_> {
+    /// The tokens that each model takes of `texts`.
+    pub fn encode(&self, texts: &[String]) -> Result<Vec<Tokens>> {
+        self.0.iter().map(|tokenizer| Ok(tokenizer.encode(texts)?)).collect()
     }
 }
 

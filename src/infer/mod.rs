@@ -7,7 +7,7 @@ mod programs;
 mod upload;
 
 pub use encoder::Encoder;
-pub use ensemble::{Ensemble, Scores};
+pub use ensemble::{Ensemble, Scores, Tokenizers};
 pub use predictor::Predictor;
 pub use programs::{EncodeProgram, EvalProgram, Evaluation, PredictProgram};
 pub use upload::{MeetInput, upload_batch, upload_weights};

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::programs::{EvalProgram, Evaluation, PredictProgram};
 use super::upload::upload_weights;
 use super::{Error, Result};
-use crate::data::{Dataset, LabelMap, Tokenizer};
+use crate::data::{Dataset, LabelMap, Tokenizer, Tokens};
 use crate::exec::{self, Fingerprint, Replicas, State, hash_files};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
@@ -89,14 +89,23 @@ impl Predictor {
         self.config.rows * self.config.replicas
     }
 
+    /// The one that the model was trained with.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// `[texts, classes]`, row-major; [`LabelMap::answers`] decides between them.
     pub fn probabilities(&self, texts: &[String]) -> Result<Vec<f32>> {
+        self.probabilities_of(&self.tokenizer.encode(texts)?)
+    }
+
+    /// As [`probabilities`](Self::probabilities), of texts that the [`tokenizer`](Self::tokenizer) has made `tokens` of.
+    pub fn probabilities_of(&self, tokens: &Tokens) -> Result<Vec<f32>> {
         let program = compiled(&self.predict, &self.replicas, || {
             PredictProgram::compile(&self.replicas, &self.config)
         })?;
-        let tokens = self.tokenizer.encode(texts)?;
-        let data = Dataset::new(&tokens, &[], (0..tokens.len()).collect());
-        let mut probabilities = Vec::with_capacity(texts.len() * self.config.model.head.num_classes());
+        let data = Dataset::new(tokens, &[], (0..tokens.len()).collect());
+        let mut probabilities = Vec::with_capacity(tokens.len() * self.config.model.head.num_classes());
         program.predict(&self.replicas, &self.weights, &data, |rows| {
             probabilities.extend(rows);
             Ok::<_, Error>(())

@@ -170,6 +170,35 @@ fn predict_labels_every_row_in_order() {
 }
 
 #[test]
+fn predict_takes_more_rows_than_are_held_at_a_time() {
+    let folder = empty_folder("cli_predict_many");
+    let run = demo().join("run");
+    let predict = |name: &str, data: &Path, arguments: &[&str]| {
+        let output = folder.join(name);
+        let arguments = [&["--output", output.to_str().unwrap()], arguments].concat();
+        assert!(with_run("predict", &run, data, &arguments).output().unwrap().status.success());
+        rows(&output)
+    };
+    let few = sample().into_iter().map(|(text, _)| text).collect::<Vec<_>>();
+    let table = |name: &str, texts: &mut dyn Iterator<Item = &String>| {
+        let row = |text: &String| format!("\"{}\"\n", text.replace('"', "\"\""));
+        fs::write(folder.join(name), format!("text\n{}", texts.map(row).collect::<String>())).unwrap();
+        folder.join(name)
+    };
+    let expected = predict("few.csv", &table("few", &mut few.iter()), &[]);
+    // Three parts of 4096 rows; a row in 50 is longer than its part's others together.
+    let long = format!("{} {}", few[7], "x".repeat(50_000));
+    let text = |at: usize| if at % 50 == 7 { &long } else { &few[at * 13 % few.len()] };
+    let found = predict("many.csv", &table("many", &mut (0..9000).map(text)), &[]);
+    let probable = predict("long.csv", &table("long", &mut [long.clone()].iter()), &[]);
+    assert_eq!(found.len(), 9001);
+    for at in 0..9000 {
+        let expected = if at % 50 == 7 { &probable[1] } else { &expected[1 + at * 13 % few.len()] };
+        assert_eq!(found[1 + at], [(at + 1).to_string(), expected[1].clone()], "row {at}");
+    }
+}
+
+#[test]
 fn encode_gives_transformers_hidden_states() {
     let Some(model) = minilm::folder() else { return };
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
