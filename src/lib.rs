@@ -16,7 +16,7 @@
 //! | [`exec`] | a backend, replicas on its devices, the hosts of a slice kept in step |
 //! | [`report`] | measurements to curves, tables and progress |
 //! | [`run`] | the run folder that training leaves: its layout, its commits, its reader |
-//! | [`infer`] | a trained model that answers texts |
+//! | [`infer`] | trained models that answer texts, each alone or together |
 //! | [`export`] | a trained model as files for other programs |
 //! | [`train`] | the loop over a compiled step, and the whole job from table to commits |
 //! | [`plan`] | a chip's figures and a compiled program: memory, time and cost of a step, with no device |

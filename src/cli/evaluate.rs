@@ -67,13 +67,14 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let answers = labels.most_probable(&scores.probabilities);
     let name = |class| labels.name_of(class).into_owned();
     let report = Classification::new(&table.classes, &answers, scores.loss, name)?;
-    match args.json {
+    let printed = match args.json {
         true => console.print_json(serde_json::to_string_pretty(&report)),
-        false => Ok(console.print(&format!("{report}\n"))?),
-    }?;
+        false => console.print(&format!("{report}\n")).map_err(Error::from),
+    };
     let wrong = WrongRows { table: &table, answers: &answers, probabilities: &scores.probabilities, labels };
-    let written = if replicas.is_chief() { write_files(args, &report, &wrong) } else { Ok(()) };
-    replicas.meet("saving", written)
+    // The chief's alone may fail.
+    let write = |()| if replicas.is_chief() { write_files(args, &report, &wrong) } else { Ok(()) };
+    replicas.meet("saving", printed.and_then(write))
 }
 
 /// Writes what was asked for beside the report.

@@ -15,6 +15,8 @@ use crate::storage::Folder;
 /// Runs with the same labels, each with its share in their answer; at least one.
 pub struct Runs {
     members: Vec<(Run, f64)>,
+    /// What they were opened by.
+    roots: Vec<PathBuf>,
 }
 
 /// `ensemble.json`.
@@ -92,6 +94,7 @@ impl Runs {
     /// # Panics
     /// If there is none.
     pub fn open(weighted: &[(PathBuf, f64)]) -> Result<Self> {
+        assert!(!weighted.is_empty(), "there is no run");
         let mut members = vec![];
         for (root, weight) in weighted {
             let paths = members_of(root)?;
@@ -105,7 +108,8 @@ impl Runs {
         let largest = shares().fold(f64::MIN_POSITIVE, f64::max);
         let sum = shares().map(|share| share / largest).sum::<f64>();
         members.iter_mut().for_each(|(_, share)| *share = *share / largest / sum);
-        let runs = Self { members };
+        let roots = weighted.iter().map(|(root, _)| root.clone()).collect();
+        let runs = Self { members, roots };
         runs.iter().try_for_each(|(run, _)| check_labels(runs.first(), run))?;
         Ok(runs)
     }
@@ -128,7 +132,8 @@ impl Runs {
     /// The files that they are read from, and those that go with them.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         let names = || FILES.into_iter().chain([RUN]);
-        self.iter().flat_map(move |(run, _)| names().map(|name| run.path.join(name)))
+        let lists = self.roots.iter().map(|root| root.join(ENSEMBLE));
+        lists.chain(self.iter().flat_map(move |(run, _)| names().map(|name| run.path.join(name))))
     }
 
     fn first(&self) -> &Run {

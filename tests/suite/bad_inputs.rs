@@ -68,6 +68,10 @@ impl Case {
         self
     }
 
+    fn flags(self, flags: &str) -> Self {
+        Self { command: format!("{} {flags}", self.command), ..self }
+    }
+
     /// Not the input's fault: exit code 1.
     fn failure(self) -> Self {
         Self { code: 1, ..self }

@@ -121,6 +121,12 @@ pub fn cases() -> Vec<Case> {
                 fs::write(folder.join(name).join("ensemble.json"), r#"{"members": ["b"]}"#).unwrap();
             }
         }),
+        ensemble(
+            "its list is to be written over",
+            r#"{"members": ["a"]}"#,
+            "--errors {}/e/ensemble.json: it is the input; name another file",
+        )
+        .flags("--errors {}/e/ensemble.json"),
         flags("--errors {}", "--errors {}: it is a folder; name another file"),
         flags("--errors {}/data.csv", "--errors {}/data.csv: it is the input; name another file"),
         flags(
