@@ -8,20 +8,24 @@ weights, the gradient of the [PAD] embedding, and no attention mask (padding is 
     python torch_recipe.py --model DIR --train FILE --max-length 64 --learning-rate 5e-5 --epochs 4
 
 DIR holds config.json, tokenizer.json and model.safetensors; each row of FILE is `label;text`, without a header.
+`--head cls --mask` is transformers' BertForSequenceClassification with AdamW, as its examples train it: with
+`--weight-decay 0.01 --warmup 0.1 --schedule linear`.
 To time the step alone, `--random-weights --steps N` needs no model.safetensors and prints each step's seconds.
 """
 
 import argparse
 import csv
 import json
+import math
 import sys
 import time
 
 import torch
+from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, get_scheduler
 
 CLASS_OF_LABEL = {"-1": 1, "0": 2, "1": 3}
 NUM_CLASSES = 4  # class 0 is never used
@@ -38,6 +42,11 @@ def arguments():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dropout", type=float, default=0.3, help="of the head")
     parser.add_argument("--encoder-dropout", type=float, help="default: the two rates of config.json")
+    parser.add_argument("--head", choices=["dense", "cls"], default="dense")
+    parser.add_argument("--mask", action="store_true", help="hide the padding")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--warmup", type=float, default=0.0, help="share of all steps")
+    parser.add_argument("--schedule", choices=["constant", "linear"], default="constant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--random-weights", action="store_true", help="read config.json alone, no weights")
     parser.add_argument("--steps", type=int, help="stop after this many steps and print their seconds")
@@ -58,17 +67,19 @@ def read_rows(path):
     return list(rows), list(rows.values()), {"rows": len(rows), "bad_labels": bad_labels, "duplicates": duplicates}
 
 
-def token_ids(model_dir, texts, max_length):
-    """[text, max_length]: truncated, and padded with [PAD]."""
+def tokenize(model_dir, texts, max_length):
+    """[text, 2, max_length]: ids, truncated and padded with [PAD], and 1 for each that is no padding."""
     tokenizer = Tokenizer.from_file(f"{model_dir}/tokenizer.json")
     tokenizer.enable_truncation(max_length)
     tokenizer.enable_padding(length=max_length, pad_id=tokenizer.token_to_id("[PAD]"), pad_token="[PAD]")
-    return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+    encoded = tokenizer.encode_batch(texts)
+    return torch.tensor([[encoding.ids, encoding.attention_mask] for encoding in encoded])
 
 
 class Classifier(nn.Module):
     def __init__(self, args):
         super().__init__()
+        self.mask = args.mask
         config = BertConfig.from_pretrained(args.model)
         if args.encoder_dropout is not None:
             config.hidden_dropout_prob = config.attention_probs_dropout_prob = args.encoder_dropout
@@ -89,16 +100,40 @@ class Classifier(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)  # Glorot's
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, input_ids):
-        """[batch, max_length] -> [batch, class], positive and not normalised."""
-        hidden = self.bert(input_ids, attention_mask=torch.ones_like(input_ids)).last_hidden_state
-        return self.head(hidden)
+    def forward(self, tokens):
+        """[batch, 2, max_length] -> [batch, class], positive and not normalised."""
+        input_ids, mask = tokens[:, 0], tokens[:, 1]
+        mask = mask if self.mask else torch.ones_like(input_ids)
+        return self.head(self.bert(input_ids, attention_mask=mask).last_hidden_state)
+
+    def losses(self, output, labels):
+        """Keras' categorical_crossentropy of outputs that are not logits, one per row."""
+        probabilities = output / output.sum(dim=1, keepdim=True)
+        return -probabilities.clamp(1e-7, 1 - 1e-7).log().gather(1, labels[:, None])[:, 0]
 
 
-def losses(output, labels):
-    """Keras' categorical_crossentropy of outputs that are not logits, one per row."""
-    probabilities = output / output.sum(dim=1, keepdim=True)
-    return -probabilities.clamp(1e-7, 1 - 1e-7).log().gather(1, labels[:, None])[:, 0]
+class SequenceClassifier(nn.Module):
+    def __init__(self, args):
+        super().__init__()
+        self.mask = args.mask
+        self.model = BertForSequenceClassification.from_pretrained(args.model, num_labels=NUM_CLASSES)
+
+    def forward(self, tokens):
+        """[batch, 2, max_length] -> [batch, class]: logits."""
+        input_ids, mask = tokens[:, 0], tokens[:, 1]
+        return self.model(input_ids, attention_mask=mask if self.mask else torch.ones_like(input_ids)).logits
+
+    def losses(self, output, labels):
+        return nn.functional.cross_entropy(output, labels, reduction="none")
+
+
+def adamw(model, args):
+    """AdamW as transformers' Trainer sets it up: no decay of biases and LayerNorm."""
+    groups = {0.0: [], args.weight_decay: []}
+    for name, parameter in model.named_parameters():
+        groups[0.0 if "bias" in name or "LayerNorm" in name else args.weight_decay].append(parameter)
+    groups = [{"params": params, "weight_decay": decay} for decay, params in groups.items()]
+    return torch.optim.AdamW(groups, lr=args.learning_rate)
 
 
 class KerasAdam(torch.optim.Optimizer):
@@ -124,27 +159,30 @@ class KerasAdam(torch.optim.Optimizer):
                 p.addcdiv_(m, v.sqrt().add_(group["epsilon"]), value=-rate)
 
 
-def run_epoch(model, input_ids, labels, batch_size, optimizer=None, steps=None):
-    """Mean loss and accuracy over the rows. With an optimizer it trains: rows shuffled, dropout on, means running."""
+def run_epoch(model, tokens, labels, batch_size, optimizer=None, schedule=None, steps=None):
+    """Mean loss, accuracy, and F1 of the labelled classes over the rows. With an optimizer it trains: rows shuffled, dropout on, means running."""
     training = optimizer is not None
     model.train(training)
     order = torch.randperm(len(labels)) if training else torch.arange(len(labels))
-    loss_sum, correct = 0.0, 0
+    loss_sum, correct, answers = 0.0, 0, torch.zeros_like(labels)
     for rows in order.split(batch_size)[:steps]:
         start, cpu_start = time.perf_counter(), time.process_time()
         with torch.set_grad_enabled(training):
-            output = model(input_ids[rows])
-            loss = losses(output, labels[rows])
+            output = model(tokens[rows])
+            loss = model.losses(output, labels[rows])
         if training:
             optimizer.zero_grad()
             loss.mean().backward()
             optimizer.step()
+            if schedule:
+                schedule.step()
+        answers[rows] = 1 + output.detach()[:, 1:].argmax(dim=1)
         loss_sum += loss.sum().item()
         correct += (output.argmax(dim=1) == labels[rows]).sum().item()
         if steps is not None:
             seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
             print(json.dumps({"step_seconds": round(seconds, 4), "cpu_seconds": round(cpu_seconds, 4)}), flush=True)
-    return loss_sum / len(labels), correct / len(labels)
+    return loss_sum / len(labels), correct / len(labels), f1_score(labels, answers, average="macro")
 
 
 def main():
@@ -157,20 +195,22 @@ def main():
     train_texts, val_texts, train_labels, val_labels = train_test_split(
         texts, classes, test_size=0.1, random_state=42
     )
-    train_ids, val_ids = (token_ids(args.model, t, args.max_length) for t in (train_texts, val_texts))
+    train, val = (tokenize(args.model, t, args.max_length) for t in (train_texts, val_texts))
     train_labels, val_labels = torch.tensor(train_labels), torch.tensor(val_labels)
 
-    model = Classifier(args)
-    optimizer = KerasAdam(model.parameters(), args.learning_rate)
+    model = Classifier(args) if args.head == "dense" else SequenceClassifier(args)
+    optimizer = KerasAdam(model.parameters(), args.learning_rate) if args.head == "dense" else adamw(model, args)
+    total = -(-len(train) // args.batch_size) * args.epochs
+    schedule = get_scheduler(args.schedule, optimizer, math.ceil(args.warmup * total), total)
     if args.steps is not None:
-        run_epoch(model, train_ids, train_labels, args.batch_size, optimizer, args.steps)
+        run_epoch(model, train, train_labels, args.batch_size, optimizer, schedule, args.steps)
         return
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
-        loss, accuracy = run_epoch(model, train_ids, train_labels, args.batch_size, optimizer)
-        val_loss, val_accuracy = run_epoch(model, val_ids, val_labels, args.batch_size)
+        loss, accuracy, _ = run_epoch(model, train, train_labels, args.batch_size, optimizer, schedule)
+        val_loss, val_accuracy, val_f1 = run_epoch(model, val, val_labels, args.batch_size)
         line = {"epoch": epoch, "loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy,
-                "seconds": time.perf_counter() - start}
+                "val_f1": val_f1, "seconds": time.perf_counter() - start}
         print(json.dumps({key: round(value, 6) for key, value in line.items()}), flush=True)
 
 

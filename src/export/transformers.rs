@@ -69,10 +69,14 @@ fn describe_head(run: &Run, weights: &[&Weight]) -> Value {
         let tensors = weights.iter().filter(is_own).map(|weight| &weight.name).collect::<Vec<_>>();
         json!({ "layer": name, "output": output, "tensors": tensors })
     };
+    let probabilities = match run.model.head.gives_logits() {
+        true => "the softmax of the last layer's output",
+        false => "the last layer's output, each row divided by its sum",
+    };
     json!({
         "input": format!("last_hidden_state of {} tokens, padding included", run.model.max_length),
         "layers": run.model.head.describe(states).into_iter().map(layer).collect::<Vec<_>>(),
-        "probabilities": "the last layer's output, each row divided by its sum",
+        "probabilities": probabilities,
         "weights": HEAD_WEIGHTS,
         "config": run.model.head,
     })

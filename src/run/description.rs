@@ -51,6 +51,9 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     original["pad_token_id"] = json!(model.bert.pad_token_id);
     original["hidden_dropout_prob"] = json!(model.bert.hidden_dropout_prob);
     original["attention_probs_dropout_prob"] = json!(model.bert.attention_probs_dropout_prob);
+    if let HeadConfig::Cls(head) = &model.head {
+        original["classifier_dropout"] = json!(head.dropout);
+    }
     original
 }
 

@@ -96,6 +96,11 @@ impl HeadConfig {
         }
     }
 
+    /// Whether its scores are logits: see [`Scores`].
+    pub fn gives_logits(&self) -> bool {
+        matches!(self, Self::Cls(_) | Self::Mean(_))
+    }
+
     /// Whether it reads what BERT's pooler makes.
     pub fn uses_pooler(&self) -> bool {
         matches!(self, Self::Cls(_))
