@@ -26,7 +26,7 @@ pub struct EvaluateArgs {
 pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let trained = &args.trained;
     let run = Run::open(&trained.run)?;
-    let options = trained.table.options(Labels::Given(run.labels.clone()));
+    let options = trained.table.options(&trained.data, Labels::Given(run.labels.clone()))?;
     let table = TableFile::open(&trained.data, &options, Purpose::Evaluate)?;
     let (table, summary) = table.collect()?;
 

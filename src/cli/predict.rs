@@ -39,7 +39,7 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let read = run_files.iter().chain([&trained.data]).map(PathBuf::as_path).collect::<Vec<_>>();
     check_is_other(&read, &args.output)?;
     let run = Run::open(&trained.run)?;
-    let options = trained.table.options(Labels::Given(run.labels.clone()));
+    let options = trained.table.options(&trained.data, Labels::Given(run.labels.clone()))?;
     let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;
     // All of it, before a device is taken.
     let checked = table.check()?;

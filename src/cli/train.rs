@@ -252,6 +252,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
             "--learning-rate {learning_rate}: expected a positive number that a float32 can hold"
         )));
     }
+    let table_options = args.table.options(&args.train, labels.clone())?;
     // Before anything is downloaded.
     check_is_there(&args.train).map_err(|source| DataError::Read { path: args.train.clone(), source })?;
     let ModelArgs { model: name, revision, random_weights, .. } = &args.model;
@@ -266,7 +267,7 @@ fn prepare(args: &TrainArgs) -> Result<Job> {
     let model = config(if let Labels::Given(labels) = labels { labels.num_classes() } else { 1 })?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, model.max_length)?;
     let pretrained = weights.then(|| open_pretrained(&files, &model.weights())).transpose()?;
-    let table = Table::read(&args.train, &args.table.options(labels.clone()), Purpose::Train)?;
+    let table = Table::read(&args.train, &table_options, Purpose::Train)?;
     let mut model = config(table.labels.num_classes())?;
     model.bert.pad_token_id = tokenizer.pad_id();
     let split = match stratify {

@@ -15,6 +15,7 @@ mod common;
 mod data;
 mod downloads;
 mod dropout;
+mod formats;
 mod fuzz;
 mod golden;
 mod gradients;
