@@ -45,6 +45,7 @@ use bert_xla::data::{
 };
 use serde::Deserialize;
 
+#[cfg(feature = "parquet")]
 use crate::common::empty_folder;
 
 #[derive(Deserialize)]
@@ -359,8 +360,7 @@ fn a_damaged_file_is_told_in_a_line() {
 #[cfg(not(feature = "parquet"))]
 #[test]
 fn a_build_without_parquet_says_how_to_get_it() {
-    let error =
-        Records::open(&fixture("rows.parquet"), &TableOptions::default(), Purpose::Train).err().unwrap();
+    let error = Table::read(&fixture("rows.parquet"), &TableOptions::default(), Purpose::Train).unwrap_err();
     assert!(
         error.to_string().contains("build it with the feature `parquet`") && error.is_input_error(),
         "{error}"
