@@ -22,7 +22,7 @@
 //! | [`plan`] | a chip's figures and a compiled program: memory, time and cost of a step, with no device |
 //! | [`cli`] | arguments to one command; it alone knows what flags there are |
 //!
-//! A batch's way: [`data::Table`] holds the rows of the CSV file, [`data::Tokenizer`] makes [`data::Tokens`] of them (in
+//! A batch's way: [`data::Table`] holds the rows of the file, [`data::Tokenizer`] makes [`data::Tokens`] of them (in
 //! [`train::Session`]), [`data::Dataset`] batches those; [`infer::upload_batch`] puts a batch on the devices of
 //! [`exec::Replicas`], and an [`exec::Executable`], whose [`step::Signature`] binds it by name, queues the step. Metrics
 //! come back from an [`exec::Pending`]; the state stays on the devices, in an [`exec::State`].

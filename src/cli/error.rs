@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::data::DataError;
+use crate::data::{DataError, Format};
 use crate::exec::PlacementError;
 use crate::model::ConfigError;
 use crate::report::ReportError;
@@ -101,7 +101,7 @@ impl Error {
             Self::Data(DataError::HeaderIsData { .. }) => {
                 "pass --no-header if it is data; if not, name a column (--text-column NAME), or pass --header"
             }
-            Self::Data(DataError::NoColumn { width: 1, .. }) => "is --separator right?",
+            Self::Data(DataError::NoColumn { width: 1, format: Format::Csv, .. }) => "is --separator right?",
             Self::Data(DataError::NoColumn { role, column: None, .. }) => {
                 return Some(format!("pass --{role}-column"));
             }

@@ -48,7 +48,7 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
         let message = "--confusion and --errors name the same file";
         return Err(Error::Usage(format!("{message}, {}", confusion.display())));
     }
-    let options = trained.table.options(Labels::Given(runs.labels().clone()));
+    let options = trained.table.options(&trained.data, Labels::Given(runs.labels().clone()))?;
     let table = TableFile::open(&trained.data, &options, Purpose::Evaluate)?;
     let (table, summary) = table.collect()?;
 

@@ -1,6 +1,6 @@
 //! Options that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args};
 
 use super::{Console, Error, Result, plural};
-use crate::data::{ColumnRef, DataError, Header, Labels, TableOptions, parse_quote, parse_separator};
+use crate::data::{ColumnRef, DataError, Format, Header, Labels, TableOptions, parse_quote, parse_separator};
 use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
 use crate::pjrt::{Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
@@ -18,16 +18,19 @@ use crate::run::Runs;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Table")]
 pub struct TableArgs {
-    /// Character between fields; \t for tabs
-    #[arg(long, default_value = ",", value_parser = separator, value_name = "CHAR")]
-    separator: u8,
-    /// Character around fields that hold a separator, or none
-    #[arg(long, default_value = "\"", value_parser = quote, value_name = "CHAR")]
-    quote: Quote,
-    /// The first row is data, not column names
+    /// csv, jsonl (an object a line) or parquet [default: by the file's name: .jsonl, .ndjson, .json, .parquet, else csv]
+    #[arg(long, value_parser = format, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Of csv: character between fields; \t for tabs [default: ,]
+    #[arg(long, value_parser = separator, value_name = "CHAR")]
+    separator: Option<u8>,
+    /// Of csv: character around fields that hold a separator, or none [default: "]
+    #[arg(long, value_parser = quote, value_name = "CHAR")]
+    quote: Option<Quote>,
+    /// Of csv: the first row is data, not column names
     #[arg(long)]
     no_header: bool,
-    /// The first row is column names, although it names none that is looked for
+    /// Of csv: the first row is column names, although it names none that is looked for
     #[arg(long, conflicts_with = "no_header")]
     header: bool,
     /// Column of the text, by name or by position from 0
@@ -48,6 +51,10 @@ pub struct TableArgs {
 #[derive(Clone, Copy, Debug)]
 struct Quote(Option<u8>);
 
+fn format(text: &str) -> std::result::Result<Format, DataError> {
+    text.parse()
+}
+
 fn separator(text: &str) -> std::result::Result<u8, DataError> {
     parse_separator(text)
 }
@@ -57,11 +64,29 @@ fn quote(text: &str) -> std::result::Result<Quote, DataError> {
 }
 
 impl TableArgs {
-    /// A table with these options, and what its labels mean.
-    pub fn options(&self, labels: Labels) -> TableOptions {
-        TableOptions {
-            separator: self.separator,
-            quote: self.quote.0,
+    /// The table at `path` with these options, and what its labels mean.
+    ///
+    /// # Errors
+    /// Options of CSV with a table in another format.
+    pub fn options(&self, path: &Path, labels: Labels) -> Result<TableOptions> {
+        let format = self.format.unwrap_or_else(|| Format::of(path));
+        let of_csv = [
+            ("--separator", self.separator.is_some()),
+            ("--quote", self.quote.is_some()),
+            ("--no-header", self.no_header),
+            ("--header", self.header),
+        ];
+        if format != Format::Csv
+            && let Some((flag, _)) = of_csv.iter().find(|(_, is_given)| *is_given)
+        {
+            let path = path.display();
+            return Err(Error::Usage(format!("{flag} is of CSV, but {path} is in {format}: leave it out")));
+        }
+        let default = TableOptions::default();
+        Ok(TableOptions {
+            format: Some(format),
+            separator: self.separator.unwrap_or(default.separator),
+            quote: self.quote.map_or(default.quote, |quote| quote.0),
             header: match self {
                 Self { no_header: true, .. } => Header::Absent,
                 Self { header: true, .. } => Header::Present,
@@ -72,7 +97,7 @@ impl TableArgs {
             id_column: self.id_column.clone(),
             labels,
             skip_bad_rows: self.skip_bad_rows,
-        }
+        })
     }
 }
 

@@ -49,7 +49,7 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let runs = trained.open_runs()?;
     let read = runs.files().chain([trained.data.clone()]).collect::<Vec<_>>();
     check_is_other("--output", &read, &args.output)?;
-    let options = trained.table.options(Labels::Given(runs.labels().clone()));
+    let options = trained.table.options(&trained.data, Labels::Given(runs.labels().clone()))?;
     let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;
     // All of it, before a device is taken.
     let checked = table.check()?;

@@ -26,6 +26,7 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     // Before anything is downloaded.
     let tables = [Some(&args.train), args.evaluation.dev.as_ref(), args.evaluation.test.as_ref()];
     for path in tables.into_iter().flatten() {
+        args.table.options(path, Labels::Auto)?;
         check_is_there(path).map_err(|source| DataError::Read { path: path.clone(), source })?;
     }
     let model_args = &args.model;
@@ -87,13 +88,15 @@ struct Tables {
 
 impl Tables {
     fn read(args: &TrainArgs, labels: &Labels) -> Result<Self> {
-        let mut all = Table::read(&args.train, &args.table.options(labels.clone()), Purpose::Train)?;
+        let options = args.table.options(&args.train, labels.clone())?;
+        let mut all = Table::read(&args.train, &options, Purpose::Train)?;
         let (own, mut files) = (all.texts.len(), vec![0]);
         // What the labels of the first one are as classes, they are in the others.
-        let options = args.table.options(Labels::Given(all.labels.clone()));
+        let labels = Labels::Given(all.labels.clone());
         let mut add = |path: Option<&PathBuf>| -> Result<Vec<usize>> {
             let Some(path) = path else { return Ok(vec![]) };
             let first = all.texts.len();
+            let options = args.table.options(path, labels.clone())?;
             let Table { texts, classes, ids, .. } = Table::read(path, &options, Purpose::Evaluate)?;
             all.texts.extend(texts);
             all.classes.extend(classes);

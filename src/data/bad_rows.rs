@@ -1,30 +1,49 @@
 //! The rows of a file that can't be used.
 
+use std::fmt;
+
 /// A row that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
-    /// The line of the file, from 1, on which the row starts.
-    pub line: usize,
+    pub place: Place,
     pub reason: String,
+}
+
+/// Where a row is in its file, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The line on which it starts.
+    Line(usize),
+    /// Its number, in a file that has no lines.
+    Row(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, "line {line}"),
+            Self::Row(row) => write!(f, "row {row}"),
+        }
+    }
 }
 
 /// All of a file's: how many, and the first few of them.
 #[derive(Debug, Default)]
 pub(super) struct BadRows {
-    /// By line.
+    /// By place.
     pub shown: Vec<BadRow>,
     pub total: usize,
 }
 
 impl BadRows {
     /// Counts a row, and keeps it if few lie before it: they may come in any order.
-    pub fn add(&mut self, line: usize, reason: impl FnOnce() -> String) {
+    pub fn add(&mut self, place: Place, reason: impl FnOnce() -> String) {
         const SHOWN: usize = 5;
         self.total += 1;
-        let at = self.shown.partition_point(|row| row.line < line);
+        let at = self.shown.partition_point(|row| row.place < place);
         if at < SHOWN {
             self.shown.truncate(SHOWN - 1);
-            self.shown.insert(at, BadRow { line, reason: reason() });
+            self.shown.insert(at, BadRow { place, reason: reason() });
         }
     }
 }
@@ -32,7 +51,7 @@ impl BadRows {
 /// What is shown of them.
 pub(super) fn list(rows: &[BadRow], total: usize) -> String {
     let noun = if total == 1 { "row" } else { "rows" };
-    let shown: Vec<_> = rows.iter().map(|row| format!("line {}: {}", row.line, row.reason)).collect();
+    let shown: Vec<_> = rows.iter().map(|row| format!("{}: {}", row.place, row.reason)).collect();
     let more = match total - rows.len() {
         0 => String::new(),
         more => format!("; and {more} more"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::bad_rows::excerpt;
-use super::{DataError, Header, Labels, Purpose, TableOptions};
+use super::{DataError, Format, Header, Labels, Purpose, TableOptions};
 
 /// A column, by name or by position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,7 @@ impl Columns {
         let by_position = !by_name && options.text_column.is_none() && options.label_column.is_none();
         let (text, label, id) = match width {
             _ if !by_position => (None, None, None),
+            0 => (None, None, None),
             1 => (Some(0), None, None),
             2 if labelled => (Some(1), Some(0), None),
             _ => (Some(1), Some(2), Some(0)),
@@ -92,6 +93,7 @@ impl Columns {
             column: column.cloned(),
             header: header.to_vec(),
             width,
+            format: options.format_of(path),
         };
         let find = |role: Role, given: &Option<ColumnRef>, position: Option<usize>| match given {
             Some(column) => {
@@ -145,14 +147,23 @@ impl Columns {
 }
 
 /// Says that a column is missing, and which ones there are.
-pub(super) fn missing(role: Role, column: Option<&ColumnRef>, header: &[String], width: usize) -> String {
+pub(super) fn missing(
+    role: Role,
+    column: Option<&ColumnRef>,
+    header: &[String],
+    width: usize,
+    format: Format,
+) -> String {
     let missing = match column {
         Some(column) => format!("there is no column {column} for the {role}"),
         None => format!("no column is the {role}"),
     };
     match header {
-        _ if width == 1 => format!("{missing}; the file has one column"),
-        [] => format!("{missing}; the file has {width} columns, counted from 0, and no header"),
+        _ if width == 1 && format == Format::Csv => format!("{missing}; the file has one column"),
+        [] if format == Format::Csv => {
+            format!("{missing}; the file has {width} columns, counted from 0, and no header")
+        }
+        [] => format!("{missing}; there are none"),
         names => format!("{missing}; the columns are {}", shown(names)),
     }
 }

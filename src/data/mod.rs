@@ -1,10 +1,18 @@
 //! From a file of texts to batches of token ids: read and check the table, split it, tokenize once, batch.
 
 mod bad_rows;
+mod batch;
 mod batches;
 mod columns;
+#[cfg(feature = "parquet")]
+mod contained;
+mod csv;
 mod folds;
+mod format;
+mod json;
 mod labels;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod parse;
 mod records;
 mod rows;
@@ -16,10 +24,11 @@ mod window;
 use std::io;
 use std::path::PathBuf;
 
-pub use bad_rows::BadRow;
+pub use bad_rows::{BadRow, Place};
 pub use batches::{Batch, Batches, Dataset, Order};
 pub use columns::{ColumnRef, Role};
 pub use folds::{Folds, k_fold, stratified_k_fold};
+pub use format::Format;
 pub use labels::{LabelMap, Labels, MAX_CLASSES};
 pub use records::{Record, Records, Summary};
 pub use rows::MAX_ROW;
@@ -35,7 +44,7 @@ pub enum DataError {
     #[error("can't read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     /// The table lacks a column that is needed, or that was asked for.
-    #[error("{}: {}", path.display(), columns::missing(*role, column.as_ref(), header, *width))]
+    #[error("{}: {}", path.display(), columns::missing(*role, column.as_ref(), header, *width, *format))]
     NoColumn {
         path: PathBuf,
         role: Role,
@@ -43,14 +52,26 @@ pub enum DataError {
         column: Option<ColumnRef>,
         /// Empty for a table without one.
         header: Vec<String>,
-        /// Number of columns; 1 is a sign of another separator.
+        /// Number of columns; 1 is a sign of another separator, where one separates them.
         width: usize,
+        format: Format,
     },
+    /// A column of a Parquet file that holds what can't be used.
+    #[error("{}: the column `{name}`, for the {role}, is {found}; expected text, numbers or booleans", path.display())]
+    Column { path: PathBuf, role: Role, name: String, found: String },
+    #[error("{}: it can't be read as Parquet: {message}", path.display())]
+    Damaged { path: PathBuf, message: String },
+    #[error(
+        "{}: this bert-xla was built without Parquet: build it with the feature `parquet`, which is one of the default \
+         ones; or export the table as CSV",
+        path.display()
+    )]
+    NoParquet { path: PathBuf },
     /// The first row was to be the header, but names no column that is used, or has a number, or a label as rows have.
     #[error("{}: the first row, `{}`, reads as data, not as column names", path.display(), columns::shown(row))]
     HeaderIsData { path: PathBuf, row: Vec<String> },
     /// A row that can't be used, where the first one is said to be the header.
-    #[error("{}: the header can't be read: line {}: {}", path.display(), row.line, row.reason)]
+    #[error("{}: the header can't be read: {}: {}", path.display(), row.place, row.reason)]
     BadHeader { path: PathBuf, row: BadRow },
     /// Rows that can't be used, where they are not to be skipped.
     #[error("{}: {}", path.display(), bad_rows::list(rows, *total))]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use polars::prelude::*;
 
+use super::Place;
+use super::batch::Batch;
 use super::columns::Columns;
 use super::rows::{BYTE_ORDER_MARK, SoundRows, Syntax};
 
@@ -54,7 +56,7 @@ impl Parser {
         let frame = self.parse(rows.csv, rows.lines.len())?;
         let strings = |column: usize| frame.column(&name(column))?.str().cloned();
         Ok(Batch {
-            lines: rows.lines,
+            places: rows.lines.into_iter().map(Place::Line).collect(),
             texts: strings(columns.text)?,
             labels: columns.label.map(strings).transpose()?,
             ids: columns.id.map(strings).transpose()?,
@@ -65,41 +67,4 @@ impl Parser {
 
 fn name(column: usize) -> PlSmallStr {
     column.to_string().into()
-}
-
-/// The columns that are used, of some rows.
-#[derive(Default)]
-pub(super) struct Batch {
-    lines: Vec<usize>,
-    texts: StringChunked,
-    labels: Option<StringChunked>,
-    ids: Option<StringChunked>,
-    next: usize,
-}
-
-/// The values of one row, as they are written.
-pub(super) struct Values<'a> {
-    /// The line of the file, from 1, on which the row starts.
-    pub line: usize,
-    pub text: &'a str,
-    pub label: Option<&'a str>,
-    pub id: Option<&'a str>,
-}
-
-impl Batch {
-    pub fn next(&mut self) -> Option<Values<'_>> {
-        let row = self.next;
-        let line = *self.lines.get(row)?;
-        self.next += 1;
-        Some(Values {
-            line,
-            text: value(&self.texts, row),
-            label: self.labels.as_ref().map(|labels| value(labels, row)),
-            id: self.ids.as_ref().map(|ids| value(ids, row)),
-        })
-    }
-}
-
-fn value(column: &StringChunked, row: usize) -> &str {
-    column.get(row).unwrap_or_default()
 }

@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::{io, mem};
 
-use polars::error::PolarsError;
 use sha2::{Digest, Sha256};
 
 use super::bad_rows::BadRows;
+use super::batch::{Batch, Reader, Values};
 use super::columns::Columns;
+use super::csv::CsvReader;
+use super::json::JsonReader;
 use super::labels::Known;
-use super::parse::{Batch, Parser, Values};
-use super::rows::{Limits, Rows, SoundRows, Syntax};
+use super::rows::Limits;
 use super::window::Source;
-use super::{DataError, Header, LabelMap, Labels, Purpose, TableOptions};
+use super::{DataError, Format, LabelMap, Labels, Purpose, TableFile, TableOptions};
 use crate::storage::open_once;
 
 /// A row of a table that is used.
@@ -42,25 +43,24 @@ pub struct Summary {
     pub digest: [u8; 32],
 }
 
-/// Iterates over the rows of a UTF-8 file that are used, in its order. A byte order mark is left out. Every value is
-/// taken as it is written: a text that looks like a number stays as it is.
+/// Iterates over the rows of a file that are used, in its order. CSV and JSON Lines are in UTF-8; a byte order mark is left
+/// out. Every text is taken as it is written: one that looks like a number stays as it is. Numbers and booleans of other
+/// formats are what pandas would write in CSV, `7`, `0.5` or `True`, but whole ones have no point, `1` for `1.0`. A null is
+/// an empty id, an empty text where no labels are looked for, and else a row that can't be used.
 ///
 /// Memory is bounded, however long the file, but for some 40 bytes per text of [`Purpose::Train`]: a few MiB of the
-/// file are read and parsed at a time, or a row, which is at most [`MAX_ROW`](super::MAX_ROW) bytes long.
+/// file are read and parsed at a time, or a row, which is at most [`MAX_ROW`](super::MAX_ROW) bytes long; of Parquet, a page
+/// of each column.
 ///
 /// # Errors
 /// The last item may be one. If rows can't be used (a wrong number of fields, a quote not closed properly, more
-/// bytes than that, invalid UTF-8, an unknown or empty label, an empty text), then without `skip_bad_rows` it is
+/// bytes than that, invalid UTF-8, no JSON object, a nested value, an unknown or empty label, an empty text), then without `skip_bad_rows` it is
 /// [`DataError::BadRows`], which counts all of them, to the end of the file: at the latest from the first of them on,
 /// no record is given.
 pub struct Records {
     path: PathBuf,
-    options: TableOptions,
-    syntax: Syntax,
-    limits: Limits,
-    rows: Rows,
-    /// Known from the first row on.
-    layout: Option<(Parser, Columns)>,
+    skip_bad_rows: bool,
+    reader: Box<dyn Reader>,
     batch: Batch,
     tally: Tally,
     ended: bool,
@@ -69,41 +69,51 @@ pub struct Records {
 impl Records {
     /// A single pass over a file, which may be a pipe, or in a bucket.
     pub fn open(path: &Path, options: &TableOptions, purpose: Purpose) -> Result<Self, DataError> {
+        if options.format_of(path) == Format::Parquet {
+            // It begins with its end.
+            return TableFile::open(path, options, purpose)?.records();
+        }
         let file = open_once(path).map_err(read_error(path))?;
-        Self::new(path, Box::new(file), options, purpose, Limits::default())
+        Self::of_stream(path, Box::new(file), options, purpose, Limits::default())
     }
 
-    /// `path` is for messages.
-    pub(super) fn new(
+    /// Of a file that is read from start to end. `path` is for messages.
+    pub(super) fn of_stream(
         path: &Path,
         source: Source,
         options: &TableOptions,
         purpose: Purpose,
         limits: Limits,
     ) -> Result<Self, DataError> {
-        if options.quote == Some(options.separator) {
-            let both = char::from(options.separator);
-            return Err(DataError::Option(format!("the separator and the quote are both `{both}`")));
-        }
-        let syntax = Syntax { separator: options.separator, quote: options.quote };
-        Ok(Self {
+        let reader: Box<dyn Reader> = match options.format_of(path) {
+            Format::JsonLines => Box::new(JsonReader::new(path, source, options, purpose, limits)?),
+            _ => Box::new(CsvReader::new(path, source, options, purpose, limits)?),
+        };
+        Ok(Self::new(path, reader, options, purpose))
+    }
+
+    /// `path` is for messages.
+    pub(super) fn new(
+        path: &Path,
+        reader: Box<dyn Reader>,
+        options: &TableOptions,
+        purpose: Purpose,
+    ) -> Self {
+        Self {
             path: path.to_owned(),
-            options: options.clone(),
-            syntax,
-            limits,
-            rows: Rows::new(source, syntax, limits).map_err(read_error(path))?,
-            layout: None,
+            skip_bad_rows: options.skip_bad_rows,
+            reader,
             batch: Batch::default(),
             tally: Tally::new(purpose, &options.labels),
             ended: false,
-        })
+        }
     }
 
     /// What the pass has met so far: in the whole of the file, once it has ended.
     pub fn summary(&self) -> Summary {
         let Tally { used, duplicates, bad, digest, .. } = &self.tally;
         let digest = digest.clone().finalize().into();
-        let guess = self.layout.as_ref().and_then(|(_, columns)| columns.guess());
+        let guess = self.reader.columns().and_then(Columns::guess);
         Summary { rows: *used, skipped: bad.total, duplicates: *duplicates, guess, digest }
     }
 
@@ -124,53 +134,15 @@ impl Records {
                     return Ok(record);
                 }
             }
-            if !self.refill()? {
-                return self.verdict().map(|()| None);
+            match self.reader.read(&mut self.tally.bad)? {
+                Some(batch) => self.batch = batch,
+                None => return self.verdict().map(|()| None),
             }
         }
-    }
-
-    /// Parses the next rows; false at the end of the file.
-    fn refill(&mut self) -> Result<bool, DataError> {
-        // The first row decides the columns, and may be no data.
-        let first = self.layout.is_none();
-        let size = if first { 1 } else { self.limits.chunk };
-        let rows = self.rows.read(size, &mut self.tally.bad).map_err(read_error(&self.path))?;
-        // What comes after a header that was left out would be taken for it.
-        if first
-            && self.options.header == Header::Present
-            && let Some(row) = self.tally.bad.shown.first()
-        {
-            return Err(DataError::BadHeader { path: self.path.clone(), row: row.clone() });
-        }
-        if rows.lines.is_empty() {
-            return Ok(false);
-        }
-        if first {
-            self.layout = Some(self.lay_out(&rows)?);
-        }
-        match &self.layout {
-            Some((parser, columns)) if !(first && self.options.header != Header::Absent) => {
-                self.batch = parser.parse_rows(rows, columns).map_err(parse_error(&self.path))?;
-            }
-            _ => {}
-        }
-        Ok(true)
-    }
-
-    fn lay_out(&self, first: &SoundRows) -> Result<(Parser, Columns), DataError> {
-        let width = self.rows.width();
-        let parser = Parser::new(width, self.syntax);
-        let header = match self.options.header {
-            Header::Absent => Vec::new(),
-            Header::Expected | Header::Present => parser.parse_row(first).map_err(parse_error(&self.path))?,
-        };
-        let columns = Columns::find(&self.path, &header, width, &self.options, self.tally.purpose)?;
-        Ok((parser.only(&columns), columns))
     }
 
     fn has_failed(&self) -> bool {
-        self.tally.bad.total > 0 && !self.options.skip_bad_rows
+        self.tally.bad.total > 0 && !self.skip_bad_rows
     }
 
     /// At the end of the file: whether it can be used.
@@ -225,14 +197,23 @@ impl Tally {
 
     /// Makes a record of a row, unless it can't be used or is a duplicate.
     fn admit(&mut self, values: &Values<'_>) -> Option<Record> {
-        let &Values { line, text, label, id } = values;
+        let &Values { place, text, label, id } = values;
         self.sound += 1;
-        if label.is_some() && text.trim().is_empty() {
-            self.bad.add(line, || "the text is empty".to_owned());
+        // Where labels are looked for, there must be texts and labels.
+        let missing = match (text, label) {
+            (_, None) => None,
+            (None, _) => Some("the text is null"),
+            (Some(text), _) if text.trim().is_empty() => Some("the text is empty"),
+            (_, Some(None)) => Some("the label is null"),
+            _ => None,
+        };
+        if let Some(missing) = missing {
+            self.bad.add(place, || missing.to_owned());
             return None;
         }
+        let (text, label) = (text.unwrap_or_default(), label.flatten());
         if let Some(reason) = label.and_then(|label| self.labels.refusal(label)) {
-            self.bad.add(line, reason);
+            self.bad.add(place, reason);
             return None;
         }
         if self.purpose == Purpose::Train && !self.seen.insert(hash(text)) {
@@ -240,7 +221,7 @@ impl Tally {
             return None;
         }
         let class = label.and_then(|label| self.labels.class_of(label));
-        let id = id.map_or_else(|| self.sound.to_string(), str::to_owned);
+        let id = id.map_or_else(|| self.sound.to_string(), |id| id.unwrap_or_default().to_owned());
         let record = Record { text: text.to_owned(), class, id };
         self.used += 1;
         record.add_to(&mut self.digest);
@@ -267,10 +248,6 @@ fn hash(text: &str) -> u128 {
 /// For `map_err`.
 pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> DataError {
     move |source| DataError::Read { path: path.to_owned(), source }
-}
-
-fn parse_error(path: &Path) -> impl FnOnce(PolarsError) -> DataError {
-    move |error| DataError::Parse { path: path.to_owned(), message: error.to_string() }
 }
 
 #[cfg(test)]

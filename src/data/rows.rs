@@ -18,7 +18,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 
-use super::bad_rows::{BadRows, excerpt};
+use super::bad_rows::{BadRows, Place, excerpt};
+use super::format::{Format, foreign};
 use super::window::{Beyond, Source, Window};
 
 /// U+FEFF, in UTF-8.
@@ -101,16 +102,7 @@ impl Rows {
         // A line break beyond the longest row is to be seen, too.
         let mut window = Window::new(source, limits.chunk, limits.row + 2);
         window.fill()?;
-        let other = match window.bytes() {
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
-                Some("it is in UTF-16; write it in UTF-8 (iconv -f UTF-16 -t UTF-8)")
-            }
-            [0x1f, 0x8b, ..] => Some("it is compressed; unpack it (gunzip)"),
-            [b'P', b'K', 3, 4, ..] => Some("it is a spreadsheet or a zip file; export the table as CSV"),
-            [b'P', b'A', b'R', b'1', ..] => Some("it is in Parquet; export the table as CSV"),
-            _ => None,
-        };
-        if let Some(other) = other {
+        if let Some(other) = foreign(window.bytes(), Format::Csv) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, other));
         }
         while window.bytes().starts_with(BYTE_ORDER_MARK) {
@@ -142,7 +134,9 @@ impl Rows {
                 Err(fault) => {
                     self.remember(fault, &starts);
                     let raw = self.window.bytes();
-                    bad.add(self.line, || self.reason(fault, &raw[..line_end(raw).unwrap_or(raw.len())]));
+                    bad.add(Place::Line(self.line), || {
+                        self.reason(fault, &raw[..line_end(raw).unwrap_or(raw.len())])
+                    });
                     self.skip_line()?;
                 }
             }
@@ -231,7 +225,7 @@ impl Rows {
             Err(error) => {
                 let byte = raw[error.valid_up_to()];
                 let reason = || format!("not valid UTF-8 (byte 0x{byte:02x}) in `{}`", excerpt(raw));
-                return bad.add(self.line, reason);
+                return bad.add(Place::Line(self.line), reason);
             }
         };
         if self.width == 0 {
@@ -242,7 +236,7 @@ impl Rows {
             let noun = if width == 1 { "field" } else { "fields" };
             let reason =
                 || format!("{width} {noun} where the first row has {expected} in `{}`", excerpt(raw));
-            return bad.add(self.line, reason);
+            return bad.add(Place::Line(self.line), reason);
         }
         sound.push(text.as_bytes(), fields(starts, end), self.syntax);
         sound.lines.push(self.line);

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::batch::Reader;
 use super::records::{Records, Summary, read_error};
 use super::rows::Limits;
-use super::{ColumnRef, DataError, LabelMap, Labels};
+use super::{ColumnRef, DataError, Format, LabelMap, Labels};
 use crate::storage::open_for_passes;
 
 /// What a table is read for.
@@ -46,10 +47,13 @@ pub enum Header {
 /// | 3 or more | id, text, label | id, text |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableOptions {
-    /// An ASCII character.
+    /// `None` for what the file's name says, see [`Format::of`].
+    pub format: Option<Format>,
+    /// Of CSV: an ASCII character.
     pub separator: u8,
-    /// The ASCII character that may enclose a field; `None` where quotes are part of the text.
+    /// Of CSV: the ASCII character that may enclose a field; `None` where quotes are part of the text.
     pub quote: Option<u8>,
+    /// Of CSV; the columns of other formats have names always, which need not be those that are looked for.
     pub header: Header,
     pub text_column: Option<ColumnRef>,
     pub label_column: Option<ColumnRef>,
@@ -63,6 +67,7 @@ pub struct TableOptions {
 impl Default for TableOptions {
     fn default() -> Self {
         Self {
+            format: None,
             separator: b',',
             quote: Some(b'"'),
             header: Header::Expected,
@@ -72,6 +77,13 @@ impl Default for TableOptions {
             labels: Labels::Given(LabelMap::default()),
             skip_bad_rows: false,
         }
+    }
+}
+
+impl TableOptions {
+    /// The format of the file at `path`.
+    pub fn format_of(&self, path: &Path) -> Format {
+        self.format.unwrap_or_else(|| Format::of(path))
     }
 }
 
@@ -113,8 +125,13 @@ impl TableFile {
 
     /// A new pass, from the first record on. Passes don't disturb each other.
     pub fn records(&self) -> Result<Records, DataError> {
-        let file = Pass { file: self.file.clone(), position: 0 };
-        Records::new(&self.path, Box::new(file), &self.options, self.purpose, Limits::default())
+        let Self { path, file, options, purpose } = self;
+        if options.format_of(path) == Format::Parquet {
+            let reader = parquet_reader(path, file.clone(), options, *purpose)?;
+            return Ok(Records::new(path, reader, options, *purpose));
+        }
+        let source = Box::new(Pass::new(file.clone(), 0));
+        Records::of_stream(path, source, options, *purpose, Limits::default())
     }
 
     /// All records, and what the pass has met.
@@ -130,10 +147,37 @@ impl TableFile {
     }
 }
 
+#[cfg(feature = "parquet")]
+fn parquet_reader(
+    path: &Path,
+    file: Arc<File>,
+    options: &TableOptions,
+    purpose: Purpose,
+) -> Result<Box<dyn Reader>, DataError> {
+    Ok(Box::new(super::parquet::ParquetReader::new(path, file, options, purpose)?))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet_reader(
+    path: &Path,
+    _: Arc<File>,
+    _: &TableOptions,
+    _: Purpose,
+) -> Result<Box<dyn Reader>, DataError> {
+    Err(DataError::NoParquet { path: path.to_owned() })
+}
+
 /// Reads a file that others read, too.
-struct Pass {
+pub(super) struct Pass {
     file: Arc<File>,
     position: u64,
+}
+
+impl Pass {
+    /// From the byte at `position` on.
+    pub fn new(file: Arc<File>, position: u64) -> Self {
+        Self { file, position }
+    }
 }
 
 impl Read for Pass {

@@ -85,6 +85,8 @@ const TRAIN: &str = "train --backend cpu --random-weights --max-length 24 --mode
 fn groups() -> Vec<Vec<Case>> {
     vec![
         tables::cases(),
+        #[cfg(feature = "parquet")]
+        tables::parquet(),
         flags::cases(),
         models::cases(),
         runs::cases(),

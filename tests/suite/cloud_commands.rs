@@ -95,6 +95,17 @@ fn check_commands(bucket: &Bucket<'_>, get: &dyn Fn(&str) -> Vec<u8>) {
     let arguments = evaluate("gs://runs/demo/run", "gs://runs/data/sample.csv");
     assert_eq!(bucket.works(&arguments.each_ref().map(String::as_str)), expected);
 
+    // In each format, the same rows.
+    let files = ["rows.csv", "rows.jsonl", "rows.parquet"].into_iter();
+    let reports = files.filter(|file| cfg!(feature = "parquet") || !file.ends_with(".parquet")).map(|file| {
+        let path = format!("tables/{file}");
+        (bucket.put)(&path, &fs::read(asset("../tests/fixtures").join(&path)).unwrap());
+        let arguments = evaluate("gs://runs/demo/run", &format!("gs://runs/{path}"));
+        bucket.works(&arguments.each_ref().map(String::as_str))
+    });
+    let reports = reports.collect::<Vec<_>>();
+    assert!(reports.iter().all(|report| *report == reports[0]), "{reports:?}");
+
     let states = folder.join("states.safetensors");
     let encode = ["encode", "--backend", "cpu", "--max-length", "16", "--model"];
     local(&[&encode[..], &[here, "--input", data, "--output", states.to_str().unwrap()]].concat());

@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use bert_xla::data::{
-    BadRow, ColumnRef, DataError, Dataset, Header, LabelMap, MAX_ROW, Order, Purpose, Records, Role, Table,
-    TableFile, TableOptions, Tokens, parse_quote, parse_separator,
+    BadRow, ColumnRef, DataError, Dataset, Header, LabelMap, MAX_ROW, Order, Place, Purpose, Records, Role,
+    Table, TableFile, TableOptions, Tokens, parse_quote, parse_separator,
 };
 use ndarray::Array2;
 
@@ -173,15 +173,15 @@ fn predictions_keep_every_row() {
 fn bad_rows_are_named_with_their_lines() {
     let csv = b"id,text,label\n1,\"two\nlines\",1\n2,b,%1\n3,c\n4,\xff\xfe,1\n5,,1\n6,d,1,x\n7,e,2\n8,f,0\n";
     let (rows, total) = bad_rows(csv, &TableOptions::default());
-    let shown: Vec<_> = rows.iter().map(|row| format!("{}: {}", row.line, row.reason)).collect();
+    let shown: Vec<_> = rows.iter().map(|row| format!("{}: {}", row.place, row.reason)).collect();
     assert_eq!(
         shown,
         [
-            "4: label `%1` is not one of -1, 0, 1",
-            "5: 2 fields where the first row has 3 in `3,c`",
-            "6: not valid UTF-8 (byte 0xff) in `4,\u{fffd}\u{fffd},1`",
-            "7: the text is empty",
-            "8: 4 fields where the first row has 3 in `6,d,1,x`",
+            "line 4: label `%1` is not one of -1, 0, 1",
+            "line 5: 2 fields where the first row has 3 in `3,c`",
+            "line 6: not valid UTF-8 (byte 0xff) in `4,\u{fffd}\u{fffd},1`",
+            "line 7: the text is empty",
+            "line 8: 4 fields where the first row has 3 in `6,d,1,x`",
         ]
     );
     assert_eq!(total, 6);
@@ -206,7 +206,7 @@ fn a_stray_quote_costs_its_own_line() {
     // One that opens a field and is never closed, or is closed before more text, costs its own line.
     let csv = "1;a\n1;\"never closed\n0;b\n1;\"closed\" early\n-1;c\n";
     let (rows, _) = bad_rows(csv, &label_text());
-    assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!(rows.iter().map(|row| row.place).collect::<Vec<_>>(), [2, 4].map(Place::Line));
     let table = read(csv, &skipping(label_text()), Purpose::Train).unwrap();
     assert_eq!((table.texts.join(""), table.skipped), ("abc".into(), 2));
     // One that finds a close merges lines: nothing tells them from a text of two lines.
@@ -320,7 +320,7 @@ fn a_row_beyond_the_limit_is_bad() {
     assert_eq!(read(csv(MAX_ROW), &label_text(), Purpose::Train).unwrap().texts.len(), 3);
     let (rows, total) = bad_rows(csv(MAX_ROW + 1), &label_text());
     let reason = format!("a row of more than 67108864 bytes starts with `1;{}…`", "x".repeat(38));
-    assert_eq!((rows, total), (vec![BadRow { line: 2, reason }], 1));
+    assert_eq!((rows, total), (vec![BadRow { place: Place::Line(2), reason }], 1));
     let table = read(csv(2 * MAX_ROW), &skipping(label_text()), Purpose::Train).unwrap();
     assert_eq!((table.texts.join(""), table.skipped), ("ab".into(), 1));
 }
@@ -347,7 +347,10 @@ fn the_tunizi_dataset() {
     else {
         panic!("the damaged rows were not seen")
     };
-    assert_eq!((rows.iter().map(|row| row.line).collect::<Vec<_>>(), total), (vec![5, 1179], 2));
+    assert_eq!(
+        (rows.iter().map(|row| row.place).collect::<Vec<_>>(), total),
+        ([5, 1179].map(Place::Line).to_vec(), 2)
+    );
     let table = Table::read(&path, &skipping(label_text()), Purpose::Evaluate).unwrap();
     assert_eq!((table.texts.len(), table.skipped, class_counts(&table)), (2998, 2, vec![0, 1500, 0, 1498]));
     assert_eq!(table.texts[1], "man eheb rasoule mohamed");

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bert_xla::data::{DataError, Header, Purpose, TableFile, TableOptions};
+use bert_xla::data::{DataError, Header, Labels, Purpose, TableFile, TableOptions};
 use bert_xla::run::{Checkpoint, Newest, Run, layout, model_folder};
 use bert_xla::storage::Folder;
 use bert_xla::weights::TensorFiles;
@@ -244,6 +244,69 @@ fn tables_of_any_bytes() {
             }
         }
         Ok(())
+    });
+}
+
+/// A table in a format that isn't CSV: every pass gives the same, and an error is a line about the input.
+fn check_table(
+    path: &Path,
+    bytes: &[u8],
+    (skip_bad_rows, purpose): (bool, Purpose),
+    text: &str,
+) -> TestCaseResult {
+    fs::write(path, bytes).unwrap();
+    let text_column = Some(text.parse().unwrap());
+    let options =
+        TableOptions { skip_bad_rows, text_column, labels: Labels::Auto, ..TableOptions::default() };
+    let read = || {
+        let table = TableFile::open(path, &options, purpose)?;
+        Ok::<_, DataError>((table.check()?, table.collect()?))
+    };
+    match read() {
+        Ok((summary, (table, again))) => {
+            prop_assert_eq!(&summary, &again);
+            prop_assert_eq!(summary.rows, table.texts.len());
+            prop_assert!(skip_bad_rows || summary.skipped == 0);
+        }
+        Err(error) => {
+            prop_assert!(error.is_input_error() && !error.to_string().contains('\n'), "{error:?}");
+        }
+    }
+    Ok(())
+}
+
+/// How such a table is read.
+fn reading() -> impl Strategy<Value = (bool, Purpose)> {
+    (any::<bool>(), select(vec![Purpose::Train, Purpose::Evaluate, Purpose::Predict]))
+}
+
+#[test]
+fn tables_of_any_json_lines() {
+    let path = empty_folder("fuzz_json_lines").join("data.jsonl");
+    let lines = || asset("../tests/fixtures/tables");
+    let rows = ["rows.jsonl", "types.jsonl"].map(|name| damaged(fs::read(lines().join(name)).unwrap()));
+    let [rows, types] = rows;
+    let object = json!({"text": "a", "label": 1, "ID": [1, {"x": null}], "more": 1e300});
+    let objects = prop::collection::vec(damaged_json(object), 1..6).prop_map(|lines| lines.join(&b'\n'));
+    let files = prop_oneof![rows, types, objects];
+    fuzz("JSON Lines", &(files, reading()), |(bytes, how)| check_table(&path, &bytes, how, "text"));
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn tables_of_any_parquet() {
+    let path = empty_folder("fuzz_parquet").join("data.parquet");
+    let names = ["rows", "types.snappy", "types.zstd", "types.gzip", "types.lz4"];
+    let file =
+        |name: &&str| fs::read(asset("../tests/fixtures/tables").join(format!("{name}.parquet"))).unwrap();
+    let files = names.iter().map(file).collect::<Vec<_>>();
+    let columns = [
+        "text", "bytes", "broken", "label", "small", "unsigned", "single", "double", "truth", "word", "none",
+    ];
+    let input = (select(files), edits(), reading(), select(columns.to_vec()));
+    fuzz("Parquet", &input, |(mut bytes, edits, how, text)| {
+        edits.into_iter().for_each(|edit| edit.apply(&mut bytes));
+        check_table(&path, &bytes, how, text)
     });
 }
 

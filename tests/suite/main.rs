@@ -17,6 +17,7 @@ mod downloads;
 mod dropout;
 mod ensembles;
 mod exports;
+mod formats;
 mod fuzz;
 mod golden;
 mod gradients;

@@ -14,7 +14,7 @@ fn chunks_dont_matter() {
     let read = |chunk| {
         let (source, path) = (Box::new(Cursor::new(file.clone())), Path::new("rows.csv"));
         let limits = Limits { chunk, row: 100 };
-        let mut records = Records::new(path, source, &options, Purpose::Train, limits).unwrap();
+        let mut records = Records::of_stream(path, source, &options, Purpose::Train, limits).unwrap();
         let all = records.by_ref().collect::<Result<Vec<_>, _>>().unwrap();
         assert!(records.next().is_none());
         (all, records.summary())
@@ -25,6 +25,34 @@ fn chunks_dont_matter() {
         records[1],
         Record { text: "text 1\n, \"of\" 1".into(), class: Some(2), id: "\u{feff}7".into() }
     );
+    for chunk in [1, 2, 3, 10, 64, 1000] {
+        assert_eq!(read(chunk), (records.clone(), summary.clone()), "{chunk}");
+    }
+}
+
+#[test]
+fn chunks_dont_matter_to_json() {
+    let row = |i: usize| {
+        let label = ["1", "-1", "true", "[]", "null"][i % 5];
+        let space = " ".repeat(i % 7);
+        format!(
+            "{space}{{\"text\":{space}\"t\u{e9}xt {}\\n\",\"label\":{label}}}\n{}",
+            i % 90,
+            "\n".repeat(i % 2)
+        )
+    };
+    let file = (0..100).map(row).collect::<String>() + &"x".repeat(300) + "\n{";
+    let options = TableOptions { skip_bad_rows: true, ..TableOptions::default() };
+    let read = |chunk| {
+        let (source, path) = (Box::new(Cursor::new(file.clone())), Path::new("rows.jsonl"));
+        let limits = Limits { chunk, row: 100 };
+        let mut records = Records::of_stream(path, source, &options, Purpose::Train, limits).unwrap();
+        let all = records.by_ref().collect::<Result<Vec<_>, _>>().unwrap();
+        (all, records.summary())
+    };
+    let (records, summary) = read(1 << 20);
+    assert_eq!((records.len(), summary.rows, summary.duplicates, summary.skipped), (36, 36, 4, 62));
+    assert_eq!(records[1], Record { text: "t\u{e9}xt 1\n".into(), class: Some(1), id: "2".into() });
     for chunk in [1, 2, 3, 10, 64, 1000] {
         assert_eq!(read(chunk), (records.clone(), summary.clone()), "{chunk}");
     }

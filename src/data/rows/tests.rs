@@ -33,7 +33,11 @@ fn told(file: &[u8], syntax: Syntax, limits: Limits, size: usize) -> Told {
         told.csv.push_str(&String::from_utf8(sound.csv).unwrap());
         told.lines.extend(sound.lines);
     }
-    told.bad.extend(bad.shown.iter().map(|row| row.line));
+    let line = |row: &crate::data::BadRow| match row.place {
+        Place::Line(line) => line,
+        Place::Row(_) => panic!("{row:?}"),
+    };
+    told.bad.extend(bad.shown.iter().map(line));
     Told { total_bad: bad.total, ..told }
 }
 

@@ -19,6 +19,13 @@ fn train(name: &str, bytes: impl Into<Vec<u8>>, flags: &str, message: &str) -> C
     of(TRAIN, name, bytes, flags, message)
 }
 
+/// A table of another name.
+fn named(file: &'static str, name: &str, bytes: impl Into<Vec<u8>>, flags: &str, message: &str) -> Case {
+    let (command, bytes) = (TRAIN.replace("data.csv", file), bytes.into());
+    let case = Case::new(format!("table: {name}"), format!("{command} {flags}"), message);
+    case.make(move |folder| fs::write(folder.join(file), bytes).unwrap())
+}
+
 fn at(command: &str, name: &str, path: &str, message: &str) -> Case {
     Case::new(format!("table: {name}"), command.replace("{}/data.csv", path), message)
 }
@@ -31,6 +38,63 @@ fn sentences(name: &str, bytes: impl Into<Vec<u8>>, message: &str) -> Case {
 
 fn utf16(bytes: fn(u16) -> [u8; 2], mark: [u8; 2]) -> Vec<u8> {
     mark.into_iter().chain("id,text,label\n1,a,1\n".encode_utf16().flat_map(bytes)).collect()
+}
+
+/// Of a table that pandas wrote, see [`formats`](crate::formats).
+#[cfg(feature = "parquet")]
+pub fn parquet() -> Vec<Case> {
+    let types = include_bytes!("../../fixtures/tables/types.snappy.parquet");
+    let rows = include_bytes!("../../fixtures/tables/rows.parquet");
+    let case = |name, bytes: &[u8], flags, message| named("data.parquet", name, bytes, flags, message);
+    let mut damaged = rows.to_vec();
+    damaged[345] ^= 2;
+    vec![
+        case(
+            "Parquet: a damaged page",
+            &damaged,
+            "",
+            "{}/data.parquet: it can't be read as Parquet: Parquet error: its parts contradict each other",
+        ),
+        case(
+            "Parquet: empty",
+            b"",
+            "",
+            "{}/data.parquet: it can't be read as Parquet: EOF: Parquet file too small. Size is 0 but need 8",
+        ),
+        case(
+            "Parquet: cut short",
+            &rows[..rows.len() - 9],
+            "",
+            "{}/data.parquet: it can't be read as Parquet: Parquet error: Invalid Parquet file. Corrupt footer",
+        ),
+        case(
+            "Parquet: a CSV file",
+            b"id,text,label\n1,a,1\n",
+            "",
+            "{}/data.parquet: it can't be read as Parquet: Parquet error: Invalid Parquet file. Corrupt footer",
+        ),
+        case(
+            "Parquet: a column of lists",
+            types,
+            "--text-column list",
+            "{}/data.parquet: the column `list`, for the text, is a list; expected text, numbers or \
+                booleans",
+        ),
+        case(
+            "Parquet: a column that isn't there",
+            rows,
+            "--text-column tweet",
+            "{}/data.parquet: there is no column `tweet` for the text; the columns are ID, text, label",
+        ),
+        case(
+            "Parquet: a missing label",
+            types,
+            "--label-column word --labels auto",
+            "{}/data.parquet: 4 rows can't be used: row 3: the label is null; row 6: the label is \
+                null; row 9: the label is null; row 12: the label is null; correct them, or pass \
+                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+        ),
+    ]
 }
 
 pub fn cases() -> Vec<Case> {
@@ -86,7 +150,7 @@ pub fn cases() -> Vec<Case> {
             "Parquet",
             *b"PAR1\x15\x04\x15\x10",
             "",
-            "can't read {}/data.csv: it is in Parquet; export the table as CSV",
+            "can't read {}/data.csv: it is in Parquet, but not named so (.parquet)",
         ),
         train(
             "Latin-1",
@@ -366,6 +430,56 @@ pub fn cases() -> Vec<Case> {
             "id,comment,x\n1,a,b\n",
             "",
             "{}/data.csv: no column is the text; the columns are id, comment, x; pass --text-column",
+        ),
+        named(
+            "data.jsonl",
+            "JSON Lines: a separator",
+            "{}\n",
+            "--separator ;",
+            "--separator is of CSV, but {}/data.jsonl is in JSON Lines: leave it out",
+        ),
+        named(
+            "data.parquet",
+            "Parquet: no header",
+            "",
+            "--no-header",
+            "--no-header is of CSV, but {}/data.parquet is in Parquet: leave it out",
+        ),
+        train("a format of CSV's", "", "--format csv --quote none", "{}/data.csv: there are no rows"),
+        train(
+            "another format's quote",
+            "",
+            "--format jsonl --quote none",
+            "--quote is of CSV, but {}/data.csv is in JSON Lines: leave it out",
+        ),
+        train(
+            "an unknown format",
+            "",
+            "--format xlsx",
+            "invalid value 'xlsx' for '--format <FORMAT>': format `xlsx`: expected csv, jsonl or parquet",
+        ),
+        named(
+            "data.jsonl",
+            "JSON Lines: a damaged line",
+            "{\"text\": \"a\", \"label\": 1}\n{\"text\": \"b\", \"label\"\n",
+            "",
+            "{}/data.jsonl: 1 row can't be used: line 2: not a JSON object: EOF while parsing an \
+                object, at column 21 of `{\"text\": \"b\", \"label\"`; correct them, or pass \
+                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+        ),
+        named(
+            "data.ndjson",
+            "JSON Lines: no label",
+            "{\"text\": \"a\"}\n",
+            "",
+            "{}/data.ndjson: no column is the label; the columns are text; pass --label-column",
+        ),
+        named(
+            "data.json",
+            "JSON Lines: an array",
+            "[{\"text\": \"a\", \"label\": 1}]",
+            "",
+            "can't read {}/data.json: it is a JSON array; write its objects a line each (JSON Lines)",
         ),
         sentences("empty", "", "{}/sentences.txt: no sentence; expected one a line"),
         sentences("not UTF-8", *b"a\n\xff\n", "{}/sentences.txt: line 2 is not UTF-8"),
