@@ -170,8 +170,7 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let quiet = args.json || !replicas.is_chief();
     let mut progress = Progress { console, json: args.json, quiet, member: None, epoch: None };
     let members = Members::new(members, &args.output);
-    members.claim(&replicas, args.save.overwrite)?;
-    let shared = Shared::new(replicas);
+    let shared = members.share(replicas, args.save.overwrite);
     let mut run = Training { args, shared: &shared, stop: None, weights: Some(weights), trained: false };
     for (i, member) in members.iter().enumerate() {
         progress.member = members.are_many().then(|| member.name.clone());
@@ -223,7 +222,7 @@ impl Training<'_> {
             }
         };
         if !std::mem::replace(&mut self.trained, true) {
-            members.reopen(replicas)?;
+            members.reopen(replicas);
         }
         if session.is_new()
             && let Some(weights) = self.weights.take()

@@ -24,7 +24,7 @@ pub struct Progress {
     /// The best epoch so far.
     pub best: Option<Best>,
     /// Whether it is that one which the run gives its readers, and not the last.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_best: bool,
 }
 

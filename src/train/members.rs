@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::json;
@@ -9,13 +10,13 @@ use serde_json::json;
 use super::job::Job;
 use super::keep::Metric;
 use super::kept::kept;
-use super::shared::Shared;
+use super::shared::{EnsembleFolder, Shared};
 use super::{Error, Result};
 use crate::exec::Replicas;
 use crate::infer::Ensemble;
 use crate::report::{Classification, EpochRecord};
 use crate::run::layout::{MEMBERS, OUT_OF_FOLD, SUMMARY, TEST};
-use crate::run::{claim_ensemble, kept_record, read_probabilities};
+use crate::run::{kept_record, read_probabilities};
 use crate::storage::Folder;
 
 /// A job of several, or the only one, which has no name.
@@ -80,18 +81,19 @@ impl Members {
         if self.are_many() { self.root.join(MEMBERS).join(&member.name) } else { self.root.clone() }
     }
 
-    /// Makes the folder the ensemble's, if they are many: from then on, it is known by its members.
-    ///
-    /// # Errors
-    /// A folder that holds a run, or other members, unless those may be replaced.
-    pub fn claim(&self, replicas: &Replicas, replace: bool) -> Result<()> {
-        let names = self.list.iter().map(|member| format!("{MEMBERS}/{}", member.name)).collect::<Vec<_>>();
-        let arguments = &self.list[0].job.source.arguments;
-        let claimed = match self.are_many() && replicas.is_chief() {
-            true => claim_ensemble(&self.root, &names, arguments, replace),
-            false => Ok(()),
-        };
-        replicas.meet("preparing the output", claimed.map_err(Error::from))
+    /// What they have in common on these devices. If they are many, the first session makes the folder the ensemble's: from then
+    /// on, it is known by its members.
+    pub fn share(&self, replicas: Arc<Replicas>, replace: bool) -> Shared {
+        let shared = Shared::new(replicas);
+        if !self.are_many() {
+            return shared;
+        }
+        shared.of_ensemble(EnsembleFolder {
+            root: self.root.clone(),
+            members: self.list.iter().map(|member| format!("{MEMBERS}/{}", member.name)).collect(),
+            arguments: self.list[0].job.source.arguments.clone(),
+            replace,
+        })
     }
 
     /// Whether the test table is to be evaluated, and was not yet.
@@ -106,12 +108,12 @@ impl Members {
         Ok(replicas.gather("looking for a checkpoint", &[u32::from(!own)])?[0][0] == 1)
     }
 
-    /// Forgets what runs have come to that are not at their end any more.
-    pub fn reopen(&self, replicas: &Replicas) -> Result<()> {
+    /// Forgets what runs have come to that are not at their end any more. What can't be removed is written anew at the end.
+    pub fn reopen(&self, replicas: &Replicas) {
         let root = Folder::new(&self.root);
-        let forget = || [TEST, SUMMARY, OUT_OF_FOLD].into_iter().try_for_each(|name| root.remove(name));
-        let forgotten = if replicas.is_chief() { forget() } else { Ok(()) };
-        replicas.meet("preparing the output", forgotten.map_err(Error::from))
+        for name in [TEST, SUMMARY, OUT_OF_FOLD].into_iter().filter(|_| replicas.is_chief()) {
+            let _ = root.remove(name);
+        }
     }
 
     /// Once all are trained: writes and gives what they have come to.
@@ -120,6 +122,9 @@ impl Members {
     /// A member's run that can't be read, a failure of the devices, or a folder that can't be written to; in all processes.
     pub fn conclude(&self, shared: &Shared) -> Result<Outcome> {
         let replicas = shared.replicas();
+        if !self.are_many() && self.list[0].job.parts.test.is_empty() {
+            return Ok(Outcome::default());
+        }
         let test = self.test(shared)?;
         let write = || {
             let root = Folder::new(&self.root);

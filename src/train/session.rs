@@ -81,6 +81,9 @@ impl Session {
             replicas.rows(job.recipe.batch_size)?;
             let Source { original, tokenizer, model, .. } = &*job.source;
             let tokens = shared.tokens(&job.source)?;
+            if replicas.is_chief() {
+                shared.claim()?;
+            }
             let output = match replicas.is_chief() {
                 true => Some(Output {
                     writer: Writer::open(output_path)?,
@@ -92,7 +95,12 @@ impl Session {
         };
         let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
         let fed = Fed::new(&job, &tokens);
-        agree(&job, &fed, replicas, &(&save, root.is_local()))?;
+        agree(
+            &job,
+            &fed,
+            replicas,
+            &(&save, root.is_local(), shared.ensemble().map(|folder| &folder.members)),
+        )?;
         let terms = terms(&job, fed, replicas, &save);
         let beginning = Beginning { replicas, root: &root, job: &job, terms: &terms, save: &save };
         let writer = output.as_mut().map(|output| &mut output.writer);

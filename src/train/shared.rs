@@ -1,6 +1,7 @@
 //! What the members of an ensemble have in common: made once.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,17 +10,56 @@ use super::job::{Job, Source};
 use super::programs::Programs;
 use crate::data::Tokens;
 use crate::exec::Replicas;
+use crate::run::{self, claim_ensemble};
+
+/// The folder of an ensemble that is to be trained.
+#[derive(Clone, Debug)]
+pub(super) struct EnsembleFolder {
+    pub root: PathBuf,
+    /// Of its members, relative to it.
+    pub members: Vec<String>,
+    pub arguments: Vec<String>,
+    /// Whether another one that is there may be replaced.
+    pub replace: bool,
+}
+
+impl EnsembleFolder {
+    fn claim(&self) -> run::Result<()> {
+        claim_ensemble(&self.root, &self.members, &self.arguments, self.replace)
+    }
+}
 
 /// The devices, and what sessions on the same source need of them and of their table.
 pub struct Shared {
     replicas: Arc<Replicas>,
+    /// Of an ensemble.
+    ensemble: Option<EnsembleFolder>,
+    is_claimed: Cell<bool>,
     tokens: OnceCell<Rc<Tokens>>,
     programs: OnceCell<Rc<Programs>>,
 }
 
 impl Shared {
     pub fn new(replicas: Arc<Replicas>) -> Self {
-        Self { replicas, tokens: OnceCell::new(), programs: OnceCell::new() }
+        let is_claimed = Cell::new(false);
+        Self { replicas, ensemble: None, is_claimed, tokens: OnceCell::new(), programs: OnceCell::new() }
+    }
+
+    /// Of the members of an ensemble: the first session makes its folder.
+    pub(super) fn of_ensemble(self, folder: EnsembleFolder) -> Self {
+        Self { ensemble: Some(folder), ..self }
+    }
+
+    pub(super) fn ensemble(&self) -> Option<&EnsembleFolder> {
+        self.ensemble.as_ref()
+    }
+
+    /// In the first process: makes the ensemble's folder, if there is one to make.
+    pub(super) fn claim(&self) -> Result<()> {
+        match &self.ensemble {
+            Some(folder) if !self.is_claimed.replace(true) => Ok(folder.claim()?),
+            _ => Ok(()),
+        }
     }
 
     pub fn replicas(&self) -> &Arc<Replicas> {

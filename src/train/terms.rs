@@ -20,7 +20,9 @@ pub(super) struct Fed {
 impl Fed {
     pub fn new(job: &Job, tokens: &Tokens) -> Self {
         let files = job.source.pretrained.iter().flat_map(TensorFiles::files);
-        Self { data: hash_data(&job.datasets(tokens)), weights: hash_files(files) }
+        // A part that there isn't says nothing: runs knew of two once.
+        let parts = job.datasets(tokens).into_iter().filter(|part| !part.is_empty());
+        Self { data: hash_data(&parts.collect::<Vec<_>>()), weights: hash_files(files) }
     }
 }
 

@@ -214,16 +214,25 @@ fn what_is_read_is_not_written_over_and_a_link_stays_one() {
 #[test]
 fn what_is_taken_of_a_checkpoint_is_told() {
     let folder = empty_folder("runs_taken");
-    let dry_run = |model: &Path| {
+    let dry_run = |model: &Path, flags: &[&str]| {
         let mut command = command(&["train", "--max-length", "24", "--dry-run", "--train"]);
-        command.arg(asset("sample.csv")).arg("--output").arg(folder.join("run")).arg("--model").arg(model);
+        command
+            .arg(asset("sample.csv"))
+            .args(flags)
+            .arg("--output")
+            .arg(folder.join("run"))
+            .arg("--model")
+            .arg(model);
         let output = command.output().unwrap();
         assert!(output.status.success());
         text(output.stderr)
     };
     // 5 tensors of the embeddings, 16 of each layer, 2 of the pooler.
     let taken = "Weights: 39 tensors of the checkpoint's encoder taken over, 6 starting anew (dense_1, dense_2, dense_3)";
-    let said = dry_run(&demo().join("run"));
+    let said = dry_run(&demo().join("run"), &[]);
+    assert!(said.contains("Weights: 45 tensors of the checkpoint's encoder and head taken over\n"), "{said}");
+    // A head of another size.
+    let said = dry_run(&demo().join("run"), &["--hidden", "512,441"]);
     let left_out = "6 of the checkpoint left out (dense_1, dense_2, dense_3)";
     assert!(said.contains(&format!("{taken}, {left_out}\n")), "{said}");
 
@@ -244,7 +253,7 @@ fn what_is_taken_of_a_checkpoint_is_told() {
         tensors.push((name.to_owned(), TensorView::new(safetensors::Dtype::F32, vec![1], &value).unwrap()));
     }
     safetensors::serialize_to_file(tensors, None, &checkpoint.join("model.safetensors")).unwrap();
-    let said = dry_run(&checkpoint);
+    let said = dry_run(&checkpoint, &[]);
     let expected = "Weights: 37 tensors of the checkpoint's encoder taken over, 8 starting anew (bert, dense_1, dense_2, \
                     dense_3), 3 of the checkpoint left out (classifier, cls)\n";
     assert!(said.contains(expected), "{said}");

@@ -179,7 +179,7 @@ pub fn cases() -> Vec<Case> {
         unread(
             "progress.json: a list",
             rewrite("progress.json", |_| b"[]".to_vec()),
-            "progress.json: invalid length 0, expected struct Progress with 8 elements at line 1 column 2",
+            "progress.json: invalid length 0, expected struct Progress with 9 elements at line 1 column 2",
         ),
         unread(
             "progress.json: empty",

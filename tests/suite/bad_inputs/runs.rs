@@ -279,7 +279,7 @@ pub fn cases() -> Vec<Case> {
             "an unknown head",
             "head",
             json!({"type": "sparse"}),
-            "{}/run/config.json: bert_xla: unknown variant `sparse`, expected `dense`",
+            "{}/run/config.json: bert_xla: unknown variant `sparse`, expected one of `dense`, `lstm`, `bilstm`, `cls`, `mean`",
         ),
         settings(
             "a head of other widths",
