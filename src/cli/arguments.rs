@@ -5,14 +5,14 @@ use std::path::{Path, absolute};
 use crate::storage::is_bucket;
 
 /// Whose values are paths.
-const PATHS: [&str; 2] = ["--train", "--output"];
+const PATHS: [&str; 4] = ["--train", "--dev", "--test", "--output"];
 /// Whose value is one if there is such a folder.
 const FOLDER: &str = "--model";
 /// Not taken from a run: what is to be done with it, and a plugin, which is a program, where a run may be anybody's.
 const OWN: [&str; 3] = ["--resume", "--overwrite", "--plugin"];
 
 /// Whose value may look like another argument.
-const ANY_VALUE: &str = "--labels";
+const ANY_VALUE: [&str; 2] = ["--labels", "--class-weights"];
 
 /// An argument's name and its values.
 type Argument = (String, Vec<String>);
@@ -22,7 +22,7 @@ fn parse(words: impl IntoIterator<Item = String>) -> Vec<Argument> {
     for word in words {
         match word.split_once('=') {
             _ if let Some((name, values)) = arguments.last_mut()
-                && name == ANY_VALUE
+                && ANY_VALUE.contains(&&**name)
                 && values.is_empty() =>
             {
                 values.push(word);
@@ -88,6 +88,7 @@ mod tests {
     #[test]
     fn paths_are_from_the_root() {
         check("--train a/b.csv --output=run", "--train=HERE/a/b.csv --output=HERE/run");
+        check("--dev a.csv --test=gs://b/t.csv", "--dev=HERE/a.csv --test=gs://b/t.csv");
         check("--train /a.csv --output gs://b/run", "--train=/a.csv --output=gs://b/run");
         // This project's folder, and an id of the Hub.
         check("--model src --mask", "--model=HERE/src --mask");
@@ -107,6 +108,7 @@ mod tests {
     fn the_last_of_equal_arguments_counts() {
         check("--seed 1 --mask --seed=2 --gpu-devices 0,1 --", "--mask --seed=2 --gpu-devices=0,1");
         check("--labels -1=0,0=1 --seed 1 --labels 0=1", "--seed=1 --labels=0=1");
+        check("--class-weights --x=2,y=1 --mask", "--class-weights=--x=2,y=1 --mask");
         check("--text-column=-text --labels --x=0,y=1", "--text-column=-text --labels=--x=0,y=1");
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Beginning<'a> {
     pub job: &'a Job,
     pub terms: &'a Terms,
     pub save: &'a SaveOptions,
+    /// Whether a run of the same job that is finished is to be replaced.
+    pub replaces_finished: bool,
 }
 
 /// What it begins with.
@@ -44,7 +46,7 @@ impl Beginning<'_> {
             }
             let saved = Saved::find(self.replicas, self.root, self.job, self.terms, self.save, note)?;
             let is_finished = |saved: &Saved| saved.is_finished(self.job.recipe.epochs, self.save.patience);
-            let saved = saved.filter(|saved| !(self.save.replace && is_finished(saved)));
+            let saved = saved.filter(|saved| !(self.replaces_finished && is_finished(saved)));
             if let Some(saved) = &saved {
                 self.check_place(&saved.progress)?;
             }

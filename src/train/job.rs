@@ -57,7 +57,7 @@ pub struct Parts {
 /// Where a job's run goes, and how it is kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SaveOptions {
-    /// A run of another job that is there is replaced.
+    /// A run of another job that is there is replaced, and one of the same that is finished.
     pub replace: bool,
     /// There must be a run to go on with.
     pub resume: bool,

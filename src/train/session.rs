@@ -102,7 +102,9 @@ impl Session {
             &(&save, root.is_local(), shared.ensemble().map(|folder| &folder.members)),
         )?;
         let terms = terms(&job, fed, replicas, &save);
-        let beginning = Beginning { replicas, root: &root, job: &job, terms: &terms, save: &save };
+        let replaces_finished = shared.replaces_finished(save.replace)?;
+        let beginning =
+            Beginning { replicas, root: &root, job: &job, terms: &terms, save: &save, replaces_finished };
         let writer = output.as_mut().map(|output| &mut output.writer);
         let (saved, run) = match beginning.begin(writer, &mut |text| observer.note(text))? {
             Begun::Run { run, saved } => (saved.map(|saved| *saved), run),

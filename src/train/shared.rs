@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Result;
 use super::job::{Job, Source};
 use super::programs::Programs;
+use super::{Error, Result};
 use crate::data::Tokens;
 use crate::exec::Replicas;
+use crate::run::layout::SUMMARY;
 use crate::run::{self, claim_ensemble};
+use crate::storage::Folder;
 
 /// The folder of an ensemble that is to be trained.
 #[derive(Clone, Debug)]
@@ -35,14 +37,17 @@ pub struct Shared {
     /// Of an ensemble.
     ensemble: Option<EnsembleFolder>,
     is_claimed: Cell<bool>,
+    /// Whether the ensemble was trained to its end before.
+    is_concluded: OnceCell<bool>,
     tokens: OnceCell<Rc<Tokens>>,
     programs: OnceCell<Rc<Programs>>,
 }
 
 impl Shared {
     pub fn new(replicas: Arc<Replicas>) -> Self {
-        let is_claimed = Cell::new(false);
-        Self { replicas, ensemble: None, is_claimed, tokens: OnceCell::new(), programs: OnceCell::new() }
+        let (is_claimed, is_concluded) = (Cell::new(false), OnceCell::new());
+        let (tokens, programs) = (OnceCell::new(), OnceCell::new());
+        Self { replicas, ensemble: None, is_claimed, is_concluded, tokens, programs }
     }
 
     /// Of the members of an ensemble: the first session makes its folder.
@@ -60,6 +65,21 @@ impl Shared {
             Some(folder) if !self.is_claimed.replace(true) => Ok(folder.claim()?),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a member's run that is finished is to be replaced where `replace` is asked for: not while others of its
+    /// ensemble were not trained to their end. The first process's folder tells.
+    pub(super) fn replaces_finished(&self, replace: bool) -> Result<bool> {
+        let Some(ensemble) = self.ensemble.as_ref().filter(|_| replace) else { return Ok(replace) };
+        if let Some(is_concluded) = self.is_concluded.get() {
+            return Ok(*is_concluded);
+        }
+        const PHASE: &str = "looking for a checkpoint";
+        let looks = self.replicas.is_chief();
+        let own = if looks { Folder::new(&ensemble.root).exists(SUMMARY) } else { Ok(false) };
+        let own = self.replicas.meet(PHASE, own.map_err(Error::from))?;
+        let is_concluded = self.replicas.gather(PHASE, &[u32::from(own)])?[0][0] == 1;
+        Ok(*self.is_concluded.get_or_init(|| is_concluded))
     }
 
     pub fn replicas(&self) -> &Arc<Replicas> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bert_xla::pjrt::{Argument, Buffer, CompileOptions, LoadedExecutable, Module, ModuleFormat};
 use bert_xla::shape::{ElementType, Shape};
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value as Json, json};
 
 use crate::common::cli::{asset, demo, text, with_run, works};
@@ -112,6 +113,35 @@ fn transformers_finds_its_own_names_and_the_head_beside_them() {
         tensors(&output)
     };
     assert_eq!(states(&output, "states_of_export"), states(&run, "states_of_run"));
+}
+
+/// `tiny_heads.safetensors` has a classifier of transformers' `BertForSequenceClassification`, which gives its logits with the
+/// weights of `tiny_bert.safetensors`: see `heads.rs`, which compares them with ours.
+#[test]
+fn a_pooled_head_is_exported_as_transformers_own() {
+    let folder = empty_folder("exports_cls");
+    let (run, output) = (golden_run(&folder), folder.join("model"));
+    let own =
+        tensors(&run.join("model.safetensors")).into_iter().filter(|(name, _)| name.starts_with("bert."));
+    let classifier = tensors(&fixture("tiny_heads.safetensors")).into_iter();
+    let classifier = classifier.filter(|(name, _)| name.starts_with("classifier."));
+    let expected = own.chain(classifier).collect::<BTreeMap<_, _>>();
+    let views = expected.iter().map(|(name, (shape, bytes))| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &run.join("model.safetensors")).unwrap();
+    let mut config = read_json(&run.join("config.json"));
+    config["bert_xla"]["head"] = json!({ "type": "cls", "dropout": 0.2, "num_classes": 4 });
+    fs::write(run.join("config.json"), config.to_string()).unwrap();
+
+    let said = export(&run, "transformers", &output, &[]);
+    assert!(!said.contains("head."), "{said}");
+    assert_eq!(tensors(&output.join("model.safetensors")), expected);
+    let config = read_json(&output.join("config.json"));
+    assert_eq!(config["architectures"], json!(["BertForSequenceClassification"]));
+    assert_eq!(config["problem_type"], "single_label_classification");
+    assert_eq!(config["id2label"].as_object().unwrap().len(), 4);
+    assert_eq!((&config["classifier_dropout"], config.get("bert_xla")), (&json!(0.2), None));
 }
 
 /// A program of which nothing is known but what its folder tells.
