@@ -10,7 +10,7 @@ use super::options::{DeviceArgs, TableArgs, count};
 use super::prepare::{describe, describe_weights, prepare};
 use super::recipe::{EvaluationArgs, RecipeArgs};
 use super::{Cli, Console, Error, Exit, Result, arguments, signals};
-use crate::report::{EpochProgress, EpochRecord};
+use crate::report::{Classification, EpochProgress, EpochRecord};
 use crate::run::last_arguments;
 use crate::storage::{FileError, check_is_there};
 use crate::train::{
@@ -181,9 +181,8 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
             return Ok(Exit::Stopped);
         }
     }
-    if run.trained || members.lacks_test(shared.replicas())? {
-        let outcome = members.conclude(&shared)?;
-        console.note_outcome(&outcome, args.json)?;
+    if run.trained || members.lack_outcome(shared.replicas())? {
+        tell(&members.conclude(&shared)?, console, args.json)?;
     }
     if run.trained {
         console.note(&format!("Saved in {}", args.output.display()));
@@ -253,33 +252,28 @@ impl Training<'_> {
     }
 }
 
-impl Console {
-    /// Says what the runs have come to; as JSON, on a line of its own.
-    fn note_outcome(&self, outcome: &Outcome, json: bool) -> Result<()> {
-        if let Some(summary) = &outcome.summary {
-            for (metric, mean) in &summary.mean {
-                let deviation = summary.standard_deviation.get(metric);
-                let deviation = deviation.map_or_else(String::new, |value| format!(" +- {value:.4}"));
-                self.note(&format!("{metric}: {mean:.4}{deviation} over {} members", summary.members.len()));
-            }
+/// Says what the runs have come to; as JSON, on a line of its own.
+fn tell(outcome: &Outcome, console: &Console, json: bool) -> Result<()> {
+    let Outcome { summary, out_of_fold, test } = outcome;
+    if let Some(summary) = summary {
+        for (metric, mean) in &summary.mean {
+            let deviation = summary.standard_deviation.get(metric);
+            let deviation = deviation.map_or_else(String::new, |value| format!(" +- {value:.4}"));
+            console.note(&format!("{metric}: {mean:.4}{deviation} over {} members", summary.members.len()));
         }
-        let reports = [("Out of fold", &outcome.out_of_fold), ("Test", &outcome.test)];
-        for (name, report) in reports {
-            if let Some(report) = report {
-                let (accuracy, f1) = (report.accuracy, report.macro_average.f1);
-                self.note(&format!(
-                    "{name}: loss {:.4}, accuracy {accuracy:.4}, f1 {f1:.4} of {} rows",
-                    report.loss, report.rows
-                ));
-            }
-        }
-        if json && (outcome.summary.is_some() || outcome.test.is_some()) {
-            let Outcome { summary, out_of_fold, test } = outcome;
-            let json = serde_json::json!({ "summary": summary, "out_of_fold": out_of_fold, "test": test });
-            self.print(&format!("{json}\n"))?;
-        }
-        Ok(())
     }
+    for (name, report) in [("Out of fold", out_of_fold), ("Test", test)] {
+        if let Some(Classification { rows, loss, accuracy, macro_average, .. }) = report {
+            let f1 = macro_average.f1;
+            console
+                .note(&format!("{name}: loss {loss:.4}, accuracy {accuracy:.4}, f1 {f1:.4} of {rows} rows"));
+        }
+    }
+    if json && (summary.is_some() || test.is_some()) {
+        let json = serde_json::json!({ "summary": summary, "out_of_fold": out_of_fold, "test": test });
+        console.print(&format!("{json}\n"))?;
+    }
+    Ok(())
 }
 
 /// Shows a session on the console.

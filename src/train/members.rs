@@ -96,16 +96,22 @@ impl Members {
         })
     }
 
-    /// Whether the test table is to be evaluated, and was not yet.
-    pub fn lacks_test(&self, replicas: &Replicas) -> Result<bool> {
-        if self.list[0].job.parts.test.is_empty() {
+    /// Whether what they have come to was not written, where something is to be.
+    pub fn lack_outcome(&self, replicas: &Replicas) -> Result<bool> {
+        const PHASE: &str = "looking for a checkpoint";
+        let is_tested = !self.list[0].job.parts.test.is_empty();
+        let expected = [(TEST, is_tested), (SUMMARY, self.are_many())];
+        let mut expected = expected.into_iter().filter(|(_, is_expected)| *is_expected).peekable();
+        if expected.peek().is_none() {
             return Ok(false);
         }
         let root = Folder::new(&self.root);
-        let own = if replicas.is_chief() { root.exists(TEST) } else { Ok(true) };
-        let own = replicas.meet("looking for a checkpoint", own.map_err(Error::from))?;
+        let mut is_missing =
+            || expected.try_fold(false, |missing, (name, _)| Ok::<_, Error>(missing || !root.exists(name)?));
+        let own = if replicas.is_chief() { is_missing() } else { Ok(false) };
+        let own = replicas.meet(PHASE, own)?;
         // The first process writes it.
-        Ok(replicas.gather("looking for a checkpoint", &[u32::from(!own)])?[0][0] == 1)
+        Ok(replicas.gather(PHASE, &[u32::from(own)])?[0][0] == 1)
     }
 
     /// Forgets what runs have come to that are not at their end any more. What can't be removed is written anew at the end.
