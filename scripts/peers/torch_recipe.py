@@ -42,7 +42,7 @@ def arguments():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dropout", type=float, default=0.3, help="of the head")
     parser.add_argument("--encoder-dropout", type=float, help="default: the two rates of config.json")
-    parser.add_argument("--head", choices=["dense", "cls"], default="dense")
+    parser.add_argument("--head", choices=["dense", "lstm", "bilstm", "cls"], default="dense")
     parser.add_argument("--mask", action="store_true", help="hide the padding")
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--warmup", type=float, default=0.0, help="share of all steps")
@@ -89,9 +89,11 @@ class Classifier(nn.Module):
             self.bert = BertModel.from_pretrained(args.model, config=config, add_pooling_layer=False)
         # PyTorch would withhold the gradient of the [PAD] row; Keras does not, and padding is attended to here.
         self.bert.embeddings.word_embeddings.padding_idx = None
+        sides = {"dense": 0, "lstm": 1, "bilstm": 2}[args.head]
+        self.lstm = nn.LSTM(config.hidden_size, 128, batch_first=True, bidirectional=sides == 2) if sides else None
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(args.max_length * config.hidden_size, 512), nn.ReLU(), nn.Dropout(args.dropout),
+            nn.Linear(128 * sides or args.max_length * config.hidden_size, 512), nn.ReLU(), nn.Dropout(args.dropout),
             nn.Linear(512, 440), nn.ReLU(), nn.Dropout(args.dropout),
             nn.Linear(440, NUM_CLASSES), nn.Softplus(),
         )
@@ -104,7 +106,11 @@ class Classifier(nn.Module):
         """[batch, 2, max_length] -> [batch, class], positive and not normalised."""
         input_ids, mask = tokens[:, 0], tokens[:, 1]
         mask = mask if self.mask else torch.ones_like(input_ids)
-        return self.head(self.bert(input_ids, attention_mask=mask).last_hidden_state)
+        states = self.bert(input_ids, attention_mask=mask).last_hidden_state
+        if self.lstm:
+            # The last states of both directions, one after the other. Padding is read as any other token.
+            states = self.lstm(states)[1][0].transpose(0, 1)
+        return self.head(states)
 
     def losses(self, output, labels):
         """Keras' categorical_crossentropy of outputs that are not logits, one per row."""
@@ -198,8 +204,8 @@ def main():
     train, val = (tokenize(args.model, t, args.max_length) for t in (train_texts, val_texts))
     train_labels, val_labels = torch.tensor(train_labels), torch.tensor(val_labels)
 
-    model = Classifier(args) if args.head == "dense" else SequenceClassifier(args)
-    optimizer = KerasAdam(model.parameters(), args.learning_rate) if args.head == "dense" else adamw(model, args)
+    model = Classifier(args) if args.head != "cls" else SequenceClassifier(args)
+    optimizer = KerasAdam(model.parameters(), args.learning_rate) if args.head != "cls" else adamw(model, args)
     total = -(-len(train) // args.batch_size) * args.epochs
     schedule = get_scheduler(args.schedule, optimizer, math.ceil(args.warmup * total), total)
     if args.steps is not None:
