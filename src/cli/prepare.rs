@@ -14,7 +14,7 @@ use crate::data::{
     stratified_train_test_split, train_test_split,
 };
 use crate::model::{BertConfig, ClassifierConfig};
-use crate::nn::Part;
+use crate::nn::{Part, Weight};
 use crate::run::{model_files, read_json, settings};
 use crate::storage::check_is_there;
 use crate::train::{HeldOut, Job, Member, Parts, Recipe, Source};
@@ -56,7 +56,7 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     let labels = tables.all.labels.clone();
     let mut model = config(labels.num_classes())?;
     model.bert.pad_token_id = tokenizer.pad_id();
-    let keeps_head = before.is_some_and(|(before, its)| before.head == model.head && its == labels);
+    let keeps_head = before.is_some_and(|(before, its)| its == labels && fits(&before, &model));
     let recipe = args.recipe.recipe(&args.evaluation, layers, labels)?;
     let members = members(args, &recipe, &tables)?;
     let source = Source {
@@ -74,6 +74,13 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     let members = members.into_iter().map(job).collect::<Vec<_>>();
     members[0].job.initial_values().check(&source.model.weights())?;
     Ok(members)
+}
+
+/// Whether the head of `before` has the weights of the other's, for the same use: dropout and activation are none of it.
+fn fits(before: &ClassifierConfig, model: &ClassifierConfig) -> bool {
+    let of_head = |weight: &Weight| weight.part == Part::Head;
+    let weights = |model: &ClassifierConfig| model.weights().into_iter().filter(of_head).collect::<Vec<_>>();
+    before.head.name() == model.head.name() && weights(before) == weights(model)
 }
 
 /// All rows, those of one file after those of another.

@@ -228,6 +228,10 @@ fn a_run_is_trained_on_from_its_weights_with_its_settings() {
     let (record, stderr) = on("same", &[]);
     assert!(stderr.contains("encoder and head taken over\n"), "{stderr}");
     assert!((metric(&record, "val_loss") - metric(&before, "val_loss")).abs() < 1e-6);
+    // Dropout is no part of what a head has learnt.
+    let (record, stderr) = on("dropout", &["--dropout", "0.4"]);
+    assert!(stderr.contains("encoder and head taken over\n"), "{stderr}");
+    assert!((metric(&record, "val_loss") - metric(&before, "val_loss")).abs() < 1e-6);
     // A head of another kind starts anew, and so does one whose classes stand for other labels.
     let (record, stderr) = on("dense", &["--head", "dense"]);
     assert!(
