@@ -135,6 +135,12 @@ impl RecipeArgs {
         if let Some(norm) = self.clip_norm.filter(|norm| !is_positive(*norm)) {
             return refuse("--clip-norm", &norm, "a positive number, such as 1");
         }
+        let (seeds, folds) = (self.seeds.unwrap_or(1), self.folds.unwrap_or(1));
+        if (seeds * folds) as u64 > MOST_MEMBERS {
+            let expected =
+                format!("at most {MOST_MEMBERS} members, seeds times folds, not {}", seeds * folds);
+            return refuse("--seeds", &seeds, &expected);
+        }
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return refuse("--label-smoothing", &self.label_smoothing, "a share from 0 to less than 1");
         }

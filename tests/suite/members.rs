@@ -213,6 +213,11 @@ fn seeds_start_otherwise_and_are_tested_together() {
 fn a_folder_is_an_ensembles_or_a_runs() {
     let folder = empty_folder("members_claims");
     let root = folder.join("many");
+    let message = fails(&mut train(&root, &["--seeds", "500", "--folds", "3"]), 2);
+    assert!(
+        message.contains("--seeds 500: expected at most 1000 members, seeds times folds, not 1500"),
+        "{message}"
+    );
     let flags = ["--epochs", "1"];
     let command = |root: &Path, more: &[&str]| -> Command { train(root, &[&flags[..], more].concat()) };
     trains(&mut command(&root, &["--seeds", "3"]));
