@@ -15,6 +15,7 @@ mod plan;
 mod plugins;
 mod predict;
 mod prepare;
+mod provenance;
 mod recipe;
 mod signals;
 mod train;

@@ -11,7 +11,7 @@ use super::prepare::{describe, describe_weights, prepare};
 use super::recipe::{EvaluationArgs, RecipeArgs};
 use super::{Cli, Console, Error, Exit, Result, arguments, signals};
 use crate::report::{EpochProgress, EpochRecord};
-use crate::run::last_arguments;
+use crate::run::{Provenance, last_arguments};
 use crate::storage::{FileError, check_is_there};
 use crate::train::{
     self, Cadence, Ending, EpochMetrics, Member, Members, Observer, Outcome, SaveOptions, Session, Shared,
@@ -95,13 +95,14 @@ pub struct SaveArgs {
 }
 
 impl SaveArgs {
-    fn options(&self, patience: Option<u32>) -> SaveOptions {
+    fn options(&self, patience: Option<u32>, provenance: Provenance) -> SaveOptions {
         SaveOptions {
             replace: self.overwrite,
             resume: self.resume,
             cadence: self.checkpoint_every.unwrap_or_default(),
             keep_last: self.keep_last,
             patience,
+            provenance,
         }
     }
 }
@@ -208,7 +209,8 @@ impl Training<'_> {
     fn member(&mut self, members: &Members, member: &Member, progress: &mut Progress<'_>) -> Result<Exit> {
         let (args, console, replicas) = (self.args, progress.console, self.shared.replicas());
         let output = members.folder(member);
-        let save = args.save.options(args.evaluation.early_stopping);
+        let provenance = args.provenance(&member.job.source);
+        let save = args.save.options(args.evaluation.early_stopping, provenance);
         let mut session = match Session::start(member.job.clone(), self.shared, &output, save, progress)? {
             Started::Ready(session) => session,
             Started::Finished { epochs, elsewhere } => {

@@ -29,17 +29,19 @@ pub const LOSS_CHART: &str = "loss.png";
 pub const ACCURACY_CHART: &str = "accuracy.png";
 /// The held-out rows with their labels and probabilities.
 pub const DEV_PREDICTIONS: &str = "dev_predictions.csv";
+/// The model card, as the Hub shows it.
+pub const CARD: &str = "README.md";
 /// How far training has come, and with what.
 pub const PROGRESS: &str = "progress.json";
 /// Adam's running means of the gradients, and of their squares.
 pub const MOMENTS: [&str; 2] = ["first_moments.safetensors", "second_moments.safetensors"];
 
 /// What a trained model's folder holds: the checkpoint of a whole epoch, and the run itself.
-pub const FILES: [&str; 7] =
-    [CONFIG, TOKENIZER, WEIGHTS, HISTORY, LOSS_CHART, ACCURACY_CHART, DEV_PREDICTIONS];
+pub const FILES: [&str; 8] =
+    [CONFIG, TOKENIZER, WEIGHTS, HISTORY, LOSS_CHART, ACCURACY_CHART, DEV_PREDICTIONS, CARD];
 
 /// Those among them that tell of all epochs so far: of the last one's checkpoint, whichever epoch's model counts.
-pub const TOLD: [&str; 3] = [HISTORY, LOSS_CHART, ACCURACY_CHART];
+pub const TOLD: [&str; 4] = [HISTORY, LOSS_CHART, ACCURACY_CHART, CARD];
 
 /// What a checkpoint holds besides, so that training goes on from it. One in the middle of an epoch has these, and of
 /// [`FILES`] the first four.

@@ -1,5 +1,6 @@
 //! The folder of a training run: what is in it, how it is committed, and what reads it back.
 
+pub mod card;
 mod checkpoint;
 mod description;
 pub mod layout;
@@ -14,6 +15,7 @@ mod writer;
 
 use std::path::PathBuf;
 
+pub use card::Provenance;
 pub use checkpoint::{Checkpoint, Newest, kept_record, last_arguments};
 pub use names::started;
 pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::card::{Card, Provenance};
 use super::description::describe;
 use super::layout::{
-    ACCURACY_CHART, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, MOMENTS, PROGRESS, TOKENIZER, WEIGHTS,
+    ACCURACY_CHART, CARD, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, MOMENTS, PROGRESS, TOKENIZER, WEIGHTS,
 };
 use super::predictions::DevPredictions;
 use super::progress::Progress;
@@ -20,6 +21,7 @@ use crate::weights::write_safetensors;
 pub struct Description {
     config: String,
     tokenizer: String,
+    card: Card,
 }
 
 impl Description {
@@ -29,9 +31,14 @@ impl Description {
         tokenizer: &Tokenizer,
         model: &ClassifierConfig,
         labels: &LabelMap,
+        provenance: Provenance,
     ) -> Result<Self> {
         let config = describe(original.clone(), model, labels);
-        Ok(Self { config: format!("{config:#}\n"), tokenizer: tokenizer.to_json()? })
+        Ok(Self {
+            config: format!("{config:#}\n"),
+            tokenizer: tokenizer.to_json()?,
+            card: Card::new(model, labels, tokenizer, provenance),
+        })
     }
 }
 
@@ -78,6 +85,7 @@ impl Snapshot<'_> {
         if let Some(predictions) = predictions {
             add(LOSS_CHART, &loss_chart(history.epochs())?)?;
             add(ACCURACY_CHART, &accuracy_chart(history.epochs())?)?;
+            add(CARD, description.card.text(progress, history, predictions.rows.len()).as_bytes())?;
             commit.write(DEV_PREDICTIONS, |writer| Ok(predictions.write(writer)?))?;
         }
         for (name, tensors) in [(WEIGHTS, weights), (MOMENTS[0], first), (MOMENTS[1], second)] {

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::card::is_ours;
 use super::checkpoint::{Known, known, last_start, may_be_of};
-use super::layout::{CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
+use super::layout::{CARD, CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
 use super::names::{new_name, random, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
@@ -195,7 +196,8 @@ impl Writer {
             Ok(None) => {}
         }
         for name in [RUN, WEIGHTS].into_iter().chain(FILES) {
-            if self.root.exists(name)? {
+            // Of another's README, nothing is replaced.
+            if name != CARD && self.root.exists(name)? {
                 return Ok(Some(name));
             }
         }
@@ -324,6 +326,9 @@ impl Writer {
             let Some(folder) = self.folder_of(name) else { return Ok(()) };
             if !folder.exists(MANIFEST)? {
                 // Somebody has removed it: the copies stand in for it.
+                continue;
+            }
+            if name == CARD && self.root.read(name)?.is_some_and(|card| !is_ours(&card)) {
                 continue;
             }
             // The large one isn't held in memory to see whether it is another.

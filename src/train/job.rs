@@ -12,7 +12,7 @@ use crate::data::{Dataset, Table, Tokenizer, Tokens};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::report::EpochRecord;
-use crate::run::DevPredictions;
+use crate::run::{DevPredictions, Provenance};
 use crate::step::{InputId, LeafId, Port, StepConfig, Training, train_step};
 use crate::storage::FileError;
 use crate::weights::{InitialValues, TensorFiles};
@@ -67,11 +67,28 @@ pub struct SaveOptions {
     pub keep_last: usize,
     /// Training ends after so many epochs without a better one.
     pub patience: Option<u32>,
+    /// For the model card.
+    pub provenance: Provenance,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { replace: false, resume: false, cadence: Cadence::Epochs, keep_last: 2, patience: None }
+        let provenance = Provenance::default();
+        Self {
+            replace: false,
+            resume: false,
+            cadence: Cadence::Epochs,
+            keep_last: 2,
+            patience: None,
+            provenance,
+        }
+    }
+}
+
+impl SaveOptions {
+    /// What all processes of a slice must have alike: words for people may differ.
+    pub(super) fn agreed(&self) -> Self {
+        Self { provenance: Provenance::default(), ..self.clone() }
     }
 }
 

@@ -84,7 +84,13 @@ impl Session {
             let output = match replicas.is_chief() {
                 true => Some(Output {
                     writer: Writer::open(output_path)?,
-                    description: Description::new(original, tokenizer, model, &job.recipe.labels)?,
+                    description: Description::new(
+                        original,
+                        tokenizer,
+                        model,
+                        &job.recipe.labels,
+                        save.provenance.clone(),
+                    )?,
                 }),
                 false => None,
             };
@@ -92,7 +98,7 @@ impl Session {
         };
         let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
         let fed = Fed::new(&job, &tokens);
-        agree(&job, &fed, replicas, &(&save, root.is_local()))?;
+        agree(&job, &fed, replicas, &(save.agreed(), root.is_local()))?;
         let terms = terms(&job, fed, replicas, &save);
         let beginning = Beginning { replicas, root: &root, job: &job, terms: &terms, save: &save };
         let writer = output.as_mut().map(|output| &mut output.writer);

@@ -2,6 +2,7 @@
 
 mod bad_inputs;
 mod cache;
+mod cards;
 mod cli;
 mod cli_errors;
 #[cfg(feature = "cloud")]

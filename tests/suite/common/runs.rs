@@ -21,6 +21,7 @@ use super::empty_folder;
 pub struct Outcome {
     pub hashes: BTreeMap<String, String>,
     pub history: Vec<Json>,
+    card: String,
     progress: Json,
 }
 
@@ -28,7 +29,7 @@ pub struct Outcome {
 #[track_caller]
 pub fn outcome(run: &Path) -> Outcome {
     let newest = PathBuf::from(newest_checkpoint(run));
-    let same = layout::FILES.into_iter().filter(|name| *name != layout::HISTORY);
+    let same = layout::FILES.into_iter().filter(|name| ![layout::HISTORY, layout::CARD].contains(name));
     let beside = same.clone().map(PathBuf::from);
     let within = same.chain(layout::MOMENTS).map(|name| newest.join(name));
     let hash = |path: PathBuf| {
@@ -53,7 +54,11 @@ pub fn outcome(run: &Path) -> Outcome {
     for own in ["run", "arguments"] {
         progress.as_object_mut().unwrap().remove(own).unwrap();
     }
-    Outcome { hashes: beside.chain(within).map(hash).collect(), history, progress }
+    let card = fs::read_to_string(run.join(layout::CARD)).unwrap();
+    assert_eq!(card, fs::read_to_string(run.join(&newest).join(layout::CARD)).unwrap());
+    let is_command = |line: &&str| line.starts_with("bert-xla train ");
+    let card = card.lines().filter(|line| !is_command(line)).collect::<Vec<_>>().join("\n");
+    Outcome { hashes: beside.chain(within).map(hash).collect(), history, card, progress }
 }
 
 /// Two epochs of 23 steps.
