@@ -4,6 +4,7 @@
 //! run/
 //!   run.json                  which checkpoints count: the one thing that our own readers go by
 //!   checkpoints/step-N/       what was committed after N steps: never changed again, whole once it has manifest.json
+//!   steps.jsonl               a line per step, which grows while the run is trained
 //!   config.json, ...          the model's files of the last whole epoch, for those who expect a Hub model's folder
 //! ```
 
@@ -25,6 +26,8 @@ pub const OUT_OF_FOLD: &str = "out_of_fold_predictions.csv";
 pub const TEST: &str = "test.json";
 /// A line per epoch.
 pub const HISTORY: &str = "history.jsonl";
+/// A line per step: not committed, and not read by us.
+pub const STEPS: &str = "steps.jsonl";
 pub const LOSS_CHART: &str = "loss.png";
 pub const ACCURACY_CHART: &str = "accuracy.png";
 /// The held-out rows with their labels and probabilities.

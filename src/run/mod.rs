@@ -10,6 +10,7 @@ mod progress;
 mod reader;
 mod runs;
 mod snapshot;
+mod steps;
 mod strays;
 mod writer;
 
@@ -23,6 +24,7 @@ pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatt
 pub use reader::{Run, model_files, model_folder, read_json, read_probabilities, settings};
 pub use runs::{Runs, claim_ensemble};
 pub use snapshot::{Description, Snapshot, Tensor};
+pub use steps::StepLog;
 pub use writer::Writer;
 
 use crate::data::DataError;

@@ -14,7 +14,7 @@ use crate::data::{LabelMap, Tokenizer};
 use crate::model::ClassifierConfig;
 use crate::report::{History, accuracy_chart, loss_chart};
 use crate::shape::{ElementType, Shape};
-use crate::storage::{Commit, Manifest};
+use crate::storage::{Commit, Logged, Manifest};
 use crate::weights::write_safetensors;
 
 /// What a run says of its model: the same at each commit.
@@ -59,6 +59,8 @@ pub struct Snapshot<'a> {
     pub weights: Vec<Tensor>,
     /// Of the trained weights: the gradients' running means, and those of their squares.
     pub moments: [Vec<Tensor>; 2],
+    /// Files that grow beside the checkpoints, as far as they tell of what led to this one.
+    pub logs: Vec<Logged>,
 }
 
 impl Snapshot<'_> {
@@ -75,7 +77,7 @@ impl Snapshot<'_> {
 
     /// Writes all files of a checkpoint.
     pub(super) fn write(&self, mut commit: Commit, description: &Description) -> Result<Manifest> {
-        let Snapshot { progress, history, predictions, weights, moments: [first, second] } = self;
+        let Snapshot { progress, history, predictions, weights, moments: [first, second], logs: _ } = self;
         let mut add = |name: &str, bytes: &[u8]| commit.write(name, |writer| Ok(writer.write_all(bytes)?));
         // By the first file, one that is cut short is known to be ours.
         add(PROGRESS, format!("{:#}\n", json!(progress)).as_bytes())?;

@@ -8,14 +8,16 @@ use serde_json::json;
 
 use super::card::is_ours;
 use super::checkpoint::{Known, known, last_start, may_be_of};
-use super::layout::{CARD, CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
+use super::layout::{
+    CARD, CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, STEPS, TOLD, WEIGHTS, checkpoint, step,
+};
 use super::names::{new_name, random, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
 use super::snapshot::{Description, Snapshot};
 use super::strays::{is_checkpoint, is_part};
 use super::{Error, Result};
-use crate::storage::{Commit, FileError, Folder, MANIFEST, Manifest, Replaced, Version};
+use crate::storage::{Commit, FileError, Folder, Logged, MANIFEST, Manifest, Replaced, Version};
 
 /// The one that writes to a run folder.
 pub struct Writer {
@@ -195,7 +197,7 @@ impl Writer {
             Err(error) => return Err(error),
             Ok(None) => {}
         }
-        for name in [RUN, WEIGHTS].into_iter().chain(FILES) {
+        for name in [RUN, WEIGHTS].into_iter().chain(FILES).chain([STEPS]) {
             // Of another's README, nothing is replaced.
             if name != CARD && self.root.exists(name)? {
                 return Ok(Some(name));
@@ -253,6 +255,8 @@ impl Writer {
             // Another process may be about to write one of this step.
             Hold::Name { .. } => format!("{}-{}", checkpoint(progress.step), random_number()),
         };
+        // From when the checkpoint is whole, training goes on from it, and what led to it is told.
+        snapshot.logs.iter().for_each(Logged::publish);
         let manifest = snapshot.write(Commit::begin(checkpoints.folder(&name))?, description)?;
         let epoch = predictions.as_ref().map(|_| progress.epoch);
         let known = Known { name, epoch };

@@ -14,7 +14,7 @@ use crate::model::ClassifierConfig;
 use crate::report::EpochRecord;
 use crate::run::{DevPredictions, Provenance};
 use crate::step::{InputId, LeafId, Port, StepConfig, Training, train_step};
-use crate::storage::FileError;
+use crate::storage::{FileError, Logged};
 use crate::weights::{InitialValues, TensorFiles};
 
 /// What jobs are made of: read once for all of them, and before a device is taken: on a slice of several hosts, what fails on
@@ -188,6 +188,12 @@ pub trait Observer {
 
     /// A step is done; `epoch` has the epoch's running means.
     fn step(&mut self, _step: &StepMetrics, _epoch: &EpochMetrics) {}
+
+    /// A checkpoint is about to be made, with a record at the end of an epoch: gives files that grow, to be brought to where
+    /// they stay before it is whole.
+    fn saves(&mut self, _record: Option<&EpochRecord>) -> Vec<Logged> {
+        vec![]
+    }
 
     /// An epoch is measured, and is being committed.
     ///

@@ -78,6 +78,7 @@ fn commit(root: &Path, step: u64) {
         }),
         weights: tensors(""),
         moments: [tensors("m."), tensors("v.")],
+        logs: vec![],
     };
     writer.commit(&description, &snapshot).unwrap();
 }

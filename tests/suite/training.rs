@@ -60,7 +60,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     };
     let history = History::default();
     let (predictions, moments) = (Some(predictions), [first, second]);
-    let snapshot = Snapshot { progress, history, predictions, weights, moments };
+    let snapshot = Snapshot { progress, history, predictions, weights, moments, logs: vec![] };
     writer.commit(&description, &snapshot).unwrap();
     (trainer, evaluation)
 }
