@@ -5,11 +5,11 @@ use std::path::{Path, absolute};
 use crate::storage::is_bucket;
 
 /// Whose values are paths.
-const PATHS: [&str; 2] = ["--train", "--output"];
+const PATHS: [&str; 3] = ["--train", "--output", "--tensorboard"];
 /// Whose value is one if there is such a folder.
 const FOLDER: &str = "--model";
 /// Whose values are paths that stay as they were given.
-const OTHER_PATHS: [&str; 3] = ["--dev", "--test", "--tensorboard"];
+const OTHER_PATHS: [&str; 2] = ["--dev", "--test"];
 /// Not taken from a run: what is to be done with it, and a plugin, which is a program, where a run may be anybody's.
 const OWN: [&str; 3] = ["--resume", "--overwrite", "--plugin"];
 

@@ -15,6 +15,7 @@ mod plan;
 mod plugins;
 mod predict;
 mod prepare;
+mod progress;
 mod provenance;
 mod recipe;
 mod signals;

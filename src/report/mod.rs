@@ -4,6 +4,7 @@
 mod bars;
 mod canvas;
 mod confusion;
+pub mod events;
 mod history;
 mod markup;
 mod metrics;

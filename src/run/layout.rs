@@ -5,6 +5,7 @@
 //!   run.json                  which checkpoints count: the one thing that our own readers go by
 //!   checkpoints/step-N/       what was committed after N steps: never changed again, whole once it has manifest.json
 //!   steps.jsonl               a line per step, which grows while the run is trained
+//!   tensorboard/              event files for TensorBoard, where they are asked for
 //!   config.json, ...          the model's files of the last whole epoch, for those who expect a Hub model's folder
 //! ```
 
@@ -28,6 +29,8 @@ pub const TEST: &str = "test.json";
 pub const HISTORY: &str = "history.jsonl";
 /// A line per step: not committed, and not read by us.
 pub const STEPS: &str = "steps.jsonl";
+/// The folder of TensorBoard's event files, where they are asked for.
+pub const TENSORBOARD: &str = "tensorboard";
 pub const LOSS_CHART: &str = "loss.png";
 pub const ACCURACY_CHART: &str = "accuracy.png";
 /// The held-out rows with their labels and probabilities.

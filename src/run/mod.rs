@@ -12,6 +12,7 @@ mod runs;
 mod snapshot;
 mod steps;
 mod strays;
+mod tensorboard;
 mod writer;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use reader::{Run, model_files, model_folder, read_json, read_probabilities, 
 pub use runs::{Runs, claim_ensemble};
 pub use snapshot::{Description, Snapshot, Tensor};
 pub use steps::StepLog;
+pub use tensorboard::TensorBoard;
 pub use writer::Writer;
 
 use crate::data::DataError;

@@ -52,6 +52,7 @@ mod slices;
 mod slices_faults;
 mod slices_streams;
 mod split;
+mod tensorboard;
 mod texts;
 mod tokens;
 mod tpu_vm;
