@@ -5,7 +5,7 @@ use std::path::{Path, absolute};
 use crate::storage::is_bucket;
 
 /// Whose values are paths.
-const PATHS: [&str; 4] = ["--train", "--dev", "--test", "--output"];
+const PATHS: [&str; 5] = ["--train", "--dev", "--test", "--output", "--tensorboard"];
 /// Whose value is one if there is such a folder.
 const FOLDER: &str = "--model";
 /// Not taken from a run: what is to be done with it, and a plugin, which is a program, where a run may be anybody's.
@@ -67,6 +67,39 @@ pub fn again(kept: Vec<String>, now: &[String]) -> impl Iterator<Item = String> 
     taken.flat_map(to_words).chain(now.to_vec())
 }
 
+/// The command of these `kept` words as a person would write it, with the names of files alone, in a shell's quotes.
+pub fn told(kept: Vec<String>) -> String {
+    let taken = parse(kept).into_iter().filter(|(name, _)| !OWN.contains(&&**name));
+    let told = |(name, values): Argument| {
+        let is_path = |value: &str| {
+            let is_one = PATHS.contains(&&*name);
+            is_one || (name == FOLDER && (Path::new(value).is_absolute() || is_bucket(Path::new(value))))
+        };
+        let value = |value: &String| if is_path(value) { file_name(Path::new(value)) } else { value.clone() };
+        let values = values.iter().map(value).collect::<Vec<_>>();
+        let joins = values.first().is_some_and(|value| value.starts_with('-'));
+        match &values[..] {
+            [value] if joins => quoted(&format!("{name}={value}")),
+            _ => [name].iter().chain(&values).map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+        }
+    };
+    ["bert-xla train".to_owned()].into_iter().chain(taken.map(told)).collect::<Vec<_>>().join(" ")
+}
+
+/// The last part of a path.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// A word as a POSIX shell reads it back.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=+.,:/@%".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 fn from_root(name: &str, value: &str) -> String {
     let path = Path::new(value);
     let is_path = PATHS.contains(&name) || (name == FOLDER && path.is_dir());
@@ -102,6 +135,26 @@ mod tests {
         let now = words("--resume --plugin c.so");
         let line = again(kept, &now);
         assert_eq!(line.collect::<Vec<_>>(), words("--seed=1 --mask --resume --plugin c.so"));
+    }
+
+    #[test]
+    fn a_command_is_told_without_the_folders_of_a_machine() {
+        let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect();
+        let line = words(&[
+            "--train=/home/me/it's here.csv",
+            "--output=gs://b/run",
+            "--dev=data/dev.csv",
+            "--model=/models/tiny",
+            "--separator=;",
+            "--labels=-1=0,0=1",
+            "--overwrite",
+            "--plugin=/a.so",
+            "--mask",
+        ]);
+        let told = r"bert-xla train --train 'it'\''s here.csv' --output run --dev dev.csv --model tiny --separator ';' --labels=-1=0,0=1 --mask";
+        assert_eq!(super::told(line), told);
+        let hub = words(&["--model=owner/name", "--gpu-devices", "0,1", "2"]);
+        assert_eq!(super::told(hub), "bert-xla train --model owner/name --gpu-devices 0,1 2");
     }
 
     #[test]

@@ -9,7 +9,9 @@ use clap::Args;
 use super::{Cli, Console, Error, Exit, Result};
 use crate::pjrt::Backend;
 use crate::pjrt::install::ensure_installed;
-use crate::run::layout::{ACCURACY_CHART, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, TOKENIZER, WEIGHTS};
+use crate::run::layout::{
+    ACCURACY_CHART, CARD, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, TOKENIZER, WEIGHTS,
+};
 use crate::storage::write_file;
 
 /// A table of sample comments of ours, a test table without labels, and a tiny model's configuration and tokenizer.
@@ -72,6 +74,7 @@ pub fn run(args: &DemoArgs, console: &Arc<Console>) -> Result<Exit> {
         (HISTORY.to_owned(), "the same as numbers"),
         (WEIGHTS.to_owned(), &*format!("the weights, with {CONFIG} and {TOKENIZER}")),
         (DEV_PREDICTIONS.to_owned(), "the held-out rows, with probabilities"),
+        (CARD.to_owned(), "the model card: all of this in words"),
     ];
     let files = files.map(|(name, what)| format!("  {:<32} {what}\n", format!("run/{name}"))).concat();
     let submission = format!("  {:<32} the labels of sample_test.csv\n", "submission.csv");

@@ -15,6 +15,8 @@ mod plan;
 mod plugins;
 mod predict;
 mod prepare;
+mod progress;
+mod provenance;
 mod recipe;
 mod signals;
 mod train;

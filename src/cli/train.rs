@@ -3,19 +3,20 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::model::ClassifierArgs;
 use super::options::{DeviceArgs, TableArgs, count};
 use super::prepare::{describe, describe_weights, prepare};
+use super::progress::Progress;
 use super::recipe::{EvaluationArgs, RecipeArgs};
 use super::{Cli, Console, Error, Exit, Result, arguments, signals};
-use crate::report::{Classification, EpochProgress, EpochRecord};
-use crate::run::last_arguments;
-use crate::storage::{FileError, check_is_there};
+use crate::exec::Replicas;
+use crate::report::Classification;
+use crate::run::layout::TENSORBOARD;
+use crate::run::{Provenance, last_arguments};
+use crate::storage::{Folder, check_is_there};
 use crate::train::{
-    self, Cadence, Ending, EpochMetrics, Member, Members, Observer, Outcome, SaveOptions, Session, Shared,
-    Started, StepMetrics, Stop, notices,
+    self, Cadence, Ending, Member, Members, Outcome, SaveOptions, Session, Shared, Started, Stop, notices,
 };
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -35,7 +36,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
     bert-xla train --output run --resume                       # as above, from the newest checkpoint on\n  \
     bert-xla train --train train.csv --output run --head cls --mask --learning-rate 5e-5 --warmup 0.1 --schedule linear \\\n      \
     --weight-decay 0.01 --keep best --early-stopping 2\n  \
-    bert-xla train --train train.csv --output ensemble --folds 5 --stratify --test test.csv\n\n\
+    bert-xla train --train train.csv --output ensemble --folds 5 --stratify --test test.csv\n  \
+    bert-xla train --train train.csv --output run --tensorboard    # then: tensorboard --logdir run/tensorboard\n\n\
     A run that was cut short goes on with the same command: from its newest checkpoint, bit for bit as if it had not\n\
     been cut. SIGTERM, Ctrl-C or a TPU VM's notice of preemption save first; the exit status is 75 then.")]
 pub struct TrainArgs {
@@ -55,6 +57,10 @@ pub struct TrainArgs {
     pub output: PathBuf,
     #[command(flatten)]
     pub save: SaveArgs,
+    /// Write event files for TensorBoard, of each step and epoch: to the run's own folder tensorboard, or to DIR, also
+    /// gs://bucket/path; of several members, each to a folder of its name
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    pub tensorboard: Option<Option<PathBuf>>,
     /// Say what would be trained, layer by layer, and stop
     #[arg(long)]
     pub dry_run: bool,
@@ -95,13 +101,14 @@ pub struct SaveArgs {
 }
 
 impl SaveArgs {
-    fn options(&self, patience: Option<u32>) -> SaveOptions {
+    fn options(&self, patience: Option<u32>, provenance: Provenance) -> SaveOptions {
         SaveOptions {
             replace: self.overwrite,
             resume: self.resume,
             cadence: self.checkpoint_every.unwrap_or_default(),
             keep_last: self.keep_last,
             patience,
+            provenance,
         }
     }
 }
@@ -156,7 +163,20 @@ fn resumed(args: &TrainArgs) -> Result<TrainArgs> {
 }
 
 fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
-    let members = prepare(args)?;
+    if let Some(Some(folder)) = &args.tensorboard
+        && folder.is_file()
+    {
+        let folder = folder.display();
+        return Err(Error::Usage(format!(
+            "--tensorboard {folder}: it is a file, where a folder is expected"
+        )));
+    }
+    let mut members = prepare(args)?;
+    for member in &mut members {
+        let training = &mut member.job.recipe.training;
+        // Of gradients that are clipped, it is known anyway.
+        training.gradient_norm = args.tensorboard.is_some() || training.clip_norm.is_some();
+    }
     let first = &members[0].job;
     let description = describe(args, &members);
     let weights = describe_weights(args, first);
@@ -168,8 +188,9 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let replicas = Arc::new(args.device.connect(console)?);
     console.note(&description);
     let quiet = args.json || !replicas.is_chief();
-    let mut progress = Progress { console, json: args.json, quiet, member: None, epoch: None };
+    let mut progress = Progress::new(console, args.json, quiet);
     let members = Members::new(members, &args.output);
+    check_tensorboard(args, &replicas)?;
     let shared = members.share(replicas, args.save.overwrite);
     let mut run = Training { args, shared: &shared, stop: None, weights: Some(weights), trained: false };
     for (i, member) in members.iter().enumerate() {
@@ -190,6 +211,13 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Makes the folder that was asked for, before anything long; the first process writes there.
+fn check_tensorboard(args: &TrainArgs, replicas: &Replicas) -> Result<()> {
+    let Some(Some(folder)) = &args.tensorboard else { return Ok(()) };
+    let made = if replicas.is_chief() { Folder::new(folder).make() } else { Ok(()) };
+    replicas.meet("preparing the output", made.map_err(Error::from))
+}
+
 /// A training under way, of one run or of several.
 struct Training<'a> {
     args: &'a TrainArgs,
@@ -206,7 +234,8 @@ impl Training<'_> {
     fn member(&mut self, members: &Members, member: &Member, progress: &mut Progress<'_>) -> Result<Exit> {
         let (args, console, replicas) = (self.args, progress.console, self.shared.replicas());
         let output = members.folder(member);
-        let save = args.save.options(args.evaluation.early_stopping);
+        let provenance = args.provenance(&member.job.source);
+        let save = args.save.options(args.evaluation.early_stopping, provenance);
         let mut session = match Session::start(member.job.clone(), self.shared, &output, save, progress)? {
             Started::Ready(session) => session,
             Started::Finished { epochs, elsewhere } => {
@@ -235,6 +264,15 @@ impl Training<'_> {
             if let Some(host) = notices::host(replicas.backend()) {
                 notices::watch(stop, &host);
             }
+        }
+        if let Some(folder) = &args.tensorboard
+            && replicas.is_chief()
+        {
+            let folder = match folder {
+                Some(folder) => folder.join(&member.name),
+                None => output.join(TENSORBOARD),
+            };
+            progress.write_events(&Folder::new(folder), session.step());
         }
         match session.run(&self.stop.clone().unwrap_or_default(), progress)? {
             Ending::Finished => {
@@ -274,44 +312,4 @@ fn tell(outcome: &Outcome, console: &Console, json: bool) -> Result<()> {
         console.print(&format!("{json}\n"))?;
     }
     Ok(())
-}
-
-/// Shows a session on the console.
-struct Progress<'a> {
-    console: &'a Console,
-    json: bool,
-    quiet: bool,
-    /// Of an ensemble.
-    member: Option<String>,
-    epoch: Option<EpochProgress>,
-}
-
-impl Observer for Progress<'_> {
-    fn note(&mut self, text: &str) {
-        self.console.note(text);
-    }
-
-    fn ready(&mut self, after: Duration) {
-        self.console.note(&format!("Ready to train after {:.1} s", after.as_secs_f64()));
-    }
-
-    fn epoch_starts(&mut self, epoch: u32, epochs: u32, steps: u64, done: u64) {
-        self.epoch = Some(EpochProgress::new(epoch, epochs, steps, done, self.quiet));
-    }
-
-    fn step(&mut self, _: &StepMetrics, epoch: &EpochMetrics) {
-        if let Some(bar) = &mut self.epoch {
-            bar.step(epoch.loss, epoch.accuracy);
-        }
-    }
-
-    fn epoch_ends(&mut self, record: &EpochRecord) -> std::result::Result<(), FileError> {
-        if let Some(epoch) = self.epoch.take() {
-            epoch.finish(record.val_loss.zip(record.val_accuracy));
-        }
-        match self.json {
-            true => self.console.print(&format!("{}\n", record.to_line_of(self.member.as_deref()))),
-            false => Ok(()),
-        }
-    }
 }

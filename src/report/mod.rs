@@ -4,17 +4,22 @@
 mod bars;
 mod canvas;
 mod confusion;
+pub mod events;
 mod history;
+mod markup;
 mod metrics;
 mod plot;
 mod progress;
+mod steps;
 
 pub use bars::bar_chart;
 pub use confusion::confusion_chart;
 pub use history::{EpochRecord, History, median};
+pub use markup::{code_block, markdown_table, markdown_text, yaml_string};
 pub use metrics::{Average, ClassScore, Classification};
 pub use plot::{Curve, accuracy_chart, line_chart, loss_chart};
 pub use progress::EpochProgress;
+pub use steps::StepRecord;
 
 /// Why a report could not be made.
 #[derive(Debug, thiserror::Error)]

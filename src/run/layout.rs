@@ -4,6 +4,8 @@
 //! run/
 //!   run.json                  which checkpoints count: the one thing that our own readers go by
 //!   checkpoints/step-N/       what was committed after N steps: never changed again, whole once it has manifest.json
+//!   steps.jsonl               a line per step, which grows while the run is trained
+//!   tensorboard/              event files for TensorBoard, where they are asked for
 //!   config.json, ...          the model's files of the last whole epoch, for those who expect a Hub model's folder
 //! ```
 
@@ -25,21 +27,27 @@ pub const OUT_OF_FOLD: &str = "out_of_fold_predictions.csv";
 pub const TEST: &str = "test.json";
 /// A line per epoch.
 pub const HISTORY: &str = "history.jsonl";
+/// A line per step: not committed, and not read by us.
+pub const STEPS: &str = "steps.jsonl";
+/// The folder of TensorBoard's event files, where they are asked for.
+pub const TENSORBOARD: &str = "tensorboard";
 pub const LOSS_CHART: &str = "loss.png";
 pub const ACCURACY_CHART: &str = "accuracy.png";
 /// The held-out rows with their labels and probabilities.
 pub const DEV_PREDICTIONS: &str = "dev_predictions.csv";
+/// The model card, as the Hub shows it.
+pub const CARD: &str = "README.md";
 /// How far training has come, and with what.
 pub const PROGRESS: &str = "progress.json";
 /// Adam's running means of the gradients, and of their squares.
 pub const MOMENTS: [&str; 2] = ["first_moments.safetensors", "second_moments.safetensors"];
 
 /// What a trained model's folder holds: the checkpoint of a whole epoch, and the run itself.
-pub const FILES: [&str; 7] =
-    [CONFIG, TOKENIZER, WEIGHTS, HISTORY, LOSS_CHART, ACCURACY_CHART, DEV_PREDICTIONS];
+pub const FILES: [&str; 8] =
+    [CONFIG, TOKENIZER, WEIGHTS, HISTORY, LOSS_CHART, ACCURACY_CHART, DEV_PREDICTIONS, CARD];
 
 /// Those among them that tell of all epochs so far: of the last one's checkpoint, whichever epoch's model counts.
-pub const TOLD: [&str; 3] = [HISTORY, LOSS_CHART, ACCURACY_CHART];
+pub const TOLD: [&str; 4] = [HISTORY, LOSS_CHART, ACCURACY_CHART, CARD];
 
 /// What a checkpoint holds besides, so that training goes on from it. One in the middle of an epoch has these, and of
 /// [`FILES`] the first four.

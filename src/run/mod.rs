@@ -1,5 +1,6 @@
 //! The folder of a training run: what is in it, how it is committed, and what reads it back.
 
+pub mod card;
 mod checkpoint;
 mod description;
 pub mod layout;
@@ -9,11 +10,14 @@ mod progress;
 mod reader;
 mod runs;
 mod snapshot;
+mod steps;
 mod strays;
+mod tensorboard;
 mod writer;
 
 use std::path::PathBuf;
 
+pub use card::Provenance;
 pub use checkpoint::{Checkpoint, Newest, kept_record, last_arguments};
 pub use names::started;
 pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};
@@ -21,6 +25,8 @@ pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatt
 pub use reader::{Run, model_files, model_folder, read_json, read_probabilities, settings};
 pub use runs::{Runs, claim_ensemble};
 pub use snapshot::{Description, Snapshot, Tensor};
+pub use steps::StepLog;
+pub use tensorboard::TensorBoard;
 pub use writer::Writer;
 
 use crate::data::DataError;

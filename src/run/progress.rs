@@ -93,7 +93,7 @@ impl fmt::Display for Difference {
 }
 
 /// A value as a person writes it.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "not set".to_owned(),
         Value::String(text) => text.clone(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::layout::{CHECKPOINTS, DEV_PREDICTIONS, FILES, RUN, TRAINING_FILES};
+use super::layout::{CARD, CHECKPOINTS, DEV_PREDICTIONS, FILES, RUN, TRAINING_FILES};
 use super::{Error, Result, description, predictions};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::{BertConfig, ClassifierConfig};
@@ -85,6 +85,8 @@ impl Pointer {
         let mut manifest = manifest.ok_or_else(not_whole)?;
         // What only training needs is much, and of no use here.
         manifest.files.retain(|file| !TRAINING_FILES.contains(&&*file.name));
+        // A card is for people, who may have put theirs in its place.
+        manifest.files.retain(|file| file.name != CARD);
         manifest.check(&folder).map_err(Error::committed)?;
         Ok((folder, manifest))
     }

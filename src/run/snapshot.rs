@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::card::{Card, Provenance};
 use super::description::describe;
 use super::layout::{
-    ACCURACY_CHART, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, MOMENTS, PROGRESS, TOKENIZER, WEIGHTS,
+    ACCURACY_CHART, CARD, CONFIG, DEV_PREDICTIONS, HISTORY, LOSS_CHART, MOMENTS, PROGRESS, TOKENIZER, WEIGHTS,
 };
 use super::predictions::DevPredictions;
 use super::progress::Progress;
@@ -13,13 +14,14 @@ use crate::data::{LabelMap, Tokenizer};
 use crate::model::ClassifierConfig;
 use crate::report::{History, accuracy_chart, loss_chart};
 use crate::shape::{ElementType, Shape};
-use crate::storage::{Commit, Manifest};
+use crate::storage::{Commit, Logged, Manifest};
 use crate::weights::write_safetensors;
 
 /// What a run says of its model: the same at each commit.
 pub struct Description {
     config: String,
     tokenizer: String,
+    card: Card,
 }
 
 impl Description {
@@ -29,9 +31,14 @@ impl Description {
         tokenizer: &Tokenizer,
         model: &ClassifierConfig,
         labels: &LabelMap,
+        provenance: Provenance,
     ) -> Result<Self> {
         let config = describe(original.clone(), model, labels);
-        Ok(Self { config: format!("{config:#}\n"), tokenizer: tokenizer.to_json()? })
+        Ok(Self {
+            config: format!("{config:#}\n"),
+            tokenizer: tokenizer.to_json()?,
+            card: Card::new(model, labels, tokenizer, provenance),
+        })
     }
 }
 
@@ -52,6 +59,8 @@ pub struct Snapshot<'a> {
     pub weights: Vec<Tensor>,
     /// Of the trained weights: the gradients' running means, and those of their squares.
     pub moments: [Vec<Tensor>; 2],
+    /// Files that grow beside the checkpoints, as far as they tell of what led to this one.
+    pub logs: Vec<Logged>,
 }
 
 impl Snapshot<'_> {
@@ -68,7 +77,7 @@ impl Snapshot<'_> {
 
     /// Writes all files of a checkpoint.
     pub(super) fn write(&self, mut commit: Commit, description: &Description) -> Result<Manifest> {
-        let Snapshot { progress, history, predictions, weights, moments: [first, second] } = self;
+        let Snapshot { progress, history, predictions, weights, moments: [first, second], logs: _ } = self;
         let mut add = |name: &str, bytes: &[u8]| commit.write(name, |writer| Ok(writer.write_all(bytes)?));
         // By the first file, one that is cut short is known to be ours.
         add(PROGRESS, format!("{:#}\n", json!(progress)).as_bytes())?;
@@ -78,6 +87,7 @@ impl Snapshot<'_> {
         if let Some(predictions) = predictions {
             add(LOSS_CHART, &loss_chart(history.epochs())?)?;
             add(ACCURACY_CHART, &accuracy_chart(history.epochs())?)?;
+            add(CARD, description.card.text(progress, history, predictions.rows.len()).as_bytes())?;
             commit.write(DEV_PREDICTIONS, |writer| Ok(predictions.write(writer)?))?;
         }
         for (name, tensors) in [(WEIGHTS, weights), (MOMENTS[0], first), (MOMENTS[1], second)] {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Result;
-use super::layout::{FILES, PROGRESS, RUN, TRAINING_FILES, step};
+use super::layout::{FILES, PROGRESS, RUN, STEPS, TRAINING_FILES, step};
 use crate::storage::{Folder, MANIFEST, Manifest, PART};
 
 /// Whether a folder is a checkpoint of ours, finished or not: by its name, by holding nothing else, and by what no other
@@ -26,6 +26,6 @@ pub(super) fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
 
 /// Whether a name is that of a file of a run that was not finished.
 pub(super) fn is_part(name: &str) -> bool {
-    let of = FILES.into_iter().chain(TRAINING_FILES).chain([RUN, MANIFEST]);
+    let of = FILES.into_iter().chain(TRAINING_FILES).chain([RUN, STEPS, MANIFEST]);
     name.ends_with(PART) && of.into_iter().any(|file| name.starts_with(&format!(".{file}.")))
 }

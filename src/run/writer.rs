@@ -6,15 +6,18 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::card::is_ours;
 use super::checkpoint::{Known, known, last_start, may_be_of};
-use super::layout::{CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
+use super::layout::{
+    CARD, CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, STEPS, TOLD, WEIGHTS, checkpoint, step,
+};
 use super::names::{new_name, random, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
 use super::snapshot::{Description, Snapshot};
 use super::strays::{is_checkpoint, is_part};
 use super::{Error, Result};
-use crate::storage::{Commit, FileError, Folder, MANIFEST, Manifest, Replaced, Version};
+use crate::storage::{Commit, FileError, Folder, Logged, MANIFEST, Manifest, Replaced, Version};
 
 /// The one that writes to a run folder.
 pub struct Writer {
@@ -194,8 +197,9 @@ impl Writer {
             Err(error) => return Err(error),
             Ok(None) => {}
         }
-        for name in [RUN, WEIGHTS].into_iter().chain(FILES) {
-            if self.root.exists(name)? {
+        for name in [RUN, WEIGHTS].into_iter().chain(FILES).chain([STEPS]) {
+            // Of another's README, nothing is replaced.
+            if name != CARD && self.root.exists(name)? {
                 return Ok(Some(name));
             }
         }
@@ -251,6 +255,8 @@ impl Writer {
             // Another process may be about to write one of this step.
             Hold::Name { .. } => format!("{}-{}", checkpoint(progress.step), random_number()),
         };
+        // From when the checkpoint is whole, training goes on from it, and what led to it is told.
+        snapshot.logs.iter().for_each(Logged::publish);
         let manifest = snapshot.write(Commit::begin(checkpoints.folder(&name))?, description)?;
         let epoch = predictions.as_ref().map(|_| progress.epoch);
         let known = Known { name, epoch };
@@ -324,6 +330,9 @@ impl Writer {
             let Some(folder) = self.folder_of(name) else { return Ok(()) };
             if !folder.exists(MANIFEST)? {
                 // Somebody has removed it: the copies stand in for it.
+                continue;
+            }
+            if name == CARD && self.root.read(name)?.is_some_and(|card| !is_ours(&card)) {
                 continue;
             }
             // The large one isn't held in memory to see whether it is another.

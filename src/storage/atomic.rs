@@ -106,7 +106,7 @@ fn is_special(path: &Path) -> bool {
 }
 
 /// A file that has no name yet.
-enum Temporary {
+pub(super) enum Temporary {
     /// Not in any folder: nothing is left of it if the process ends.
     #[cfg(target_os = "linux")]
     Unnamed {
@@ -117,7 +117,7 @@ enum Temporary {
 }
 
 impl Temporary {
-    fn new(folder: &Path, name: &OsStr) -> io::Result<Self> {
+    pub fn new(folder: &Path, name: &OsStr) -> io::Result<Self> {
         let prefix = format!(".{}.", name.to_string_lossy());
         // Otherwise temporary files are for their owner alone; the umask still applies.
         const MODE: u32 = 0o666;
@@ -140,7 +140,7 @@ impl Temporary {
         Ok(Self::Named(builder.tempfile_in(folder).map_err(without_path)?))
     }
 
-    fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         match self {
             #[cfg(target_os = "linux")]
             Self::Unnamed { file, .. } => file,
@@ -149,7 +149,7 @@ impl Temporary {
     }
 
     /// Gives it its name, in place of any file of that name.
-    fn persist(self, path: &Path) -> io::Result<()> {
+    pub fn persist(self, path: &Path) -> io::Result<()> {
         match self {
             #[cfg(target_os = "linux")]
             Self::Unnamed { file, part } => {

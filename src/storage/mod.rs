@@ -10,6 +10,7 @@ mod bucket;
 mod commit;
 mod fetched;
 mod local;
+mod log_file;
 mod new_file;
 mod new_folder;
 
@@ -21,6 +22,7 @@ pub use atomic::{PART, write_atomic};
 use bucket::Bucket;
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, is_damage, sha256};
 pub use fetched::{Fetched, as_given};
+pub use log_file::{LogFile, Logged};
 use new_file::NewFile;
 pub use new_folder::write_folder;
 

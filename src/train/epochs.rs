@@ -10,7 +10,9 @@ use super::trainer::{EpochMetrics, Pause, Trainer};
 use crate::data::Dataset;
 use crate::infer::Evaluation;
 use crate::report::{Classification, EpochRecord, History, median};
-use crate::run::{Best, Progress, Within};
+use crate::run::layout::STEPS;
+use crate::run::{Best, Progress, StepLog, Within};
+use crate::storage;
 
 /// A session's parts while it runs.
 pub(super) struct Epochs<'s, 't> {
@@ -19,6 +21,8 @@ pub(super) struct Epochs<'s, 't> {
     pub history: &'t mut History,
     pub progress: &'t mut Progress,
     pub keeper: Keeper<'s>,
+    /// The chief's, unless it can't be written.
+    pub steps: Option<StepLog>,
     /// Training ends after so many epochs without a better one.
     pub patience: Option<u32>,
 }
@@ -74,7 +78,7 @@ impl Epochs<'_, '_> {
             let evaluation = match self.measure(train, dev, epoch, &mut metrics, &clock, observer)? {
                 Ok(evaluation) => evaluation,
                 Err(reason) => {
-                    self.save(None, observer);
+                    self.save(None, None, observer);
                     return Ok(Ending::Stopped { reason, step: self.progress.step });
                 }
             };
@@ -91,7 +95,7 @@ impl Epochs<'_, '_> {
                 record.kept = Some(best.epoch == epoch);
             }
             // Before it is told, which can fail.
-            self.save(Some(evaluation), observer);
+            self.save(Some(evaluation), Some(&record), observer);
             let told = observer.epoch_ends(&record).map_err(super::Error::from);
             self.trainer.replicas().meet("saving", told)?;
             if self.progress.has_waited(self.patience) {
@@ -111,22 +115,25 @@ impl Epochs<'_, '_> {
         clock: &Clock,
         observer: &mut dyn Observer,
     ) -> Result<Measured> {
-        let steps = self.job.steps_per_epoch();
+        let steps_per_epoch = self.job.steps_per_epoch();
         loop {
-            let keeper = &self.keeper;
+            let (keeper, steps) = (&self.keeper, &mut self.steps);
             let pause = self.trainer.train(
                 train,
                 epoch,
                 metrics,
                 |steps| keeper.is_due_after(steps),
                 || keeper.asks(),
-                |step, epoch| observer.step(step, epoch),
+                |step, metrics| {
+                    observer.step(step, metrics);
+                    log(steps, observer, |steps| steps.add(&step.record(epoch)));
+                },
             )?;
             self.progress.step = self.trainer.steps_done();
             self.progress.within = Some(clock.within(metrics));
             let Meeting { stops, saves } = match pause {
                 // The epoch's own checkpoint is about to come.
-                Pause::Step => Meeting { stops: None, saves: metrics.steps < steps },
+                Pause::Step => Meeting { stops: None, saves: metrics.steps < steps_per_epoch },
                 Pause::Meeting => keeper.meet()?,
                 Pause::EpochEnds => match self.trainer.evaluate(dev, &|| keeper.asks_to_end())? {
                     Some(evaluation) => return Ok(Ok(evaluation)),
@@ -137,14 +144,22 @@ impl Epochs<'_, '_> {
                 return Ok(Err(reason));
             }
             if saves {
-                self.save(None, observer);
+                self.save(None, None, observer);
             }
         }
     }
 
-    fn save(&self, evaluation: Option<Evaluation>, observer: &mut dyn Observer) {
+    /// Has a checkpoint made; at the end of an epoch, with its evaluation and record.
+    fn save(
+        &mut self,
+        evaluation: Option<Evaluation>,
+        record: Option<&EpochRecord>,
+        observer: &mut dyn Observer,
+    ) {
+        let mut logs = observer.saves(record);
+        logs.extend(log(&mut self.steps, observer, StepLog::logged));
         let note = &mut |text: &str| observer.note(text);
-        self.keeper.save(self.trainer, self.progress, self.history, evaluation, note);
+        self.keeper.save(self.trainer, self.progress, self.history, evaluation, logs, note);
     }
 
     fn record(
@@ -175,4 +190,18 @@ impl Epochs<'_, '_> {
             kept: None,
         })
     }
+}
+
+/// Does something with the log of steps. Training goes on without it if that fails, which is told once.
+fn log<T>(
+    steps: &mut Option<StepLog>,
+    observer: &mut dyn Observer,
+    act: impl FnOnce(&mut StepLog) -> storage::Result<T>,
+) -> Option<T> {
+    let done = act(steps.as_mut()?);
+    done.map_err(|error| {
+        observer.note(&format!("{error}; training goes on, and {STEPS} tells no more of it"));
+        *steps = None;
+    })
+    .ok()
 }

@@ -12,9 +12,9 @@ use crate::data::{Dataset, Table, Tokenizer, Tokens};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::report::EpochRecord;
-use crate::run::DevPredictions;
+use crate::run::{DevPredictions, Provenance};
 use crate::step::{InputId, LeafId, Port, StepConfig, Training, train_step};
-use crate::storage::FileError;
+use crate::storage::{FileError, Logged};
 use crate::weights::{InitialValues, TensorFiles};
 
 /// What jobs are made of: read once for all of them, and before a device is taken: on a slice of several hosts, what fails on
@@ -67,11 +67,28 @@ pub struct SaveOptions {
     pub keep_last: usize,
     /// Training ends after so many epochs without a better one.
     pub patience: Option<u32>,
+    /// For the model card.
+    pub provenance: Provenance,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { replace: false, resume: false, cadence: Cadence::Epochs, keep_last: 2, patience: None }
+        let provenance = Provenance::default();
+        Self {
+            replace: false,
+            resume: false,
+            cadence: Cadence::Epochs,
+            keep_last: 2,
+            patience: None,
+            provenance,
+        }
+    }
+}
+
+impl SaveOptions {
+    /// What all processes of a slice must have alike: words for people may differ.
+    pub(super) fn agreed(&self) -> Self {
+        Self { provenance: Provenance::default(), ..self.clone() }
     }
 }
 
@@ -171,6 +188,12 @@ pub trait Observer {
 
     /// A step is done; `epoch` has the epoch's running means.
     fn step(&mut self, _step: &StepMetrics, _epoch: &EpochMetrics) {}
+
+    /// A checkpoint is about to be made, with a record at the end of an epoch: gives files that grow, to be brought to where
+    /// they stay before it is whole.
+    fn saves(&mut self, _record: Option<&EpochRecord>) -> Vec<Logged> {
+        vec![]
+    }
 
     /// An epoch is measured, and is being committed.
     ///

@@ -14,6 +14,7 @@ use crate::exec::Replicas;
 use crate::infer::Evaluation;
 use crate::report::History;
 use crate::run::{Progress, Snapshot};
+use crate::storage::Logged;
 
 /// Has checkpoints made, and tells when all hosts are to meet for one.
 pub(super) struct Keeper<'s> {
@@ -102,13 +103,14 @@ impl<'s> Keeper<'s> {
     }
 
     /// Has the state committed, unless that of this step is; with an evaluation, it is a whole epoch's. What this fails with
-    /// is told when all hosts meet next.
+    /// is told when all hosts meet next. Before that, `logs` are published.
     pub fn save(
         &self,
         trainer: &Trainer,
         progress: &Progress,
         history: &History,
         evaluation: Option<Evaluation>,
+        logs: Vec<Logged>,
         note: &mut dyn FnMut(&str),
     ) {
         self.saved_at.set(Instant::now());
@@ -134,6 +136,7 @@ impl<'s> Keeper<'s> {
                 .map(|found| self.job.predictions(&self.job.parts.dev, found.probabilities)),
             weights,
             moments: [first, second],
+            logs,
         };
         saver.save(snapshot);
         self.given.set(Some(progress.step));

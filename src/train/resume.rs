@@ -8,6 +8,7 @@ use super::job::{Job, SaveOptions};
 use super::{Error, Result};
 use crate::exec::Replicas;
 use crate::report::History;
+use crate::run::layout::STEPS;
 use crate::run::{Checkpoint, Difference, Newest, Progress, Terms, differences, started};
 use crate::storage::Folder;
 use crate::weights::{TensorFiles, key};
@@ -91,6 +92,14 @@ impl Saved {
     /// Whether this host has it.
     pub fn is_own(&self) -> bool {
         self.tensors.is_some()
+    }
+
+    /// What the giver has told of its steps in the folder `root`, for all hosts of a slice, which must ask for it together.
+    pub fn told(&self, replicas: &Replicas, root: &Folder) -> Result<Vec<u8>> {
+        // Without it, the run goes on all the same.
+        let own = || root.read(STEPS).ok().flatten().unwrap_or_default();
+        let own = (replicas.process_index() as usize == self.giver).then(own);
+        share(replicas, PHASE, own.as_deref())
     }
 
     /// The values of a weight, or of a moment. All hosts of a slice must ask for it together.

@@ -22,7 +22,8 @@ use crate::exec::{Fingerprint, Replicas};
 use crate::hlo::Graph;
 use crate::infer::Predictor;
 use crate::report::History;
-use crate::run::{Description, Progress, Writer, differences};
+use crate::run::layout::STEPS;
+use crate::run::{Description, Progress, StepLog, Writer, differences};
 use crate::step::train_step;
 use crate::storage::Folder;
 
@@ -47,6 +48,8 @@ pub struct Session {
     save: SaveOptions,
     /// The step of the checkpoint that it goes on from, unless that was another host's.
     kept: Option<u64>,
+    /// What another host has told of its steps, if the run was there.
+    told: Option<Vec<u8>>,
     /// The chief's.
     output: Option<Output>,
     /// How long compiling and loading took.
@@ -57,6 +60,7 @@ pub struct Session {
 struct Output {
     writer: Writer,
     description: Description,
+    root: Folder,
 }
 
 impl Session {
@@ -86,8 +90,15 @@ impl Session {
             }
             let output = match replicas.is_chief() {
                 true => Some(Output {
+                    root: root.clone(),
                     writer: Writer::open(output_path)?,
-                    description: Description::new(original, tokenizer, model, &job.recipe.labels)?,
+                    description: Description::new(
+                        original,
+                        tokenizer,
+                        model,
+                        &job.recipe.labels,
+                        save.provenance.clone(),
+                    )?,
                 }),
                 false => None,
             };
@@ -99,7 +110,7 @@ impl Session {
             &job,
             &fed,
             replicas,
-            &(&save, root.is_local(), shared.ensemble().map(|folder| &folder.members)),
+            &(save.agreed(), root.is_local(), shared.ensemble().map(|folder| &folder.members)),
         )?;
         let terms = terms(&job, fed, replicas, &save);
         let replaces_finished = shared.replaces_finished(save.replace)?;
@@ -129,6 +140,11 @@ impl Session {
         }
         let kept = saved.as_ref().filter(|saved| saved.is_own()).map(|saved| saved.progress.step);
         let started = Instant::now();
+        let told = match &saved {
+            // The first process writes, and has told nothing of the run, or less.
+            Some(saved) if saved.giver != 0 => Some(saved.told(replicas, &root)?),
+            _ => None,
+        };
         let trainer = trainer(&job, shared, saved)?;
         let ready = started.elapsed();
         Ok(Started::Ready(Box::new(Self {
@@ -139,6 +155,7 @@ impl Session {
             progress,
             save,
             kept,
+            told,
             output,
             ready,
         })))
@@ -151,14 +168,19 @@ impl Session {
     /// A run that diverges, a failure of the devices, an observer's error, a folder that can't be written. Those that one
     /// process meets between steps end all of them; one in the middle of a step leaves the others to their time limit.
     pub fn run(&mut self, stop: &Stop, observer: &mut dyn Observer) -> Result<Ending> {
-        let Self { job, tokens, trainer, history, progress, save, kept, output, ready } = self;
+        let Self { job, tokens, trainer, history, progress, save, kept, told, output, ready } = self;
         observer.ready(*ready);
         let [train, dev, _] = &job.datasets(tokens);
+        let steps = output.as_ref().and_then(|output| {
+            let opened = StepLog::open(&output.root, progress.step, told.as_deref());
+            opened.map_err(|error| observer.note(&format!("{error}; training goes on without {STEPS}"))).ok()
+        });
         std::thread::scope(|scope| {
             let saver =
                 output.as_mut().map(|output| Saver::start(scope, &mut output.writer, &output.description));
             let keeper = Keeper::new(trainer.replicas().clone(), job, save.cadence, saver, stop, *kept);
-            let mut epochs = Epochs { job, trainer, history, progress, keeper, patience: save.patience };
+            let mut epochs =
+                Epochs { job, trainer, history, progress, keeper, steps, patience: save.patience };
             let end = epochs.run(train, dev, observer);
             epochs.keeper.end(end, &mut |text| observer.note(text))
         })
@@ -167,6 +189,11 @@ impl Session {
     /// Whether no step of it is done.
     pub fn is_new(&self) -> bool {
         self.progress.step == 0
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        self.progress.step
     }
 
     /// How the last epoch went, and the best one, and which of them the run has.

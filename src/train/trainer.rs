@@ -12,6 +12,7 @@ use crate::exec::{self, Executable, Inputs, Pending, Placed, Replicas, State};
 use crate::infer::{Evaluation, MeetInput, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
+use crate::report::StepRecord;
 use crate::run::Tensor;
 use crate::step::{InputId, Layout, LeafId, Moment, OutputId, Signature, StepConfig, Training};
 use crate::weights::InitialValues;
@@ -115,6 +116,21 @@ impl StepMetrics {
 
     pub fn accuracy(&self) -> f64 {
         self.correct / self.examples as f64
+    }
+
+    /// What is written down of it, as a step of `epoch`.
+    pub fn record(&self, epoch: u32) -> StepRecord {
+        let seconds = self.time.as_secs_f64();
+        StepRecord {
+            step: self.step,
+            epoch,
+            loss: self.loss(),
+            accuracy: self.accuracy(),
+            learning_rate: self.learning_rate,
+            gradient_norm: self.gradient_norm,
+            examples_per_second: self.examples as f64 / seconds,
+            step_ms: seconds * 1e3,
+        }
     }
 }
 

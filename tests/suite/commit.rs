@@ -11,7 +11,8 @@ use bert_xla::data::{LabelMap, Tokenizer};
 use bert_xla::nn::Weight;
 use bert_xla::report::{EpochRecord, History};
 use bert_xla::run::{
-    Description, DevPredictions, Error, Progress, Run, Snapshot, Tensor, Terms, Writer, layout, model_folder,
+    Description, DevPredictions, Error, Progress, Provenance, Run, Snapshot, Tensor, Terms, Writer, layout,
+    model_folder,
 };
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -50,7 +51,8 @@ fn commit(root: &Path, step: u64) {
         model.weights().iter().map(named).collect::<Vec<_>>()
     };
     let (ids, classes) = (["a".to_owned()], [1]);
-    let description = Description::new(&original(), &tokenizer, &model, &labels).unwrap();
+    let description =
+        Description::new(&original(), &tokenizer, &model, &labels, Provenance::default()).unwrap();
     let mut writer = Writer::open(root).unwrap();
     let snapshot = Snapshot {
         progress: Progress {
@@ -76,6 +78,7 @@ fn commit(root: &Path, step: u64) {
         }),
         weights: tensors(""),
         moments: [tensors("m."), tensors("v.")],
+        logs: vec![],
     };
     writer.commit(&description, &snapshot).unwrap();
 }

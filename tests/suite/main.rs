@@ -2,6 +2,7 @@
 
 mod bad_inputs;
 mod cache;
+mod cards;
 mod cli;
 mod cli_errors;
 #[cfg(feature = "cloud")]
@@ -54,6 +55,7 @@ mod slices;
 mod slices_faults;
 mod slices_streams;
 mod split;
+mod tensorboard;
 mod texts;
 mod tokens;
 mod tpu_vm;

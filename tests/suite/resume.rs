@@ -242,12 +242,12 @@ fn a_run_goes_on_by_its_own_arguments() {
 fn a_run_goes_on_by_its_own_arguments_from_anywhere() {
     let folder = empty_folder("resume_elsewhere");
     let started = folder.join("started");
-    fs::create_dir_all(started.join("model")).unwrap();
+    fs::create_dir_all(started.join("tiny")).unwrap();
     fs::copy(asset("sample.csv"), started.join("sample.csv")).unwrap();
     for name in ["config.json", "tokenizer.json"] {
-        fs::copy(asset("tiny").join(name), started.join("model").join(name)).unwrap();
+        fs::copy(asset("tiny").join(name), started.join("tiny").join(name)).unwrap();
     }
-    let line = "train --backend cpu --random-weights --max-length 24 --train sample.csv --model model --output run \
+    let line = "train --backend cpu --random-weights --max-length 24 --train sample.csv --model tiny --output run \
                 --epochs 2 --checkpoint-every 5 --gpu-devices 0,1";
     trains(command(&line.split_whitespace().collect::<Vec<_>>()).current_dir(&started));
     let root = started.join("run");

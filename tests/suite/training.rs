@@ -5,7 +5,7 @@ use std::path::Path;
 use bert_xla::data::{Dataset, LabelMap, Purpose, Table, TableOptions, Tokenizer};
 use bert_xla::infer::{Evaluation, Predictor};
 use bert_xla::report::History;
-use bert_xla::run::{Description, DevPredictions, Progress, Run, Snapshot, Terms, Writer};
+use bert_xla::run::{Description, DevPredictions, Progress, Provenance, Run, Snapshot, Terms, Writer};
 use bert_xla::train::{Error, TrainOptions, Trainer};
 use bert_xla::weights::{TensorFiles, key};
 
@@ -32,7 +32,8 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let mut trainer = trainer(connect(1), &model(0.1), 8, options(7));
     trainer.train_epoch(&data, 1, |_| ()).unwrap();
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
-    let description = Description::new(&original(), &tokenizer, &model(0.1), labels).unwrap();
+    let description =
+        Description::new(&original(), &tokenizer, &model(0.1), labels, Provenance::default()).unwrap();
     let evaluation = trainer.evaluate(&data, &|| false).unwrap().unwrap();
     let [weights, first, second] = trainer.snapshot(Default::default()).unwrap();
     let ids = (0..ROWS).map(|row| row.to_string()).collect::<Vec<_>>();
@@ -59,7 +60,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     };
     let history = History::default();
     let (predictions, moments) = (Some(predictions), [first, second]);
-    let snapshot = Snapshot { progress, history, predictions, weights, moments };
+    let snapshot = Snapshot { progress, history, predictions, weights, moments, logs: vec![] };
     writer.commit(&description, &snapshot).unwrap();
     (trainer, evaluation)
 }

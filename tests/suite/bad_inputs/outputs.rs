@@ -49,6 +49,21 @@ pub fn cases() -> Vec<Case> {
             "{}/run already holds history.jsonl, which a run would replace; choose another \
             --output, or pass --overwrite",
         ),
+        holds(
+            "steps.jsonl",
+            "",
+            "{}/run already holds steps.jsonl, which a run would replace; choose another --output, or pass --overwrite",
+        ),
+        to(
+            TRAIN,
+            "{}/new/run --tensorboard {}/data.csv",
+            "--tensorboard {}/data.csv: it is a file, where a folder is expected",
+        ),
+        to(
+            TRAIN,
+            "{}/new/run --tensorboard=",
+            "a value is required for '--tensorboard [<DIR>]' but none was supplied",
+        ),
         holds("checkpoints", "--overwrite", "can't make {}/run/checkpoints: File exists (os error 17)")
             .failure(),
         holds("history.jsonl/", "--overwrite", "can't write {}/run/history.jsonl: is a directory").failure(),

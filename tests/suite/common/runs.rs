@@ -21,6 +21,8 @@ use super::empty_folder;
 pub struct Outcome {
     pub hashes: BTreeMap<String, String>,
     pub history: Vec<Json>,
+    card: String,
+    pub steps: Vec<Json>,
     progress: Json,
 }
 
@@ -28,7 +30,7 @@ pub struct Outcome {
 #[track_caller]
 pub fn outcome(run: &Path) -> Outcome {
     let newest = PathBuf::from(newest_checkpoint(run));
-    let same = layout::FILES.into_iter().filter(|name| *name != layout::HISTORY);
+    let same = layout::FILES.into_iter().filter(|name| ![layout::HISTORY, layout::CARD].contains(name));
     let beside = same.clone().map(PathBuf::from);
     let within = same.chain(layout::MOMENTS).map(|name| newest.join(name));
     let hash = |path: PathBuf| {
@@ -53,7 +55,26 @@ pub fn outcome(run: &Path) -> Outcome {
     for own in ["run", "arguments"] {
         progress.as_object_mut().unwrap().remove(own).unwrap();
     }
-    Outcome { hashes: beside.chain(within).map(hash).collect(), history, progress }
+    let card = fs::read_to_string(run.join(layout::CARD)).unwrap();
+    assert_eq!(card, fs::read_to_string(run.join(&newest).join(layout::CARD)).unwrap());
+    let is_command = |line: &&str| line.starts_with("bert-xla train ");
+    let card = card.lines().filter(|line| !is_command(line)).collect::<Vec<_>>().join("\n");
+    // Of later ones, the run may be gone on with once more.
+    let is_of_newest = |step: &Json| step["step"].as_u64() <= progress["step"].as_u64();
+    let steps = fs::read_to_string(run.join(layout::STEPS)).unwrap();
+    let steps = steps.split_inclusive('\n').filter(|line| line.ends_with('\n')).flat_map(json_lines);
+    let steps = steps.filter(is_of_newest).map(without_times).collect();
+    Outcome { hashes: beside.chain(within).map(hash).collect(), history, card, steps, progress }
+}
+
+/// A step's line, but for times.
+#[track_caller]
+fn without_times(mut step: Json) -> Json {
+    for name in ["step_ms", "examples_per_second"] {
+        let time = step.as_object_mut().unwrap().remove(name).unwrap();
+        assert!(time.as_f64().is_some_and(|time| time > 0.0), "{name}: {time}");
+    }
+    step
 }
 
 /// Two epochs of 23 steps.
@@ -134,7 +155,9 @@ pub fn steps(run: &Path) -> Vec<u64> {
 pub fn check_whole(run: &Path) -> Vec<u64> {
     let names = |folder: &Path| Folder::new(folder).list().unwrap();
     let is_run = |name: &String| layout::FILES.contains(&&**name);
-    let (files, others): (Vec<_>, Vec<_>) = names(run).into_iter().partition(is_run);
+    let is_log = |name: &String| name == layout::STEPS;
+    let (files, others): (Vec<_>, Vec<_>) =
+        names(run).into_iter().filter(|name| !is_log(name)).partition(is_run);
     assert_eq!(others, [layout::CHECKPOINTS, layout::RUN]);
     let has_epoch = read_json(&run.join(layout::RUN)).get("checkpoint").is_some();
     assert_eq!(files.len(), if has_epoch { layout::FILES.len() } else { 0 });

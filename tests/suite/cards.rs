@@ -1,0 +1,156 @@
+//! The model card of a run: what the Hub reads of it, and what people do.
+
+use std::fs;
+use std::path::Path;
+
+use bert_xla::run::{Run, layout};
+use serde_json::{Value as Json, json};
+
+use crate::common::cli::{command, demo, json_lines, train, works};
+use crate::common::empty_folder;
+use crate::common::runs::trains;
+
+/// Two classes whose labels are anything but words, in a table whose name isn't either.
+const LABELS: [&str; 2] = ["--- # a|b: \"\u{1f600}", "<b>`\\it's_"];
+const TABLE: &str = "it's: #1 \"a\".csv";
+
+/// Trains on such a table, for some epochs of which the best is kept.
+fn odd_run(folder: &Path) -> std::path::PathBuf {
+    let (data, model, run) = (folder.join(TABLE), folder.join("copy"), folder.join("run"));
+    let quoted = |label: &str| format!("\"{}\"", label.replace('"', "\"\""));
+    let rows = (0..60).map(|row| format!("\"text {row}\",{}\n", quoted(LABELS[row % 2])));
+    fs::write(&data, format!("text,label\n{}", rows.collect::<String>())).unwrap();
+    // Weights that it starts from, in a folder that says whose they are.
+    let pretrained = demo().join("run");
+    fs::create_dir(&model).unwrap();
+    for name in ["tokenizer.json", "model.safetensors"] {
+        fs::copy(pretrained.join(name), model.join(name)).unwrap();
+    }
+    let mut config: Json =
+        serde_json::from_slice(&fs::read(pretrained.join("config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("bert_xla");
+    config["_name_or_path"] = "owner/tiny".into();
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let mut command = command(&["train", "--backend", "cpu", "--max-length", "8", "--labels", "auto"]);
+    command.arg("--train").arg(&data).arg("--model").arg(&model).arg("--output").arg(&run);
+    command.args(["--epochs", "3", "--learning-rate", "3e-3", "--keep", "best", "--metric", "f1"]);
+    trains(&mut command);
+    run
+}
+
+/// The value of `key: value` on a line of its own, which is JSON in quotes or a plain word.
+#[track_caller]
+fn value(front: &str, key: &str) -> Json {
+    let start = format!("{key}: ");
+    let mut found = front.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(&start));
+    let value = found.next().unwrap_or_else(|| panic!("no {key}: {front}"));
+    serde_json::from_str(value).unwrap_or_else(|_| value.into())
+}
+
+#[test]
+fn the_card_tells_what_was_measured_and_how_whatever_the_names() {
+    let folder = empty_folder("cards_odd");
+    let run = odd_run(&folder);
+    let card = fs::read_to_string(run.join(layout::CARD)).unwrap();
+    let (front, body) = card.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap();
+    let history = json_lines(&fs::read_to_string(run.join(layout::HISTORY)).unwrap());
+    let kept = history.iter().find(|record| record["kept"] == json!(true)).unwrap();
+
+    let title = format!("owner/tiny, trained on {TABLE}");
+    assert_eq!(value(front, "base_model"), json!("owner/tiny"));
+    assert_eq!(value(front, "library_name"), json!("bert-xla"));
+    assert_eq!(value(front, "pipeline_tag"), json!("text-classification"));
+    assert!(!front.contains("license") && !front.contains("language"));
+    let names = front.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix("name: "));
+    let names = names.map(|name| serde_json::from_str(name).unwrap_or_else(|_| json!(name)));
+    let data = format!("{TABLE}, 6 rows held out");
+    let expected = [&*title, "Text Classification", &data, "Accuracy", "F1 (macro)", "Loss"];
+    assert_eq!(names.collect::<Vec<_>>(), expected);
+    let metrics = front.split("metrics:").nth(1).unwrap();
+    let measured = metrics.lines().filter_map(|line| line.trim().strip_prefix("value: "));
+    let measured = measured.map(|value| value.parse::<f64>().unwrap()).collect::<Vec<_>>();
+    let of_kept = ["val_accuracy", "val_f1", "val_loss"].map(|name| kept[name].as_f64().unwrap());
+    assert_eq!(measured, of_kept);
+
+    // Escaped, so that they are shown as they are.
+    assert!(body.contains("\n# owner/tiny, trained on it's: \\#1 \"a\".csv\n"), "{body}");
+    assert!(body.contains("| 0 | --- \\# a\\|b: \"\u{1f600} |\n| 1 | \\<b\\>\\`\\\\it's\\_ |\n"), "{body}");
+    for record in &history {
+        let (epoch, is_kept) = (record["epoch"].as_u64().unwrap(), record["kept"] == json!(true));
+        let epoch = if is_kept { format!("**{epoch}** (kept)") } else { epoch.to_string() };
+        let metrics = ["loss", "accuracy", "val_loss", "val_accuracy", "val_f1"];
+        let metrics = metrics.map(|name| format!("{:.4}", record[name].as_f64().unwrap())).join(" | ");
+        let line = format!("\n| {epoch} | {} | {metrics} | 0.003 |\n", record["step"]);
+        assert!(body.contains(&line), "no {line}: {body}");
+    }
+    let command = "bert-xla train --backend cpu --max-length 8 --labels auto --train 'it'\\''s: #1 \"a\".csv' --model copy \
+                   --output run --epochs 3 --learning-rate 3e-3 --keep best --metric f1";
+    assert!(body.contains(&format!("```sh\n{command}\n```")), "{body}");
+    assert!(
+        body.contains("| keep | best by f1 |\n") && body.contains("| learning\\_rate | 0.003 |\n"),
+        "{body}"
+    );
+    assert!(body.contains("![loss](loss.png) ![accuracy](accuracy.png)"), "{body}");
+    assert!(!card.contains(folder.to_str().unwrap()), "{card}");
+}
+
+/// It is that of the last epoch's commit, also where the model is an earlier one's.
+#[test]
+fn the_card_is_committed_with_the_epoch() {
+    let run = demo().join("run");
+    let pointer: Json = serde_json::from_slice(&fs::read(run.join(layout::RUN)).unwrap()).unwrap();
+    let checkpoint = run.join(pointer["checkpoint"].as_str().unwrap());
+    let card = fs::read(run.join(layout::CARD)).unwrap();
+    assert_eq!(fs::read(checkpoint.join(layout::CARD)).unwrap(), card);
+    let card = String::from_utf8(card).unwrap();
+    // Its weights were random.
+    assert!(!card.contains("base_model") && card.contains("| starting\\_weights | random |\n"), "{card}");
+    assert!(card.contains("\nlibrary_name: bert-xla\n") && card.contains("**6** (kept)"), "{card}");
+}
+
+#[test]
+fn a_readme_of_the_users_own_stays() {
+    let folder = empty_folder("cards_own");
+    let (run, own) = (folder.join("run"), folder.join("run").join(layout::CARD));
+    fs::create_dir(&run).unwrap();
+    fs::write(&own, "mine").unwrap();
+    trains(&mut train(&run, &["--epochs", "1"]));
+    assert_eq!(fs::read_to_string(&own).unwrap(), "mine");
+    let committed = run.join("checkpoints/step-23").join(layout::CARD);
+    let card = fs::read_to_string(committed).unwrap();
+    // One of ours that was edited is, but for its mark, ours.
+    fs::write(&own, format!("{card}\nmore\n")).unwrap();
+    trains(&mut train(&run, &["--epochs", "2"]));
+    let card = fs::read_to_string(&own).unwrap();
+    assert!(card.contains("**2** (kept)") && !card.contains("\nmore\n"), "{card}");
+    let edited = card.lines().filter(|line| !line.starts_with("<!-- ")).collect::<Vec<_>>().join("\n");
+    fs::write(&own, &edited).unwrap();
+    trains(&mut train(&run, &["--epochs", "3"]));
+    assert_eq!(fs::read_to_string(&own).unwrap(), edited);
+    // And a run that is only its files is one still.
+    fs::remove_dir_all(run.join(layout::CHECKPOINTS)).unwrap();
+    assert_eq!(Run::open(&run).unwrap().labels.num_classes(), 4);
+}
+
+/// A head of transformers' own is loaded by it; an export's README tells the same of texts and labels.
+#[test]
+fn the_card_says_how_the_model_is_loaded() {
+    let folder = empty_folder("cards_head");
+    let run = folder.join("run");
+    trains(&mut train(&run, &["--epochs", "1", "--head", "cls", "--mask"]));
+    let card = fs::read_to_string(run.join(layout::CARD)).unwrap();
+    assert!(card.contains("\nlibrary_name: transformers\n"), "{card}");
+    assert!(card.contains("AutoModelForSequenceClassification.from_pretrained(\".\")"), "{card}");
+    assert!(
+        card.contains("model_max_length=24, model_input_names=[\"input_ids\", \"attention_mask\"]"),
+        "{card}"
+    );
+    let output = folder.join("export");
+    let paths = ["--run", run.to_str().unwrap(), "--output", output.to_str().unwrap()];
+    works(&[&["export", "--format", "transformers"][..], &paths].concat());
+    let exported = fs::read_to_string(output.join("README.md")).unwrap();
+    let (_, about) = card.split_once("| class | label |").unwrap();
+    let (about, _) = about.split_once("## Results").unwrap();
+    assert!(exported.contains(about.trim()), "{exported}");
+    assert!(card.contains("--model tiny"), "{card}");
+}
