@@ -9,6 +9,7 @@ use super::padding_note;
 use crate::data::Tokenizer;
 use crate::exec::Replicas;
 use crate::model::BertConfig;
+use crate::report::one_line;
 use crate::storage::{FileError, as_given};
 
 /// One command's voice. On a slice of several hosts, all processes take the same steps and have the same to say: the
@@ -41,9 +42,7 @@ impl Console {
     /// is closed.
     pub fn error(&self, error: &dyn std::fmt::Display) {
         // One line, whatever the names are that it holds.
-        let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-        let line = format!("{}{}", self.prefix(), as_given(error.to_string()));
-        let line = line.chars().map(escape).collect::<String>();
+        let line = one_line(&format!("{}{}", self.prefix(), as_given(error.to_string())));
         let _ = writeln!(std::io::stderr(), "error: {line}");
     }
 

@@ -75,12 +75,24 @@ impl Error {
             Self::Run(run::Error::Holds { .. } | run::Error::OtherMembers { .. }) => {
                 "choose another --output, or pass --overwrite"
             }
+            Self::Run(run::Error::Unfinished { .. }) => {
+                "train goes on with it by the command that it was started with"
+            }
             Self::Run(run::Error::InUse { .. }) => "choose another --output",
             Self::Train(train::Error::Diverged { .. }) => {
                 "try a lower --learning-rate: that is another run, so with another --output, or with --overwrite"
             }
-            Self::Train(train::Error::Differs { .. }) => {
-                "give what it was started with, choose another --output, or pass --overwrite"
+            Self::Train(train::Error::Differs { different, .. }) => {
+                let epochs = match different.iter().any(|difference| difference.name == "epochs") {
+                    true => "its learning rate depends on the number of epochs; ",
+                    false => "",
+                };
+                return Some(format!(
+                    "{epochs}give what it was started with, choose another --output, or pass --overwrite"
+                ));
+            }
+            Self::Train(train::Error::Elsewhere { .. }) => {
+                "start that host as the first one, copy its folder to this one, or give --output a gs:// path"
             }
             Self::Train(train::Error::NothingToResume { .. }) => {
                 "leave --resume out to start one, or give the --output of one"
@@ -91,8 +103,12 @@ impl Error {
             Self::Weights(WeightsError::MaxLength { .. }) => "lower --max-length",
             Self::Data(DataError::Split { .. }) => "choose another --dev-size, or a table of more rows",
             Self::Data(DataError::Stratify { .. }) => "choose another --dev-size, or leave --stratify out",
+            Self::Data(DataError::BadRows { has_unknown_label: true, .. }) => {
+                "correct them, or pass --skip-bad-rows to leave them out; --labels of train says which labels there are, \
+                 or takes those of the table: --labels auto"
+            }
             Self::Data(DataError::BadRows { .. }) => {
-                "correct them, or pass --skip-bad-rows to leave them out; --labels of train says which labels there are"
+                "correct them, or pass --skip-bad-rows to leave them out"
             }
             Self::Data(DataError::Labels { .. }) => "is --label-column right?",
             Self::Data(DataError::HeaderIsData { row, .. }) if row.len() == 1 => {
@@ -199,6 +215,7 @@ impl From<export::Error> for Error {
     fn from(error: export::Error) -> Self {
         match error {
             export::Error::File(error) => error.into(),
+            export::Error::Run(error) => error.into(),
             export::Error::Data(error) => error.into(),
             export::Error::Weights(error) => error.into(),
         }

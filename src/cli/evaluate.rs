@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::options::TrainedArgs;
-use super::output::check_is_other;
+use super::output::{check_is_csv, check_is_other, check_is_outside, check_name, place};
 use super::{Console, Error, Result, guess_note, plural};
 use crate::data::{Labels, Purpose, TableFile};
 use crate::infer::Ensemble;
@@ -25,7 +25,8 @@ pub struct EvaluateArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Draw the confusion matrix into this PNG file; also gs://bucket/path
+    /// Draw the confusion matrix into this PNG file; labels beyond Latin letters are told by their class's number. Also
+    /// gs://bucket/path
     #[arg(long, value_name = "FILE")]
     confusion: Option<PathBuf>,
     /// Write the rows whose answer is wrong into this CSV file, those first of which the model is surest; also
@@ -42,9 +43,18 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     let runs = trained.open_runs()?;
     let read = runs.files().chain([trained.data.clone()]).collect::<Vec<_>>();
     for (flag, output) in [("--confusion", &args.confusion), ("--errors", &args.errors)] {
-        output.as_ref().map_or(Ok(()), |output| check_is_other(flag, &read, output))?;
+        if let Some(output) = output {
+            check_is_other(flag, &read, output)?;
+            check_is_outside(flag, runs.checkpoints(), output)?;
+        }
     }
-    if let (Some(confusion), true) = (&args.confusion, args.confusion == args.errors) {
+    args.errors.as_deref().map_or(Ok(()), |errors| check_is_csv("--errors", errors))?;
+    let is_others = |extension: &str| ["svg", "pdf", "jpg", "jpeg", "gif", "webp"].contains(&extension);
+    let check = |confusion: &Path| check_name("--confusion", confusion, "PNG", is_others);
+    args.confusion.as_deref().map_or(Ok(()), check)?;
+    if let (Some(confusion), Some(errors)) = (&args.confusion, &args.errors)
+        && place(confusion) == place(errors)
+    {
         let message = "--confusion and --errors name the same file";
         return Err(Error::Usage(format!("{message}, {}", confusion.display())));
     }

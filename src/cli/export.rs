@@ -71,11 +71,15 @@ fn check_is_free(output: &Path) -> Result<()> {
     if is_bucket(output) {
         return refuse("an export goes to a folder of this machine, to be copied from there");
     }
+    let is_here =
+        || output.canonicalize().ok().zip(std::env::current_dir().ok()).is_some_and(|(a, b)| a == b);
     match fs::read_dir(output).map(|mut files| files.next().is_some()) {
         Ok(true) => refuse("the folder is not empty; name a new one"),
         Err(error) if error.kind() == ErrorKind::NotADirectory && output.is_file() => {
             refuse("it is a file, where a folder is expected")
         }
+        // Another folder gets its name: whoever works there would be nowhere.
+        _ if is_here() => refuse("it is the working folder; name a new one"),
         _ => Ok(()),
     }
 }

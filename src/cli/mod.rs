@@ -3,6 +3,7 @@
 mod arguments;
 mod console;
 mod demo;
+mod described;
 mod encode;
 mod error;
 mod evaluate;

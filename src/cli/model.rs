@@ -44,10 +44,10 @@ pub struct ClassifierArgs {
     lstm_units: Option<usize>,
     /// Dropout of the head: after each hidden dense layer, or on the text's vector [default: 0.3, and for cls and mean what
     /// the model's config.json says]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     dropout: Option<f64>,
     /// Dropout within the encoder [default: what the model's config.json says]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     encoder_dropout: Option<f64>,
     /// Leave the embedding of [PAD] as it is, as PyTorch does (Keras trains it)
     #[arg(long)]
@@ -114,7 +114,7 @@ impl ClassifierArgs {
         Ok(ClassifierConfig { bert, head, max_length, mask, freeze_padding })
     }
 
-    /// The head for so many classes.
+    /// The head for so many classes; where the flags say nothing, as `base` is, if that is of the same kind.
     ///
     /// # Errors
     /// A flag of another head's.
@@ -134,16 +134,24 @@ impl ClassifierArgs {
             let name = format!("{kind:?}").to_lowercase();
             return Err(Error::Usage(format!("{flag}: the head {name} has no {what}")));
         }
-        let default = DenseHeadConfig::default();
+        let (mut default, mut units, mut dropout) =
+            (DenseHeadConfig::default(), LSTM_UNITS, bert.classifier_dropout());
+        match base.filter(|base| HeadKind::of(base) == kind) {
+            Some(HeadConfig::Dense(dense)) => default = dense.clone(),
+            Some(HeadConfig::Lstm(lstm) | HeadConfig::Bilstm(lstm)) => {
+                (default, units) = (lstm.dense.clone(), lstm.units);
+            }
+            Some(HeadConfig::Cls(linear) | HeadConfig::Mean(linear)) => dropout = linear.dropout,
+            None => {}
+        }
         let dense = DenseHeadConfig {
             hidden: self.hidden.clone().unwrap_or(default.hidden),
             dropout: self.dropout.unwrap_or(default.dropout),
             num_classes,
-            activation: self.activation.unwrap_or_default(),
+            activation: self.activation.unwrap_or(default.activation),
         };
-        let lstm = |dense| LstmHeadConfig { units: self.lstm_units.unwrap_or(LSTM_UNITS), dense };
-        let linear =
-            LinearHeadConfig { dropout: self.dropout.unwrap_or(bert.classifier_dropout()), num_classes };
+        let lstm = |dense| LstmHeadConfig { units: self.lstm_units.unwrap_or(units), dense };
+        let linear = LinearHeadConfig { dropout: self.dropout.unwrap_or(dropout), num_classes };
         Ok(match kind {
             HeadKind::Dense => HeadConfig::Dense(dense),
             HeadKind::Lstm => HeadConfig::Lstm(lstm(dense)),

@@ -64,6 +64,11 @@ fn quote(text: &str) -> std::result::Result<Quote, DataError> {
 }
 
 impl TableArgs {
+    /// The format of the table at `path`.
+    pub fn format_of(&self, path: &Path) -> Format {
+        self.format.unwrap_or_else(|| Format::of(path))
+    }
+
     /// The table at `path` with these options, and what its labels mean.
     ///
     /// # Errors

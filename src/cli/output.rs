@@ -1,10 +1,11 @@
 //! A file that the chief of a slice writes while all processes take the steps that fill it.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Error, Result};
+use crate::data::Format;
 use crate::exec::Replicas;
 use crate::storage::is_bucket;
 
@@ -41,6 +42,45 @@ pub fn check_is_other(flag: &str, inputs: &[impl AsRef<Path>], output: &Path) ->
         false if written.is_dir() => refuse("a folder"),
         false => Ok(()),
     }
+}
+
+/// Refuses to write where the checkpoints of runs are.
+pub fn check_is_outside(flag: &str, folders: impl Iterator<Item = PathBuf>, output: &Path) -> Result<()> {
+    let place = place(output);
+    let canonical = |folder: PathBuf| folder.canonicalize().unwrap_or(folder);
+    match folders.map(canonical).any(|folder| place.starts_with(folder)) {
+        true => {
+            let path = output.display();
+            Err(Error::Usage(format!("{flag} {path}: it is among a run's checkpoints; name another file")))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Where a file is, or would be, however its path is written.
+pub fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) if !is_bucket(path) => folder.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// Refuses a name that promises another format than what is written.
+pub fn check_name(flag: &str, output: &Path, is: &str, is_others: impl Fn(&str) -> bool) -> Result<()> {
+    let extension = output.extension().and_then(|extension| extension.to_str());
+    match extension.map(str::to_ascii_lowercase) {
+        Some(extension) if is_others(&extension) => {
+            let path = output.display();
+            Err(Error::Usage(format!("{flag} {path}: {is} is written; name the file so")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// [`check_name`] of a table.
+pub fn check_is_csv(flag: &str, output: &Path) -> Result<()> {
+    check_name(flag, output, "CSV", |_| Format::of(output) != Format::Csv)
 }
 
 impl Output {

@@ -10,12 +10,13 @@ use std::thread;
 use clap::Args;
 
 use super::options::TrainedArgs;
-use super::output::{Output, check_is_other};
+use super::output::{Output, check_is_csv, check_is_other, check_is_outside};
 use super::{Console, Error, Result, guess_note, part, plural};
 use crate::data::{Labels, Purpose, Summary, TableFile, Tokens};
 use crate::infer::Ensemble;
+use crate::report::one_line;
 use crate::run::{Submission, write_submission};
-use crate::storage::FileError;
+use crate::storage::{FileError, is_stdout};
 
 /// Label the rows of a table, and write ID,label in its order.
 ///
@@ -26,7 +27,7 @@ use crate::storage::FileError;
     bert-xla predict --run run --data test.csv --output submission.csv\n  \
     bert-xla predict --run a --run b --weights 2,1 --data test.csv --probabilities --output submission.csv")]
 pub struct PredictArgs {
-    /// The file to write; also gs://bucket/path
+    /// The CSV file to write, with columns ID and label; also gs://bucket/path
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Also write a column p_LABEL for each label's probability. Classes without a label have none, so that a row may sum
@@ -49,6 +50,8 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
     let runs = trained.open_runs()?;
     let read = runs.files().chain([trained.data.clone()]).collect::<Vec<_>>();
     check_is_other("--output", &read, &args.output)?;
+    check_is_outside("--output", runs.checkpoints(), &args.output)?;
+    check_is_csv("--output", &args.output)?;
     let options = trained.table.options(&trained.data, Labels::Given(runs.labels().clone()))?;
     let table = TableFile::open(&trained.data, &options, Purpose::Predict)?;
     // All of it, before a device is taken.
@@ -77,9 +80,21 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
         0 => String::new(),
         skipped => format!(", {} left out", plural(skipped, "bad row")),
     };
+    if checked.empty > 0 {
+        let empty = plural(checked.empty, "row");
+        console.note(&format!("{}: {empty} without a text; labelled all the same", trained.data.display()));
+    }
     let mut summary = format!("{}: {}{skipped}\n", args.output.display(), plural(checked.rows, "row"));
     for (label, class) in runs.labels().iter() {
-        summary.push_str(&format!("{label:>8}: {}\n", counts.get(&class).copied().unwrap_or_default()));
+        summary.push_str(&format!(
+            "{:>8}: {}\n",
+            one_line(label),
+            counts.get(&class).copied().unwrap_or_default()
+        ));
+    }
+    if is_stdout(&args.output) {
+        console.note(summary.trim_end());
+        return Ok(());
     }
     Ok(console.print(&summary)?)
 }

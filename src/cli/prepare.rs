@@ -1,24 +1,23 @@
 //! What training needs, read and checked before a device is taken.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::model::MAX_LENGTH;
+use super::recipe::EvaluationArgs;
 use super::train::TrainArgs;
-use super::{Error, Result, guess_note, padding_note, plural};
+use super::{Error, Result};
 use crate::data::{
     DataError, LabelMap, Labels, Purpose, Split, Table, k_fold, stratified_k_fold,
     stratified_train_test_split, train_test_split,
 };
 use crate::model::{BertConfig, ClassifierConfig};
 use crate::nn::{Part, Weight};
+use crate::run::layout::WRITTEN;
 use crate::run::{model_files, read_json, settings};
-use crate::storage::check_is_there;
+use crate::storage::{check_is_there, is_bucket};
 use crate::train::{HeldOut, Job, Member, Parts, Recipe, Source};
-use crate::weights::{Hub, key, open_pretrained, open_tokenizer};
+use crate::weights::{Hub, open_pretrained, open_tokenizer};
 
 /// Reads and checks all that is needed: one job, or those of an ensemble's members, which have names.
 pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
@@ -29,6 +28,7 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
         args.table.options(path, Labels::Auto)?;
         check_is_there(path).map_err(|source| DataError::Read { path: path.clone(), source })?;
     }
+    check_output(args)?;
     let model_args = &args.model;
     // A dry run downloads no weights; those that are here are looked at.
     let weights = !model_args.random_weights && (!args.dry_run || Path::new(&model_args.model).is_dir());
@@ -46,15 +46,14 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     if let Some(labels) = &known {
         args.recipe.recipe(&args.evaluation, layers, labels.clone())?;
     }
-    let config =
-        |needed| model_config(args, bert.clone(), &labels, needed, before.as_ref().map(|(model, _)| model));
+    let config = |own: Option<&LabelMap>| model_config(args, bert.clone(), &labels, own, before.as_ref());
     // The table's own labels are yet to come: until then, its head has one class.
-    let model = config(known.map_or(1, |labels| labels.num_classes()))?;
+    let model = config(known.as_ref())?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, model.max_length)?;
     let pretrained = weights.then(|| open_pretrained(&files, &model.weights())).transpose()?;
     let tables = Tables::read(args, &labels)?;
+    let mut model = config(Some(&tables.all.labels))?;
     let labels = tables.all.labels.clone();
-    let mut model = config(labels.num_classes())?;
     model.bert.pad_token_id = tokenizer.pad_id();
     let keeps_head = before.is_some_and(|(before, its)| its == labels && fits(&before, &model));
     let recipe = args.recipe.recipe(&args.evaluation, layers, labels)?;
@@ -74,6 +73,33 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     let members = members.into_iter().map(job).collect::<Vec<_>>();
     members[0].job.initial_values().check(&source.model.weights())?;
     Ok(members)
+}
+
+/// Training must not replace what it is fed with: the same command is to find it again.
+fn check_output(args: &TrainArgs) -> Result<()> {
+    let output = &args.output;
+    let canonical = |path: &Path| if is_bucket(path) { Ok(path.to_owned()) } else { path.canonicalize() };
+    let Ok(root) = canonical(output) else { return Ok(()) };
+    let model = &args.model.model;
+    if canonical(Path::new(model)).is_ok_and(|model| model.starts_with(&root)) {
+        return Err(Error::Usage(format!(
+            "--model {model}: it is in --output, which training writes to; name another --output"
+        )));
+    }
+    let EvaluationArgs { dev, test, .. } = &args.evaluation;
+    let tables = [("--train", Some(&args.train)), ("--dev", dev.as_ref()), ("--test", test.as_ref())];
+    for (flag, path) in tables {
+        let is_written = |table: &Path| WRITTEN.iter().any(|name| root.join(name) == *table);
+        if let Some(path) = path
+            && canonical(path).is_ok_and(|table| is_written(&table))
+        {
+            let path = path.display();
+            return Err(Error::Usage(format!(
+                "{flag} {path}: training writes this file; name another --output"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the head of `before` has the weights of the other's, for the same use: dropout and activation are none of it.
@@ -163,83 +189,25 @@ fn members(args: &TrainArgs, recipe: &Recipe, tables: &Tables) -> Result<Vec<(St
         .collect())
 }
 
-/// The classifier that the flags ask for, on an encoder, which may be `before`'s, with a class for each of as many as `labels`
-/// needs.
+/// The classifier that the flags ask for, on an encoder, which may be that of `before`, with a class for each label of `own`,
+/// once that is known; where they are the labels of `before`, with as many classes as that has.
 fn model_config(
     args: &TrainArgs,
     bert: BertConfig,
     labels: &Labels,
-    needed: usize,
-    before: Option<&ClassifierConfig>,
+    own: Option<&LabelMap>,
+    before: Option<&(ClassifierConfig, LabelMap)>,
 ) -> Result<ClassifierConfig> {
     let args = &args.model.classifier;
+    let needed = own.map_or(1, LabelMap::num_classes);
+    let same = before.filter(|(_, its)| own == Some(its));
     match args.num_classes {
         Some(given) if given < needed => {
             Err(Error::Usage(format!("--num-classes {given}: --labels {labels} needs {needed}")))
         }
-        _ => args.config(bert, MAX_LENGTH, needed, before),
-    }
-}
-
-/// What the tables hold.
-pub fn describe(args: &TrainArgs, members: &[Member]) -> String {
-    let Job { source, parts, .. } = &members[0].job;
-    let table = &source.table;
-    let own = source.files.get(1).copied().unwrap_or(table.texts.len());
-    let mut text = format!(
-        "{}: {own} texts ({} duplicates dropped, {} bad rows skipped): {} to train on, {} held out",
-        args.train.display(),
-        table.duplicates,
-        table.skipped,
-        parts.train.len(),
-        own - parts.train.len()
-    );
-    for (path, rows) in [(&args.evaluation.dev, &parts.dev), (&args.evaluation.test, &parts.test)] {
-        if let Some(path) = path {
-            text.push_str(&format!("\n{}: {} texts", path.display(), rows.len()));
+        _ => {
+            let num_classes = same.map_or(needed, |(model, _)| model.head.num_classes());
+            args.config(bert, MAX_LENGTH, num_classes, before.map(|(model, _)| model))
         }
     }
-    if members.len() > 1 {
-        text.push_str(&format!("\n{} members are trained, one after another", members.len()));
-    }
-    let said = source.original.get("pad_token_id").and_then(Value::as_u64);
-    let said = said.unwrap_or(BertConfig::default().pad_token_id.into());
-    let guess = guess_note(table.guess.as_ref());
-    let lines = [guess, padding_note(said, &source.tokenizer)];
-    lines.into_iter().flatten().for_each(|line| text.push_str(&format!("\n{line}")));
-    text
-}
-
-/// Which weights are the checkpoint's, which start anew, and what the checkpoint has besides.
-pub fn describe_weights(args: &TrainArgs, job: &Job) -> String {
-    let source = &job.source;
-    if source.pretrained.is_none() && !args.model.random_weights {
-        return "Weights: of the checkpoint, which a dry run doesn't download".to_owned();
-    }
-    let values = job.initial_values();
-    let weights = source.model.weights();
-    let (taken, anew): (Vec<_>, Vec<_>) = weights.iter().partition(|weight| values.is_taken(weight));
-    let keys = taken.iter().map(|weight| key(&weight.name)).collect();
-    let left_out = source.pretrained.as_ref().map_or(vec![], |tensors| tensors.unused(&keys));
-    let mut parts = vec![];
-    if !taken.is_empty() {
-        let heads = taken.iter().filter(|weight| weight.part == Part::Head).count();
-        let of = if heads > 0 { "encoder and head" } else { "encoder" };
-        parts.push(format!("{} of the checkpoint's {of} taken over", plural(taken.len(), "tensor")));
-    }
-    if !anew.is_empty() {
-        let stems = stems(anew.iter().map(|weight| &*weight.name));
-        parts.push(format!("{} starting anew ({stems})", anew.len()));
-    }
-    if !left_out.is_empty() {
-        let stems = stems(left_out.iter().copied());
-        parts.push(format!("{} of the checkpoint left out ({stems})", left_out.len()));
-    }
-    format!("Weights: {}", parts.join(", "))
-}
-
-/// The distinct first parts of names with dots.
-fn stems<'n>(names: impl Iterator<Item = &'n str>) -> String {
-    let stems = names.map(|name| name.split('.').next().unwrap_or(name)).collect::<BTreeSet<_>>();
-    stems.into_iter().collect::<Vec<_>>().join(", ")
 }

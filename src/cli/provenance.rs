@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::arguments;
 use super::train::TrainArgs;
+use crate::data::Format;
 use crate::run::Provenance;
 use crate::storage::is_bucket;
 use crate::train::Source;
@@ -22,7 +23,20 @@ impl TrainArgs {
             base_model: id.filter(|_| is_pretrained).map(str::to_owned),
             table: arguments::file_name(&self.train),
             dev_table: self.evaluation.dev.as_deref().map(arguments::file_name),
+            test_table: self.evaluation.test.as_deref().map(arguments::file_name),
+            format: self.format_of(self.evaluation.dev.as_ref().unwrap_or(&self.train)).to_owned(),
             command: arguments::told(self.written.clone()),
+        }
+    }
+}
+
+impl TrainArgs {
+    /// As the Hub's datasets library names it.
+    fn format_of(&self, path: &Path) -> &'static str {
+        match self.table.format_of(path) {
+            Format::Csv => "csv",
+            Format::JsonLines => "json",
+            Format::Parquet => "parquet",
         }
     }
 }

@@ -22,26 +22,26 @@ pub struct RecipeArgs {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub epochs: u32,
     /// Adam's learning rate, at its highest
-    #[arg(long, default_value_t = 1e-5, value_name = "RATE")]
+    #[arg(long, default_value_t = 1e-5, value_name = "RATE", allow_negative_numbers = true)]
     pub learning_rate: f64,
     /// Steps in which the learning rate rises from 0, or, below 1, their share of all steps
-    #[arg(long, default_value_t = Warmup::default(), value_name = "STEPS|SHARE")]
+    #[arg(long, default_value_t = Warmup::default(), value_name = "STEPS|SHARE", allow_negative_numbers = true)]
     pub warmup: Warmup,
     /// What the learning rate does then: stay, or fall to 0 at the last step, in a line or along half a cosine, as in
     /// transformers
     #[arg(long, default_value = Schedule::default().name(), value_parser = schedule(), value_name = "SCHEDULE")]
     pub schedule: Schedule,
     /// AdamW's decay of weights, not of biases and LayerNorm
-    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    #[arg(long, default_value_t = 0.0, value_name = "RATE", allow_negative_numbers = true)]
     pub weight_decay: f64,
     /// Scale gradients down whose norm, of all together, is larger
-    #[arg(long, value_name = "NORM")]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     pub clip_norm: Option<f64>,
     /// Batches whose gradients one step sums up: as a batch that is N times larger, with the memory of one
     #[arg(long, default_value_t = 1, value_parser = count(), value_name = "N")]
     pub accumulate: usize,
     /// Share of each target that is spread over all classes, while training
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE", allow_negative_numbers = true)]
     pub label_smoothing: f64,
     /// How much examples count by their label, while training: `balanced` for all labels alike, or LABEL=WEIGHT,...
     #[arg(long, value_name = "balanced|LIST", allow_hyphen_values = true)]
@@ -73,7 +73,7 @@ const MOST_MEMBERS: u64 = 1000;
 #[command(next_help_heading = "Evaluation")]
 pub struct EvaluationArgs {
     /// Share of the rows held out, more than 0 and less than 1
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE", allow_negative_numbers = true)]
     pub dev_size: f64,
     /// Decides which rows are held out (random_state of train_test_split, KFold)
     #[arg(long, default_value_t = 42, value_name = "SEED")]

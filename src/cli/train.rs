@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::described::{describe, describe_weights};
 use super::model::ClassifierArgs;
 use super::options::{DeviceArgs, TableArgs, count};
-use super::prepare::{describe, describe_weights, prepare};
+use super::prepare::prepare;
 use super::progress::Progress;
 use super::recipe::{EvaluationArgs, RecipeArgs};
 use super::{Cli, Console, Error, Exit, Result, arguments, signals};
@@ -57,14 +58,15 @@ pub struct TrainArgs {
     pub output: PathBuf,
     #[command(flatten)]
     pub save: SaveArgs,
-    /// Write event files for TensorBoard, of each step and epoch: to the run's own folder tensorboard, or to DIR, also
-    /// gs://bucket/path; of several members, each to a folder of its name
+    /// Write event files for TensorBoard, of each step and epoch: to the run's own folder tensorboard, or to DIR, of this run
+    /// alone, also gs://bucket/path; of several members, each to a folder of its name
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub tensorboard: Option<Option<PathBuf>>,
     /// Say what would be trained, layer by layer, and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// Print one JSON line per epoch on stdout, and no progress
+    /// Print one JSON line per epoch on stdout, at the end one of what several members and a test have come to, and no
+    /// progress
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -189,10 +191,12 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     console.note(&description);
     let quiet = args.json || !replicas.is_chief();
     let mut progress = Progress::new(console, args.json, quiet);
+    let source = first.source.clone();
     let members = Members::new(members, &args.output);
     check_tensorboard(args, &replicas)?;
     let shared = members.share(replicas, args.save.overwrite);
-    let mut run = Training { args, shared: &shared, stop: None, weights: Some(weights), trained: false };
+    let weights = Some(weights);
+    let mut run = Training { args, shared: &shared, console, stop: None, weights, trained: false };
     for (i, member) in members.iter().enumerate() {
         progress.member = members.are_many().then(|| member.name.clone());
         if members.are_many() {
@@ -203,7 +207,8 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
         }
     }
     if run.trained || members.lack_outcome(shared.replicas())? {
-        tell(&members.conclude(&shared)?, console, args.json)?;
+        let outcome = members.conclude(&shared, &args.provenance(&source))?;
+        tell(&outcome, console, args.json)?;
     }
     if run.trained {
         console.note(&format!("Saved in {}", args.output.display()));
@@ -222,6 +227,7 @@ fn check_tensorboard(args: &TrainArgs, replicas: &Replicas) -> Result<()> {
 struct Training<'a> {
     args: &'a TrainArgs,
     shared: &'a Shared,
+    console: &'a Console,
     /// Once there is something to save.
     stop: Option<Stop>,
     /// What the weights start with, until it is told.
@@ -232,20 +238,14 @@ struct Training<'a> {
 
 impl Training<'_> {
     fn member(&mut self, members: &Members, member: &Member, progress: &mut Progress<'_>) -> Result<Exit> {
-        let (args, console, replicas) = (self.args, progress.console, self.shared.replicas());
+        let (args, console, replicas) = (self.args, self.console, self.shared.replicas());
         let output = members.folder(member);
         let provenance = args.provenance(&member.job.source);
         let save = args.save.options(args.evaluation.early_stopping, provenance);
         let mut session = match Session::start(member.job.clone(), self.shared, &output, save, progress)? {
             Started::Ready(session) => session,
             Started::Finished { epochs, elsewhere } => {
-                let of = elsewhere
-                    .map_or_else(String::new, |process| format!(" of process {process} of the slice"));
-                console.note(&format!(
-                    "Nothing to do: {}{of} holds this run, with all of its epochs ({epochs}); --epochs N goes on to more, \
-                     --overwrite starts anew",
-                    output.display()
-                ));
+                self.finished(members, member, epochs, elsewhere)?;
                 return Ok(Exit::Done);
             }
         };
@@ -287,6 +287,44 @@ impl Training<'_> {
                 Ok(Exit::Stopped)
             }
         }
+    }
+}
+
+impl Training<'_> {
+    /// Says that a run needs nothing, after so many epochs; `elsewhere` has it, another process of the slice, if the first one
+    /// hasn't.
+    ///
+    /// # Errors
+    /// A run that can't be counted among the others.
+    fn finished(
+        &self,
+        members: &Members,
+        member: &Member,
+        epochs: u32,
+        elsewhere: Option<usize>,
+    ) -> Result<()> {
+        let (path, asked) = (members.folder(member), member.job.recipe.epochs);
+        if members.are_many() && epochs > asked {
+            return Err(Error::Usage(format!(
+                "--epochs {asked}: {} was trained for {epochs}, and members would differ; give --epochs {epochs}, or \
+                 --overwrite to start anew",
+                path.display()
+            )));
+        }
+        if let Some(process) = elsewhere
+            && members.lack_outcome(self.shared.replicas())?
+        {
+            return Err(train::Error::Elsewhere { path, process }.into());
+        }
+        let of = elsewhere.map_or_else(String::new, |process| format!(" of process {process} of the slice"));
+        let how = match epochs < asked {
+            true => format!("which ended early, after epoch {epochs}; a larger --early-stopping goes on"),
+            false => format!("with all of its epochs ({epochs}); --epochs N goes on to more"),
+        };
+        let path = path.display();
+        self.console
+            .note(&format!("Nothing to do: {path}{of} holds this run, {how}, --overwrite starts anew"));
+        Ok(())
     }
 }
 

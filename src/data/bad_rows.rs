@@ -33,6 +33,8 @@ pub(super) struct BadRows {
     /// By place.
     pub shown: Vec<BadRow>,
     pub total: usize,
+    /// Whether any has a label that is none.
+    pub has_unknown_label: bool,
 }
 
 impl BadRows {

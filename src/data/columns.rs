@@ -78,7 +78,10 @@ impl Columns {
         let labelled = purpose != Purpose::Predict;
         let named = |name: &str| header.iter().position(|column| column.trim().eq_ignore_ascii_case(name));
         let by_name = ["text", "label", "id"].iter().any(|name| named(name).is_some());
-        let by_position = !by_name && options.text_column.is_none() && options.label_column.is_none();
+        // The order of columns that have names always says nothing.
+        let has_order = width == 1 || options.format_of(path) == Format::Csv;
+        let by_position =
+            has_order && !by_name && options.text_column.is_none() && options.label_column.is_none();
         let (text, label, id) = match width {
             _ if !by_position => (None, None, None),
             0 => (None, None, None),

@@ -231,6 +231,14 @@ impl Known {
         })
     }
 
+    /// The number of a label, unless no row that is used has it.
+    pub fn known(&self, label: &str) -> Option<u32> {
+        match self {
+            Self::Given(labels) => labels.class_of(label.trim()),
+            Self::Met(met) => met.get(label.trim()).copied(),
+        }
+    }
+
     /// The number of a label that isn't [refused](Self::refusal).
     pub fn class_of(&mut self, label: &str) -> Option<u32> {
         let label = label.trim();

@@ -80,6 +80,8 @@ pub enum DataError {
         /// The first few.
         rows: Vec<BadRow>,
         total: usize,
+        /// Whether any of them has a label that is none.
+        has_unknown_label: bool,
     },
     #[error("{}: {}", path.display(), no_rows(rows, *skipped))]
     NoRows {

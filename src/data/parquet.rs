@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, Type};
@@ -21,8 +22,11 @@ use super::records::read_error;
 use super::table::Pass;
 use super::{DataError, Header, MAX_ROW, Purpose, TableOptions};
 
-/// How many rows are read at a time: each may be as long as a row may be.
+/// How many rows are read at a time, as parts of pages.
 const ROWS: usize = 256;
+
+/// How many bytes of texts are made of them at a time: a dictionary gives a row of 64 MiB for nothing.
+const BYTES: usize = 1 << 20;
 
 pub(super) struct ParquetReader {
     path: PathBuf,
@@ -32,6 +36,8 @@ pub(super) struct ParquetReader {
     leaves: Leaves<Leaf>,
     /// Of the row group that is being read, and how many of its rows are left.
     readers: Option<(Leaves<LeafReader>, usize)>,
+    /// Rows that are read, of which no texts are made yet.
+    pending: Option<Leaves<IntoIter<Cell>>>,
     /// Row groups that were begun, and rows that were read.
     groups: usize,
     rows: usize,
@@ -91,18 +97,30 @@ impl ParquetReader {
             label: columns.label.map(|column| leaf(Role::Label, column)).transpose()?,
             id: columns.id.map(|column| leaf(Role::Id, column)).transpose()?,
         };
-        Ok(Self { path: path.to_owned(), file, columns, leaves, readers: None, groups: 0, rows: 0 })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            columns,
+            leaves,
+            readers: None,
+            pending: None,
+            groups: 0,
+            rows: 0,
+        })
     }
 
     /// The next rows; none at the end of the file.
-    fn next(&mut self) -> Result<Option<Leaves<Vec<Cell>>>, ParquetError> {
+    fn next(&mut self) -> Result<Option<Leaves<IntoIter<Cell>>>, ParquetError> {
+        if let Some(pending) = self.pending.take().filter(|pending| pending.text.len() > 0) {
+            return Ok(Some(pending));
+        }
         loop {
             if let Some((readers, left)) = &mut self.readers
                 && *left > 0
             {
                 let count = (*left).min(ROWS);
                 *left -= count;
-                return readers.try_map(|reader| reader.read(count)).map(Some);
+                return readers.try_map(|reader| Ok(reader.read(count)?.into_iter())).map(Some);
             }
             if self.groups == self.file.num_row_groups() {
                 return Ok(None);
@@ -123,22 +141,27 @@ impl ParquetReader {
 
 impl Reader for ParquetReader {
     fn read(&mut self, bad: &mut BadRows) -> Result<Option<Batch>, DataError> {
-        let Some(Leaves { text, label, id }) = reading(|| self.next()).map_err(damage(&self.path))? else {
+        let Some(mut pending) = reading(|| self.next()).map_err(damage(&self.path))? else {
             return Ok(None);
         };
-        let (mut label, mut id) = (label.map(Vec::into_iter), id.map(Vec::into_iter));
-        let mut rows = vec![];
-        for text in text {
+        let (mut rows, mut bytes) = (vec![], 0);
+        while bytes < BYTES {
+            let Leaves { text, label, id } = &mut pending;
+            let Some(text) = text.next() else { break };
             self.rows += 1;
             let place = Place::Row(self.rows);
             // Each has as many.
-            let [label, id] = [&mut label, &mut id].map(|cells| cells.as_mut().and_then(Iterator::next));
+            let [label, id] = [label, id].map(|cells| cells.as_mut().and_then(Iterator::next));
+            let all = [Some(&text), label.as_ref(), id.as_ref()].into_iter().flatten().flatten();
+            bytes += all.map(Value::len).sum::<usize>();
+            let string = |role: Role, cell: Cell| {
+                cell.map(Value::into_string).transpose().map_err(|reason| format!("the {role} is {reason}"))
+            };
             let cells = || {
-                let of = |role: Role| move |reason: String| format!("the {role} is {reason}");
                 Ok::<_, String>(Cells {
-                    text: text.map_err(of(Role::Text))?,
-                    label: label.transpose().map_err(of(Role::Label))?,
-                    id: id.transpose().map_err(of(Role::Id))?,
+                    text: string(Role::Text, text)?,
+                    label: label.map(|label| string(Role::Label, label)).transpose()?,
+                    id: id.map(|id| string(Role::Id, id)).transpose()?,
                 })
             };
             match cells() {
@@ -146,6 +169,7 @@ impl Reader for ParquetReader {
                 Err(reason) => bad.add(place, || reason),
             }
         }
+        self.pending = Some(pending);
         Ok(Some(Batch::of(rows)))
     }
 
@@ -175,8 +199,33 @@ fn damage(path: &Path) -> impl FnOnce(ParquetError) -> DataError {
     }
 }
 
-/// A value; `None` for null, and an error for one that can't be used.
-type Cell = Result<Option<String>, String>;
+/// `None` for null.
+type Cell = Option<Value>;
+
+enum Value {
+    /// A part of a page, or of its dictionary, which holds it for all its rows.
+    Bytes(ByteArray),
+    /// Of a number or a boolean.
+    Text(String),
+}
+
+impl Value {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Text(text) => text.len(),
+        }
+    }
+
+    /// # Errors
+    /// What it is, if it can't be used.
+    fn into_string(self) -> Result<String, String> {
+        match self {
+            Self::Bytes(bytes) => text(&bytes),
+            Self::Text(text) => Ok(text),
+        }
+    }
+}
 
 /// Reads the values of a column in a row group.
 struct LeafReader {
@@ -188,11 +237,14 @@ impl LeafReader {
     /// The next `rows` values.
     fn read(&mut self, rows: usize) -> Result<Vec<Cell>, ParquetError> {
         let is_signed = self.is_signed;
-        let number = |signed: String, unsigned: String| Ok(Some(if is_signed { signed } else { unsigned }));
+        let number =
+            |signed: String, unsigned: String| Some(Value::Text(if is_signed { signed } else { unsigned }));
         match &mut self.reader {
-            ColumnReader::ByteArrayColumnReader(reader) => read(reader, rows, text),
+            ColumnReader::ByteArrayColumnReader(reader) => {
+                read(reader, rows, |value| Some(Value::Bytes(value.clone())))
+            }
             ColumnReader::BoolColumnReader(reader) => {
-                read(reader, rows, |value| Ok(Some(boolean(*value).to_owned())))
+                read(reader, rows, |value| Some(Value::Text(boolean(*value).to_owned())))
             }
             ColumnReader::Int32ColumnReader(reader) => {
                 read(reader, rows, |value| number(value.to_string(), value.cast_unsigned().to_string()))
@@ -200,8 +252,12 @@ impl LeafReader {
             ColumnReader::Int64ColumnReader(reader) => {
                 read(reader, rows, |value| number(value.to_string(), value.cast_unsigned().to_string()))
             }
-            ColumnReader::FloatColumnReader(reader) => read(reader, rows, |value| Ok(float(*value))),
-            ColumnReader::DoubleColumnReader(reader) => read(reader, rows, |value| Ok(float(*value))),
+            ColumnReader::FloatColumnReader(reader) => {
+                read(reader, rows, |value| float(*value).map(Value::Text))
+            }
+            ColumnReader::DoubleColumnReader(reader) => {
+                read(reader, rows, |value| float(*value).map(Value::Text))
+            }
             // None of those that `leaf` gives.
             ColumnReader::Int96ColumnReader(_) | ColumnReader::FixedLenByteArrayColumnReader(_) => {
                 Err(ParquetError::NYI("another type in a row group than in the schema".to_owned()))
@@ -224,20 +280,19 @@ fn read<T: DataType>(
     let mut values = values.iter().map(show);
     Ok(match levels.is_empty() {
         true => values.collect(),
-        false => levels
-            .iter()
-            .map(|level| if *level == 0 { Ok(None) } else { values.next().unwrap_or(Ok(None)) })
-            .collect(),
+        false => {
+            levels.iter().map(|level| if *level == 0 { None } else { values.next().flatten() }).collect()
+        }
     })
 }
 
-fn text(value: &ByteArray) -> Cell {
+fn text(value: &ByteArray) -> Result<String, String> {
     let bytes = value.data();
     if bytes.len() > MAX_ROW {
         return Err(format!("of more than {MAX_ROW} bytes"));
     }
     match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text.to_owned())),
+        Ok(text) => Ok(text.to_owned()),
         Err(error) => {
             let byte = bytes[error.valid_up_to()];
             Err(format!("not valid UTF-8 (byte 0x{byte:02x}) in `{}`", excerpt(bytes)))
@@ -325,5 +380,27 @@ impl ChunkReader for Shared {
         let mut bytes = vec![0; length];
         Pass::new(self.0.clone(), start).read_exact(&mut bytes)?;
         Ok(bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// pyarrow's, of 256 rows with the same text of 1 MiB: `pq.write_table(pa.table({"text": ["x" * (1 << 20)] * 256, "label":
+    /// [1] * 256}), "repeated.parquet", compression="zstd")`.
+    #[test]
+    fn a_dictionary_is_not_copied_for_all_its_rows_at_once() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tables/repeated.parquet");
+        let file = Arc::new(File::open(&path).unwrap());
+        let mut reader =
+            ParquetReader::new(&path, file, &TableOptions::default(), Purpose::Evaluate).unwrap();
+        let mut bad = BadRows::default();
+        let mut rows = 0;
+        while let Some(batch) = reader.read(&mut bad).unwrap() {
+            assert_eq!(batch.places, [Place::Row(rows + 1)]);
+            rows += 1;
+        }
+        assert_eq!((rows, bad.total), (256, 0));
     }
 }

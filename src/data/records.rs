@@ -1,6 +1,7 @@
 //! One pass over a table, in bounded memory: its rows checked, and their labels and columns understood.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::{io, mem};
 
@@ -36,6 +37,10 @@ pub struct Summary {
     pub skipped: usize,
     /// Rows left out because an earlier one has the same text.
     pub duplicates: usize,
+    /// Those among them whose label is another.
+    pub contradicting: usize,
+    /// Rows that are used although their text is empty, or null.
+    pub empty: usize,
     /// The columns, from 0, that were taken by their position: `text 1, label 2, id 0`; `None` where names were found or
     /// given.
     pub guess: Option<String>,
@@ -111,10 +116,10 @@ impl Records {
 
     /// What the pass has met so far: in the whole of the file, once it has ended.
     pub fn summary(&self) -> Summary {
-        let Tally { used, duplicates, bad, digest, .. } = &self.tally;
+        let &Tally { used: rows, duplicates, contradicting, empty, ref bad, ref digest, .. } = &self.tally;
         let digest = digest.clone().finalize().into();
         let guess = self.reader.columns().and_then(Columns::guess);
-        Summary { rows: *used, skipped: bad.total, duplicates: *duplicates, guess, digest }
+        Summary { rows, skipped: bad.total, duplicates, contradicting, empty, guess, digest }
     }
 
     /// What the classes of the records stand for, once the pass has ended; and where it has met the labels, the class in that
@@ -150,7 +155,8 @@ impl Records {
         let path = self.path.clone();
         let total = self.tally.bad.total;
         if self.has_failed() {
-            Err(DataError::BadRows { path, rows: mem::take(&mut self.tally.bad.shown), total })
+            let BadRows { shown: rows, has_unknown_label, .. } = mem::take(&mut self.tally.bad);
+            Err(DataError::BadRows { path, rows, total, has_unknown_label })
         } else if self.tally.used == 0 {
             Err(DataError::NoRows { path, skipped: total, rows: mem::take(&mut self.tally.bad.shown) })
         } else if let Some(message) = self.tally.labels.fault(true) {
@@ -181,18 +187,21 @@ struct Tally {
     sound: usize,
     used: usize,
     duplicates: usize,
+    contradicting: usize,
+    empty: usize,
     bad: BadRows,
     labels: Known,
-    /// Half the SHA-256 of every text: two texts with the same one would not be found in a lifetime.
-    seen: HashSet<u128>,
+    /// Half the SHA-256 of every text, and its class: two texts with the same one would not be found in a lifetime.
+    seen: HashMap<u128, Option<u32>>,
     digest: Sha256,
 }
 
 impl Tally {
     fn new(purpose: Purpose, labels: &Labels) -> Self {
         let (bad, labels) = (BadRows::default(), Known::new(labels));
-        let (seen, digest) = (HashSet::new(), Sha256::new());
-        Self { purpose, sound: 0, used: 0, duplicates: 0, bad, labels, seen, digest }
+        let (seen, digest) = (HashMap::new(), Sha256::new());
+        let [sound, used, duplicates, contradicting, empty] = [0; 5];
+        Self { purpose, sound, used, duplicates, contradicting, empty, bad, labels, seen, digest }
     }
 
     /// Makes a record of a row, unless it can't be used or is a duplicate.
@@ -214,13 +223,23 @@ impl Tally {
         let (text, label) = (text.unwrap_or_default(), label.flatten());
         if let Some(reason) = label.and_then(|label| self.labels.refusal(label)) {
             self.bad.add(place, reason);
+            self.bad.has_unknown_label |= matches!(self.labels, Known::Given(_));
             return None;
         }
-        if self.purpose == Purpose::Train && !self.seen.insert(hash(text)) {
-            self.duplicates += 1;
-            return None;
-        }
-        let class = label.and_then(|label| self.labels.class_of(label));
+        self.empty += usize::from(text.trim().is_empty());
+        let class = match self.purpose {
+            Purpose::Train => match self.seen.entry(hash(text)) {
+                Entry::Occupied(first) => {
+                    self.duplicates += 1;
+                    // Labels that only duplicates have are none.
+                    let its = label.and_then(|label| self.labels.known(label));
+                    self.contradicting += usize::from(*first.get() != its);
+                    return None;
+                }
+                Entry::Vacant(new) => *new.insert(label.and_then(|label| self.labels.class_of(label))),
+            },
+            Purpose::Evaluate | Purpose::Predict => label.and_then(|label| self.labels.class_of(label)),
+        };
         let id = id.map_or_else(|| self.sound.to_string(), |id| id.unwrap_or_default().to_owned());
         let record = Record { text: text.to_owned(), class, id };
         self.used += 1;

@@ -200,6 +200,8 @@ pub struct Table {
     pub ids: Vec<String>,
     /// Rows left out because an earlier one has the same text.
     pub duplicates: usize,
+    /// Those among them whose label is another.
+    pub contradicting: usize,
     /// Rows left out because they can't be used.
     pub skipped: usize,
     /// See [`Summary::guess`].
@@ -225,7 +227,8 @@ impl Table {
             table.classes.iter_mut().for_each(|class| *class = classes[*class as usize]);
         }
         let summary = records.summary();
-        let Summary { duplicates, skipped, ref guess, .. } = summary;
-        Ok((Self { labels, duplicates, skipped, guess: guess.clone(), ..table }, summary))
+        let Summary { duplicates, contradicting, skipped, ref guess, .. } = summary;
+        let guess = guess.clone();
+        Ok((Self { labels, duplicates, contradicting, skipped, guess, ..table }, summary))
     }
 }

@@ -1,6 +1,8 @@
 //! Running a compiled step: its arguments bound by name, its results found by name.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use super::replicas::{Placed, Replicas};
 use super::runtime::{Argument, Array, Compiled, Completion, Launch, Readback};
@@ -154,7 +156,9 @@ impl Executable {
         let ports = &self.signature.outputs[skipped..];
         let first = outputs.swap_remove(0);
         // From the first read on, what has been started is to end before its memory goes.
-        let mut pending = Pending { work: Some(Work { completion, reads: vec![] }), watch: replicas.watch() };
+        let ended = completion.ended();
+        let work = Work { completion, ended, reads: vec![] };
+        let mut pending = Pending { work: Some(work), watch: replicas.watch() };
         for (port, array) in ports.iter().zip(first) {
             let read = replicas.waiting(A_STEP, || array.read(vec![]))?;
             if let Some(work) = &mut pending.work {
@@ -178,6 +182,7 @@ pub struct Pending {
 /// A run, and copies of what it returns.
 struct Work {
     completion: Completion,
+    ended: Receiver<Instant>,
     reads: Vec<(OutputId, Readback)>,
 }
 
@@ -188,16 +193,25 @@ impl Work {
 }
 
 /// What a step has returned beside its state.
-pub struct Outputs(Vec<(OutputId, Vec<f32>)>);
+pub struct Outputs {
+    values: Vec<(OutputId, Vec<f32>)>,
+    /// When it had ended on every local device, whenever it was waited for.
+    pub ended: Instant,
+}
 
 impl Pending {
     /// Blocks until the step has ended on every local device.
     pub fn wait(mut self) -> Result<Outputs> {
-        let Some(Work { completion, reads }) = self.work.take() else { return Ok(Outputs(vec![])) };
+        // So long, at most, the time of a step's end comes after it.
+        const LATE: Duration = Duration::from_secs(1);
+        let Some(Work { completion, ended, reads }) = self.work.take() else {
+            return Ok(Outputs { values: vec![], ended: Instant::now() });
+        };
         let wait = || {
             completion.wait()?;
+            let ended = ended.recv_timeout(LATE).unwrap_or_else(|_| Instant::now());
             let read = |(id, read): (OutputId, Readback)| Ok((id, read.wait()?));
-            Ok(Outputs(reads.into_iter().map(read).collect::<Result<_>>()?))
+            Ok(Outputs { values: reads.into_iter().map(read).collect::<Result<_>>()?, ended })
         };
         match &self.watch {
             Some(watch) => watch.during(A_STEP, wait),
@@ -224,8 +238,8 @@ impl Outputs {
     /// # Panics
     /// If the step has no such output, or it was taken before.
     pub fn take(&mut self, id: &OutputId) -> Vec<f32> {
-        let index = self.0.iter().position(|(output, _)| output == id);
+        let index = self.values.iter().position(|(output, _)| output == id);
         let index = index.unwrap_or_else(|| panic!("the step does not return {id:?}"));
-        self.0.swap_remove(index).1
+        self.values.swap_remove(index).1
     }
 }

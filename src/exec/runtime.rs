@@ -2,6 +2,8 @@
 //! which runtime it is.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use super::Result;
 use super::lowering::Lowered;
@@ -163,6 +165,12 @@ impl Compiled {
 }
 
 impl Completion {
+    /// When it has ended on every local device: see [`pjrt::Completion::ended`].
+    pub fn ended(&self) -> Receiver<Instant> {
+        let Self::Pjrt(completion) = self;
+        completion.ended()
+    }
+
     /// Blocks until the run has ended on every local device.
     pub fn wait(self) -> Result<()> {
         let Self::Pjrt(completion) = self;

@@ -12,7 +12,7 @@ pub use transformers::{HEAD, HEAD_WEIGHTS, export_transformers};
 
 use crate::data::DataError;
 use crate::nn::Weight;
-use crate::run::Run;
+use crate::run::{self, Run};
 use crate::storage::{FileError, write_file};
 use crate::weights::{WeightsError, save_safetensors};
 
@@ -24,6 +24,8 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] FileError),
     #[error(transparent)]
+    Run(#[from] run::Error),
+    #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -34,6 +36,7 @@ impl Error {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::File(error) => error.is_input_error(),
+            Self::Run(error) => error.is_input_error(),
             Self::Data(error) => error.is_input_error(),
             Self::Weights(error) => error.is_input_error(),
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::readme::readme;
 use super::{Result, save_weights, write_json};
-use crate::model::Layer;
+use crate::model::{HeadConfig, Layer};
 use crate::nn::{Part, Weight};
 use crate::run::Run;
 use crate::run::layout::{CONFIG, TOKENIZER, WEIGHTS};
@@ -30,7 +30,7 @@ pub fn export_transformers(run: &Run, folder: &Path) -> Result<()> {
     write_json(&folder.join(CONFIG), &config)?;
     write_file(&folder.join(TOKENIZER), run.tokenizer.to_json()?.as_bytes())?;
     write_json(&folder.join("tokenizer_config.json"), &tokenizer_config(run))?;
-    write_file(&folder.join("README.md"), readme(run, is_whole).as_bytes())?;
+    write_file(&folder.join("README.md"), readme(run, is_whole)?.as_bytes())?;
     if is_whole {
         let named = weights.iter().map(|weight| (&*weight.name, weight)).collect::<Vec<_>>();
         return save_weights(&folder.join(WEIGHTS), run, &named);
@@ -73,8 +73,16 @@ fn describe_head(run: &Run, weights: &[&Weight]) -> Value {
         true => "the softmax of the last layer's output",
         false => "the last layer's output, each row divided by its sum",
     };
+    let length = run.model.max_length;
+    let hides = match (run.model.mask, &run.model.head) {
+        (true, HeadConfig::Mean(_)) => ", of which the mean takes those that the attention mask keeps",
+        (true, HeadConfig::Lstm(_) | HeadConfig::Bilstm(_)) => {
+            ", of which an LSTM skips those that the attention mask hides"
+        }
+        _ => ", padding included",
+    };
     json!({
-        "input": format!("last_hidden_state of {} tokens, padding included", run.model.max_length),
+        "input": format!("last_hidden_state of {length} tokens{hides}"),
         "layers": run.model.head.describe(states).into_iter().map(layer).collect::<Vec<_>>(),
         "probabilities": probabilities,
         "weights": HEAD_WEIGHTS,

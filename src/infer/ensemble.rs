@@ -56,17 +56,6 @@ impl Ensemble {
         Ok(Self { members: runs.iter().map(member).collect::<Result<_>>()?, labels })
     }
 
-    /// Of models that are on the devices already, with the same labels as the same classes; all have the same share.
-    ///
-    /// # Panics
-    /// If there is none.
-    pub fn new(predictors: Vec<Predictor>) -> Self {
-        let labels = predictors[0].labels().clone();
-        let share = 1.0 / predictors.len() as f64;
-        let member = |predictor| Member { predictor, share, classes: labels.classes().collect() };
-        Self { members: predictors.into_iter().map(member).collect(), labels }
-    }
-
     /// What it answers with, under the classes of the first model.
     pub fn labels(&self) -> &LabelMap {
         &self.labels

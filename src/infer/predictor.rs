@@ -76,6 +76,11 @@ impl Predictor {
         Self { replicas, config, labels, tokenizer, weights, eval, predict }
     }
 
+    /// The same with other weights, of the same model.
+    pub fn with_weights(self, weights: State) -> Self {
+        Self { weights, ..self }
+    }
+
     pub fn model(&self) -> &ClassifierConfig {
         &self.config.model
     }

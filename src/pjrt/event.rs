@@ -30,6 +30,16 @@ impl Event {
 
     /// Keeps `data` alive until the work has ended, without blocking.
     pub fn keep<T: Send + 'static>(self, data: T) -> Result<()> {
+        self.drop_at_end(data)?;
+        // The plugin holds its own reference for the callback: only this handle goes, without waiting.
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped, so that the handle is read out, and freed, once.
+        drop(unsafe { std::ptr::read(&raw const this.0) });
+        Ok(())
+    }
+
+    /// Drops `data` once the work has ended, on some thread, without blocking.
+    pub fn drop_at_end<T: Send + 'static>(&self, data: T) -> Result<()> {
         let kept = user_arg(Box::new(Kept { api: self.0.api, data }));
         let callback: sys::OnReady = Some(release::<T>);
         let args = sys::EventOnReady { event: self.0.raw(), callback, user_arg: kept, ..Default::default() };
@@ -40,10 +50,6 @@ impl Event {
             drop(unsafe { Box::from_raw(kept.cast::<Kept<T>>()) });
             return Err(error);
         }
-        // The plugin holds its own reference for the callback: only this handle goes, without waiting.
-        let this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped, so that the handle is read out, and freed, once.
-        drop(unsafe { std::ptr::read(&raw const this.0) });
         Ok(())
     }
 
@@ -59,7 +65,7 @@ impl Drop for Event {
     }
 }
 
-/// What [`Event::keep`] holds, and the table that frees the error handed to its callback.
+/// What [`Event::drop_at_end`] holds, and the table that frees the error handed to its callback.
 struct Kept<T> {
     api: Api,
     #[expect(dead_code, reason = "held for its destructor")]
@@ -67,7 +73,7 @@ struct Kept<T> {
 }
 
 /// # Safety
-/// `kept` must come from [`Event::keep`] with the same `T`, and `error` be null or owned.
+/// `kept` must come from [`Event::drop_at_end`] with the same `T`, and `error` be null or owned.
 unsafe extern "C" fn release<T>(error: *mut sys::PJRT_Error, kept: *mut c_void) {
     // SAFETY: by the contract above this is the one owner of the box.
     let kept = unsafe { Box::from_raw(kept.cast::<Kept<T>>()) };

@@ -3,6 +3,8 @@
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
@@ -85,6 +87,24 @@ impl Completion {
     /// Whether [`wait`](Self::wait) would return at once.
     pub fn is_ready(&self) -> Result<bool> {
         self.events.iter().try_fold(true, |ready, event| Ok(ready && event.is_ready()?))
+    }
+
+    /// Gives the time at which the run has ended on every device, which may come a little after [`wait`](Self::wait) returns;
+    /// none comes if the plugin can't tell.
+    pub fn ended(&self) -> Receiver<Instant> {
+        /// The last of the devices drops it.
+        struct AtEnd(Sender<Instant>);
+        impl Drop for AtEnd {
+            fn drop(&mut self) {
+                let _ = self.0.send(Instant::now());
+            }
+        }
+        let (sender, receiver) = channel();
+        let at_end = Arc::new(AtEnd(sender));
+        for event in &self.events {
+            let _ = event.drop_at_end(at_end.clone());
+        }
+        receiver
     }
 
     /// Blocks until the run has ended on every device; the error is that of the first one which failed.

@@ -1,4 +1,4 @@
-//! Texts of others inside Markdown and YAML: whatever they hold, they stay texts.
+//! Texts of others on a terminal, and inside Markdown and YAML: whatever they hold, they stay texts.
 
 use std::fmt::Write;
 
@@ -19,12 +19,17 @@ pub fn yaml_string(text: &str) -> String {
     yaml
 }
 
+/// A text on one line of a terminal, whatever it holds.
+pub fn one_line(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
 /// A text on one line of Markdown, in a table too.
 pub fn markdown_text(text: &str) -> String {
     let mut markdown = String::new();
-    for c in text.chars() {
+    for c in one_line(text).chars() {
         match c {
-            _ if c.is_control() => markdown.push_str(&markdown_text(&c.escape_default().to_string())),
             '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '&' | '~' | '#' | '$' => {
                 markdown.extend(['\\', c]);
             }

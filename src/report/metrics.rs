@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{ReportError, Result};
+use super::{ReportError, Result, one_line};
 
 /// How predictions compare with labels, over a whole data set.
 ///
@@ -119,11 +119,12 @@ fn average(scores: &[ClassScore], weight: impl Fn(&ClassScore) -> f64) -> Averag
 /// The layout of scikit-learn's `classification_report`, then the confusion matrix.
 impl fmt::Display for Classification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let labels = self.per_class.iter().map(|score| score.label.chars().count());
-        let width = labels.chain(["weighted avg".len()]).max().unwrap_or(0);
+        let labels = self.per_class.iter().map(|score| one_line(&score.label)).collect::<Vec<_>>();
+        let lengths = labels.iter().map(|label| label.chars().count());
+        let width = lengths.chain(["weighted avg".len()]).max().unwrap_or(0);
 
         writeln!(f, "{:width$}  precision  recall  f1-score  support\n", "label")?;
-        for ClassScore { label, precision, recall, f1, support, .. } in &self.per_class {
+        for (label, ClassScore { precision, recall, f1, support, .. }) in labels.iter().zip(&self.per_class) {
             writeln!(f, "{label:>width$}  {precision:9.4}  {recall:6.4}  {f1:8.4}  {support:7}")?;
         }
         writeln!(f, "\n{:>width$}  {:27.4}  {:7}", "accuracy", self.accuracy, self.rows)?;
@@ -133,36 +134,36 @@ impl fmt::Display for Classification {
         }
         writeln!(f, "{:>width$}  {:27.4}  {:7}", "loss", self.loss, self.rows)?;
         match &self.confusion {
-            Some(confusion) if confusion.len() <= SHOWN_MATRIX => self.write_confusion(f, width, confusion),
+            Some(confusion) if confusion.len() <= SHOWN_MATRIX => {
+                write_confusion(f, &labels, width, confusion)
+            }
             _ => writeln!(f, "\nconfusion: {} classes, too many to show", self.per_class.len()),
         }
     }
 }
 
-impl Classification {
-    fn write_confusion(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        width: usize,
-        confusion: &[Vec<u64>],
-    ) -> fmt::Result {
-        let counts = confusion.iter().flatten().map(|count| count.to_string().len());
-        let cell =
-            self.per_class.iter().map(|s| s.label.chars().count()).chain(counts).max().unwrap_or(0) + 2;
+/// A column of `labels` and a row of them; the column is so wide.
+fn write_confusion(
+    f: &mut fmt::Formatter<'_>,
+    labels: &[String],
+    width: usize,
+    confusion: &[Vec<u64>],
+) -> fmt::Result {
+    let counts = confusion.iter().flatten().map(|count| count.to_string().len());
+    let cell = labels.iter().map(|label| label.chars().count()).chain(counts).max().unwrap_or(0) + 2;
 
-        writeln!(f, "\n{:width$}  predicted", "confusion")?;
-        write!(f, "{:>width$}", "true")?;
-        for score in &self.per_class {
-            write!(f, "{:>cell$}", score.label)?;
-        }
-        for (score, row) in self.per_class.iter().zip(confusion) {
-            write!(f, "\n{:>width$}", score.label)?;
-            for count in row {
-                write!(f, "{count:>cell$}")?;
-            }
-        }
-        writeln!(f)
+    writeln!(f, "\n{:width$}  predicted", "confusion")?;
+    write!(f, "{:>width$}", "true")?;
+    for label in labels {
+        write!(f, "{label:>cell$}")?;
     }
+    for (label, row) in labels.iter().zip(confusion) {
+        write!(f, "\n{label:>width$}")?;
+        for count in row {
+            write!(f, "{count:>cell$}")?;
+        }
+    }
+    writeln!(f)
 }
 
 #[cfg(test)]
@@ -219,6 +220,15 @@ mod tests {
         assert_close(recall, 0.5);
         assert_close(f1, 0.5888888888888889);
         assert_eq!(report.confusion.unwrap()[2], [1, 0, 1, 1, 0]);
+    }
+
+    #[test]
+    fn a_label_stays_on_its_line() {
+        let name = |class: u32| format!("two\nlines {class}");
+        let report = Classification::new(&[1, 2], &[1, 2], 0.0, name).unwrap();
+        let printed = report.to_string();
+        assert_eq!(printed.lines().filter(|line| line.contains(r"two\nlines 1  ")).count(), 3, "{printed}");
+        assert!(!printed.contains("two\n"), "{printed}");
     }
 
     #[test]

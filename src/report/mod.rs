@@ -15,7 +15,7 @@ mod steps;
 pub use bars::bar_chart;
 pub use confusion::confusion_chart;
 pub use history::{EpochRecord, History, median};
-pub use markup::{code_block, markdown_table, markdown_text, yaml_string};
+pub use markup::{code_block, markdown_table, markdown_text, one_line, yaml_string};
 pub use metrics::{Average, ClassScore, Classification};
 pub use plot::{Curve, accuracy_chart, line_chart, loss_chart};
 pub use progress::EpochProgress;

@@ -4,21 +4,43 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::layout::{ACCURACY_CHART, LOSS_CHART, TOKENIZER};
-use super::progress::{Progress, shown};
+use super::Result;
+use super::layout::{ACCURACY_CHART, CARD, LOSS_CHART, TOKENIZER};
+use super::progress::{Progress, Terms, shown};
 use crate::data::{LabelMap, Tokenizer};
 use crate::model::ClassifierConfig;
 use crate::report::{
-    EpochRecord, History, code_block, markdown_table as table, markdown_text as text, yaml_string as yaml,
+    Classification, EpochRecord, History, code_block, markdown_table as table, markdown_text as text,
+    yaml_string as yaml,
 };
+use crate::storage::Folder;
 
 /// By this line, a card is known to be ours, and is written anew.
 const OURS: &str =
     "<!-- Written by bert-xla, and anew after each epoch. Without this line, it is yours and stays. -->";
 
+/// The heading of what comes after all results.
+const TRAINING: &str = "## How it was trained";
+/// How a folder is asked.
+const USE: &str = "bert-xla predict --run . --data texts.csv --output labels.csv";
+
 /// Whether a README may be replaced.
 pub(super) fn is_ours(card: &[u8]) -> bool {
     String::from_utf8_lossy(card).contains(OURS)
+}
+
+/// What a card of ours in `root` says beside how the model is used: its front matter, and its parts from the results on, but
+/// for pictures.
+pub fn told(root: &Folder) -> Result<Option<(String, String)>> {
+    let Some(card) = root.read(CARD)?.filter(|card| is_ours(card)) else { return Ok(None) };
+    let card = String::from_utf8_lossy(&card);
+    let parts = || {
+        let (front, body) = card.strip_prefix("---\n")?.split_once("\n---\n")?;
+        let results = &body[body.find("## Results")?..body.find("## How to use it")?];
+        let paragraphs = results.split("\n\n").filter(|paragraph| !paragraph.starts_with("!["));
+        Some((front.to_owned(), paragraphs.collect::<Vec<_>>().join("\n\n")))
+    };
+    Ok(parts())
 }
 
 /// Where a model comes from, in words for people.
@@ -32,6 +54,10 @@ pub struct Provenance {
     pub table: String,
     /// The one that it is evaluated on, if that is another.
     pub dev_table: Option<String>,
+    /// The one that it is tested on at its end, if there is one.
+    pub test_table: Option<String>,
+    /// Their format, as the Hub's datasets library names it: csv, json or parquet.
+    pub format: String,
     /// The command that trains it.
     pub command: String,
 }
@@ -68,53 +94,31 @@ impl Card {
         let kept = progress.kept_epoch();
         [
             self.front_matter(history.epoch(kept), rows),
-            format!("{OURS}\n\n# {}\n", text(&self.title())),
+            format!("{OURS}\n\n# {}\n", text(&self.provenance.title())),
             format!("A BERT text classifier, trained with bert-xla {}.\n", text(&progress.version)),
             self.sizes(),
             about(&self.model, &self.labels),
-            results(history, kept, rows),
+            results(history, kept, &self.dev_rows(rows)),
             self.training(progress),
             self.usage(),
         ]
         .join("\n")
     }
 
-    fn title(&self) -> String {
-        let Provenance { model, table, .. } = &self.provenance;
-        format!("{model}, trained on {table}")
+    /// What the rows are that it is evaluated on.
+    fn dev_rows(&self, rows: usize) -> String {
+        match &self.provenance.dev_table {
+            Some(table) => format!("of the {rows} rows of {}", text(table)),
+            None => format!("of {rows} rows that it was not trained on"),
+        }
     }
 
-    /// What the Hub reads: see huggingface.co/docs/hub/model-cards.
     fn front_matter(&self, kept: Option<&EpochRecord>, rows: usize) -> String {
-        let Provenance { base_model, table, dev_table, .. } = &self.provenance;
-        let base = base_model.as_ref().map_or_else(String::new, |id| format!("base_model: {}\n", yaml(id)));
+        let Provenance { table, dev_table, .. } = &self.provenance;
         let library = if self.is_whole() { "transformers" } else { "bert-xla" };
         let data = dev_table.clone().unwrap_or_else(|| format!("{table}, {rows} rows held out"));
-        let metrics = kept.into_iter().flat_map(|record| {
-            let EpochRecord { val_loss, val_accuracy, val_f1, .. } = *record;
-            [("accuracy", "Accuracy", val_accuracy), ("f1", "F1 (macro)", val_f1), ("loss", "Loss", val_loss)]
-        });
-        let metrics = metrics.filter_map(|(kind, name, value)| {
-            Some(format!("    - type: {kind}\n      name: {name}\n      value: {}\n", value?))
-        });
-        let metrics = metrics.collect::<String>();
-        // Without a metric, it would be no list.
-        let index = match metrics.is_empty() {
-            true => String::new(),
-            false => format!(
-                "model-index:\n\
-                 - name: {}\n  results:\n  \
-                   - task:\n      type: text-classification\n      name: Text Classification\n    \
-                     dataset:\n      type: csv\n      name: {}\n      split: validation\n    \
-                     metrics:\n{metrics}",
-                yaml(&self.title()),
-                yaml(&data),
-            ),
-        };
-        format!(
-            "---\n{base}library_name: {library}\npipeline_tag: text-classification\n\
-             tags:\n- bert\n- text-classification\n- bert-xla\n{index}---\n"
-        )
+        let metrics = kept.map_or([None; 3], |record| [record.val_accuracy, record.val_f1, record.val_loss]);
+        front_matter(&self.provenance, library, ("validation", &data), metrics)
     }
 
     /// Whether transformers has a class for the head, too.
@@ -140,15 +144,16 @@ impl Card {
 
     fn training(&self, progress: &Progress) -> String {
         // What the model is has been said, and hashes tell people nothing.
-        let is_option =
-            |name: &str| !name.starts_with("model.") && !["data", "labels", "version"].contains(&name);
+        let is_option = |name: &str| !["data", "labels", "version"].contains(&name) && !is_told_of(name);
         let is_hash = |value: &Value| value.as_str().is_some_and(|text| text.starts_with("sha256:"));
         let is_set = |value: &Value| !value.is_null() && *value != Value::Bool(false) && !is_hash(value);
-        let terms = progress.terms.fixed.iter().chain(&progress.terms.free);
+        let Terms { fixed, free } = &progress.terms;
+        // Some are fixed in some runs, and free in others.
+        let terms = fixed.iter().chain(free.iter().filter(|(name, _)| !fixed.contains_key(*name)));
         let options = terms.filter(|(name, value)| is_option(name) && is_set(value));
         let rows = options.map(|(name, value)| vec![text(name), text(&shown(value))]);
         format!(
-            "## How it was trained\n\n{}\nWhat isn't listed is as in the published recipe that bert-xla has as its \
+            "{TRAINING}\n\n{}\nWhat isn't listed is as in the published recipe that bert-xla has as its \
              default.\n\n{}",
             code_block("sh", &self.provenance.command),
             table(&["option", "value"], rows)
@@ -156,7 +161,7 @@ impl Card {
     }
 
     fn usage(&self) -> String {
-        let command = code_block("sh", "bert-xla predict --run . --data texts.csv --output labels.csv");
+        let command = code_block("sh", USE);
         // The family's own tokenizer would be made anew, and not as this one is.
         let inputs = if self.model.mask { "\"input_ids\", \"attention_mask\"" } else { "\"input_ids\"" };
         let tokenizer = format!(
@@ -177,6 +182,96 @@ impl Card {
         let imports = format!("{class}, PreTrainedTokenizerFast");
         format!("## How to use it\n\n{command}\n{lead}{}", python(&imports, &tokenizer, class, result))
     }
+}
+
+impl Provenance {
+    fn title(&self) -> String {
+        format!("{}, trained on {}", self.model, self.table)
+    }
+}
+
+/// What the Hub reads: see huggingface.co/docs/hub/model-cards. `metrics` are accuracy, F1 and loss on the `data`, a split
+/// and its name.
+fn front_matter(
+    provenance: &Provenance,
+    library: &str,
+    (split, data): (&str, &str),
+    metrics: [Option<f64>; 3],
+) -> String {
+    let base = &provenance.base_model;
+    let base = base.as_ref().map_or_else(String::new, |id| format!("base_model: {}\n", yaml(id)));
+    let names = [("accuracy", "Accuracy"), ("f1", "F1 (macro)"), ("loss", "Loss")];
+    let metrics = names.into_iter().zip(metrics).filter_map(|((kind, name), value)| {
+        Some(format!("    - type: {kind}\n      name: {name}\n      value: {}\n", value?))
+    });
+    let metrics = metrics.collect::<String>();
+    // Without a metric, it would be no list.
+    let index = match metrics.is_empty() {
+        true => String::new(),
+        false => format!(
+            "model-index:\n\
+             - name: {}\n  results:\n  \
+               - task:\n      type: text-classification\n      name: Text Classification\n    \
+                 dataset:\n      type: {}\n      name: {}\n      split: {split}\n    \
+                 metrics:\n{metrics}",
+            yaml(&provenance.title()),
+            yaml(&provenance.format),
+            yaml(data),
+        ),
+    };
+    format!(
+        "---\n{base}library_name: {library}\npipeline_tag: text-classification\n\
+         tags:\n- bert\n- text-classification\n- bert-xla\n{index}---\n"
+    )
+}
+
+/// The card of an ensemble, whose members have cards of their own; `results` are in Markdown.
+pub fn ensemble_card(
+    provenance: &Provenance,
+    labels: &LabelMap,
+    data: (&str, &str),
+    metrics: [Option<f64>; 3],
+    results: &str,
+) -> String {
+    let labels = labels.iter().map(|(label, _)| format!("- {}\n", text(label))).collect::<String>();
+    [
+        front_matter(provenance, "bert-xla", data, metrics),
+        format!("{OURS}\n\n# {}\n", text(&provenance.title())),
+        format!(
+            "An ensemble of BERT text classifiers, trained with bert-xla {}. It answers with the mean of the members' \
+             probabilities.\n\nLabels:\n\n{labels}",
+            env!("CARGO_PKG_VERSION")
+        ),
+        format!("## Results\n\n{results}"),
+        format!("{TRAINING}\n\n{}", code_block("sh", &provenance.command)),
+        format!("## How to use it\n\n{}", code_block("sh", USE)),
+    ]
+    .join("\n")
+}
+
+/// Writes a card to the folder of an ensemble, unless it holds somebody's.
+pub fn write_card(root: &Folder, card: &str) -> Result<()> {
+    match root.read(CARD)?.is_none_or(|card| is_ours(&card)) {
+        true => Ok(root.write(CARD, card.as_bytes())?),
+        false => Ok(()),
+    }
+}
+
+/// Adds what was measured on a table to test to the card of a run, if it is ours.
+pub fn add_test(root: &Folder, table: &str, report: &Classification) -> Result<()> {
+    const TEST: &str = "## Test";
+    let Some(card) = root.read(CARD)?.filter(|card| is_ours(card)) else { return Ok(()) };
+    let card = String::from_utf8_lossy(&card);
+    let Some((before, after)) = card.split_once(TRAINING) else { return Ok(()) };
+    let before = before.split(TEST).next().unwrap_or_default();
+    let Classification { rows, accuracy, loss, macro_average, .. } = report;
+    let section = format!(
+        "{TEST}\n\nOn the {rows} rows of {}: accuracy {accuracy:.4}, f1 {:.4}, loss {loss:.4}. The accuracy is of labels \
+         alone.\n",
+        text(table),
+        macro_average.f1
+    );
+    Ok(root.write(CARD, format!("{before}{section}\n{TRAINING}{after}").as_bytes())?)
 }
 
 /// Which classes a model has, and what becomes of texts.
@@ -214,8 +309,15 @@ pub fn python(imports: &str, tokenizer: &str, class: &str, result: &str) -> Stri
     )
 }
 
-/// A line per epoch; the kept one's is marked.
-fn results(history: &History, kept: u32, rows: usize) -> String {
+/// Whether a setting of the model is told elsewhere: all are, but for a few of training.
+fn is_told_of(name: &str) -> bool {
+    const TRAINING: [&str; 3] =
+        ["freeze_padding", "bert.hidden_dropout_prob", "bert.attention_probs_dropout_prob"];
+    name.strip_prefix("model.").is_some_and(|name| !TRAINING.contains(&name))
+}
+
+/// A line per epoch; the kept one's is marked. `dev_rows` tells what they were evaluated on.
+fn results(history: &History, kept: u32, dev_rows: &str) -> String {
     let header = ["epoch", "step", "loss", "accuracy", "val_loss", "val_accuracy", "f1", "learning rate"];
     let line = |record: &EpochRecord| {
         let EpochRecord { epoch, step, loss, accuracy, learning_rate, .. } = *record;
@@ -232,8 +334,7 @@ fn results(history: &History, kept: u32, rows: usize) -> String {
     let mut results = format!("## Results\n\n{}", table(&header, history.epochs().iter().map(line)));
     let _ = write!(
         results,
-        "\n`val_loss`, `val_accuracy` and `f1`, the mean of the classes', are of {rows} rows that it was not trained \
-         on.\n\n![loss]({LOSS_CHART}) ![accuracy]({ACCURACY_CHART})\n"
+        "\n`val_loss`, `val_accuracy` and `f1`, the mean of the classes', are {dev_rows}.\n\n![loss]({LOSS_CHART}) ![accuracy]({ACCURACY_CHART})\n"
     );
     results
 }

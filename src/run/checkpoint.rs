@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::ensemble::ensemble_arguments;
 use super::layout::{CHECKPOINTS, HISTORY, MOMENTS, PROGRESS, RUN, WEIGHTS, step};
 use super::names::started;
 use super::reader::Pointer;
-use super::runs::ensemble_arguments;
 use super::{Error, Progress, Result};
 use crate::report::{EpochRecord, History};
 use crate::storage::{Fetched, Folder, MANIFEST, Manifest, ManifestEntry};

@@ -1,6 +1,7 @@
 //! `config.json` of a run: BERT's own fields, the labels as transformers has them, and our settings.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -43,6 +44,19 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
         unlabelled: classes.filter(|class| labels.label_of(*class).is_none()).collect(),
         labels: None,
     };
+    if let Some(original) = original.as_object_mut() {
+        // What would contradict the labels, or have transformers return other things than its model does; and a folder of
+        // the machine that it comes from.
+        const OTHERS: [&str; 5] =
+            ["num_labels", "return_dict", "output_hidden_states", "output_attentions", "torchscript"];
+        original.retain(|name, _| !OTHERS.contains(&&**name));
+        let is_path = |name: &Value| name.as_str().is_some_and(|name| Path::new(name).is_absolute());
+        original.retain(|name, value| name != "_name_or_path" || !is_path(value));
+        // Whatever the pretrained model's weights were.
+        let of_dtype = original.iter_mut().filter(|(name, _)| ["dtype", "torch_dtype"].contains(&&***name));
+        of_dtype.for_each(|(_, dtype)| *dtype = "float32".into());
+    }
+    original["model_type"] = "bert".into();
     original[SETTINGS] = json!(settings);
     original["architectures"] = json!([model.head.architecture()]);
     original["id2label"] = names.iter().map(|(class, name)| (class.to_string(), json!(name))).collect();
@@ -62,12 +76,6 @@ pub(super) fn describe_for_hub(original: Value, model: &ClassifierConfig, labels
     let mut json = describe(original, model, labels);
     if let Some(json) = json.as_object_mut() {
         json.remove(SETTINGS);
-        // Whatever the pretrained model's weights were.
-        json.iter_mut().filter(|(name, _)| ["dtype", "torch_dtype"].contains(&&***name)).for_each(
-            |(_, dtype)| {
-                *dtype = "float32".into();
-            },
-        );
     }
     if model.head.architecture() == "BertForSequenceClassification" {
         json["problem_type"] = "single_label_classification".into();

@@ -49,6 +49,24 @@ pub const FILES: [&str; 8] =
 /// Those among them that tell of all epochs so far: of the last one's checkpoint, whichever epoch's model counts.
 pub const TOLD: [&str; 4] = [HISTORY, LOSS_CHART, ACCURACY_CHART, CARD];
 
+/// All files that a run or an ensemble writes to its own folder.
+pub const WRITTEN: [&str; 14] = [
+    RUN,
+    WEIGHTS,
+    CONFIG,
+    TOKENIZER,
+    HISTORY,
+    STEPS,
+    LOSS_CHART,
+    ACCURACY_CHART,
+    DEV_PREDICTIONS,
+    CARD,
+    ENSEMBLE,
+    TEST,
+    SUMMARY,
+    OUT_OF_FOLD,
+];
+
 /// What a checkpoint holds besides, so that training goes on from it. One in the middle of an epoch has these, and of
 /// [`FILES`] the first four.
 pub const TRAINING_FILES: [&str; 3] = [PROGRESS, MOMENTS[0], MOMENTS[1]];

@@ -3,6 +3,8 @@
 pub mod card;
 mod checkpoint;
 mod description;
+mod ensemble;
+mod hold;
 pub mod layout;
 mod names;
 mod predictions;
@@ -19,11 +21,12 @@ use std::path::PathBuf;
 
 pub use card::Provenance;
 pub use checkpoint::{Checkpoint, Newest, kept_record, last_arguments};
+pub use ensemble::{claim_ensemble, conclude_ensemble, is_concluded, reopen_ensemble};
 pub use names::started;
 pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
 pub use reader::{Run, model_files, model_folder, read_json, read_probabilities, settings};
-pub use runs::{Runs, claim_ensemble};
+pub use runs::Runs;
 pub use snapshot::{Description, Snapshot, Tensor};
 pub use steps::StepLog;
 pub use tensorboard::TensorBoard;
@@ -54,6 +57,8 @@ pub enum Error {
     HoldsRun { path: PathBuf, name: &'static str },
     #[error("{} already holds an ensemble of {count} other members", path.display())]
     OtherMembers { path: PathBuf, count: usize },
+    #[error("{}: none of the {count} members of this ensemble can answer until all are trained", path.display())]
+    Unfinished { path: PathBuf, count: usize },
     #[error("{}: another process is writing a run there", path.display())]
     InUse { path: PathBuf },
     /// A run in a bucket, that another process has gone on with.
@@ -100,6 +105,7 @@ impl Error {
             | Self::HoldsEnsemble { .. }
             | Self::HoldsRun { .. }
             | Self::OtherMembers { .. }
+            | Self::Unfinished { .. }
             | Self::InUse { .. }
             | Self::NoEpoch { .. }
             | Self::Labels { .. }

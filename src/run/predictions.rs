@@ -93,8 +93,11 @@ fn probability_columns(
     let (mut names, width) = (HashSet::new(), classes.len());
     let column = |(at, class): (usize, u32)| {
         let values = probabilities.iter().skip(at).step_by(width).copied().collect::<Vec<_>>();
-        let mut name = format!("p_{}", labels.name_of(class).replace(' ', "_"));
-        // Labels that differ in a space alone.
+        let mut name = match labels.label_of(class) {
+            Some(label) => format!("p_{label}"),
+            None => format!("p_class_{class}"),
+        };
+        // A label may be `class_0`.
         while !names.insert(name.clone()) {
             name.push('_');
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ensemble::check_is_single;
 use super::layout::{CARD, CHECKPOINTS, DEV_PREDICTIONS, FILES, RUN, TRAINING_FILES};
 use super::{Error, Result, description, predictions};
 use crate::data::{LabelMap, Tokenizer};
@@ -122,15 +123,19 @@ pub fn model_folder(root: &Path) -> Result<PathBuf> {
 }
 
 /// The files of a pretrained model, as [`ModelFiles::resolve`] finds them, or of a run.
+///
+/// # Errors
+/// An ensemble's folder, or files that aren't there.
 pub fn model_files(model: &str, revision: Option<&str>, weights: bool, hub: &Hub) -> Result<ModelFiles> {
     let path = Path::new(model);
+    if !is_bucket(path) && !path.is_dir() {
+        return Ok(ModelFiles::resolve(model, revision, weights, hub)?);
+    }
+    check_is_single(path)?;
     if is_bucket(path) {
         let fetch =
             |folder: &Folder, manifest: Option<&Manifest>| Ok(ModelFiles::fetch(folder, manifest, weights)?);
         return with_checkpoint(&Folder::new(path), fetch);
-    }
-    if !path.is_dir() {
-        return Ok(ModelFiles::resolve(model, revision, weights, hub)?);
     }
     Ok(ModelFiles::resolve(&model_folder(path)?.to_string_lossy(), revision, weights, hub)?)
 }

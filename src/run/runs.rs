@@ -1,12 +1,10 @@
 //! Trained models that answer together: one run, several, or the members of an ensemble's folder.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-
-use super::layout::{ENSEMBLE, FILES, RUN};
+use super::ensemble::{EnsembleFile, is_inside};
+use super::layout::{CHECKPOINTS, ENSEMBLE, WRITTEN};
 use super::reader::check_is_there;
 use super::{Error, Result, Run};
 use crate::data::LabelMap;
@@ -17,71 +15,6 @@ pub struct Runs {
     members: Vec<(Run, f64)>,
     /// What they were opened by.
     roots: Vec<PathBuf>,
-}
-
-/// `ensemble.json`.
-#[derive(Deserialize, Serialize)]
-struct Members {
-    /// Folders of runs, relative to the ensemble's and inside it.
-    members: Vec<String>,
-    /// The command line that trained them.
-    #[serde(default)]
-    arguments: Vec<String>,
-}
-
-impl Members {
-    /// Of the ensemble in `root`; `None` where there is none.
-    fn read(root: &Path) -> Result<Option<Self>> {
-        let Some(bytes) = Folder::new(root).read(ENSEMBLE)? else { return Ok(None) };
-        let parsed = serde_json::from_slice(&bytes).map_err(|cause| Error::Input {
-            path: root.join(ENSEMBLE),
-            message: format!("it should list the members of an ensemble: {cause}"),
-        });
-        parsed.map(Some)
-    }
-}
-
-/// The command line that trained the ensemble in `root`; `None` where there is none.
-pub(super) fn ensemble_arguments(root: &Path) -> Result<Option<Vec<String>>> {
-    Ok(Members::read(root)?.map(|ensemble| ensemble.arguments))
-}
-
-/// Makes `root` the folder of an ensemble of these `members`, which are trained by a command line.
-///
-/// # Errors
-/// A folder that holds a run, or an ensemble of others, unless that may be replaced.
-pub fn claim_ensemble(root: &Path, members: &[String], arguments: &[String], replace: bool) -> Result<()> {
-    let folder = Folder::new(root);
-    let before = match Members::read(root) {
-        Err(Error::Input { .. }) if replace => None,
-        read => read?,
-    };
-    match &before {
-        Some(before) if before.members != members && !replace => {
-            return Err(Error::OtherMembers { path: root.to_owned(), count: before.members.len() });
-        }
-        Some(_) => {}
-        None => {
-            for name in [RUN].into_iter().chain(FILES) {
-                if folder.exists(name)? {
-                    return Err(Error::HoldsRun { path: root.to_owned(), name });
-                }
-            }
-            folder.make()?;
-        }
-    }
-    let ensemble = Members { members: members.to_vec(), arguments: arguments.to_vec() };
-    folder.write(ENSEMBLE, format!("{:#}\n", json!(ensemble)).as_bytes())?;
-    let is_gone = |name: &&String| !members.contains(name) && is_inside(name);
-    for name in before.iter().flat_map(|before| before.members.iter().filter(is_gone)) {
-        folder.remove(name)?;
-    }
-    Ok(())
-}
-
-fn is_inside(name: &str) -> bool {
-    let mut parts = Path::new(name).components().peekable();
-    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 impl Runs {
@@ -131,9 +64,13 @@ impl Runs {
 
     /// The files that they are read from, and those that go with them.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let names = || FILES.into_iter().chain([RUN]);
-        let lists = self.roots.iter().map(|root| root.join(ENSEMBLE));
-        lists.chain(self.iter().flat_map(move |(run, _)| names().map(|name| run.path.join(name))))
+        let folders = self.roots.iter().chain(self.iter().map(|(run, _)| &run.path));
+        folders.flat_map(|folder| WRITTEN.into_iter().map(|name| folder.join(name)))
+    }
+
+    /// The folders of their checkpoints, where they have any.
+    pub fn checkpoints(&self) -> impl Iterator<Item = PathBuf> {
+        self.iter().map(|(run, _)| run.path.join(CHECKPOINTS))
     }
 
     fn first(&self) -> &Run {
@@ -144,10 +81,15 @@ impl Runs {
 /// The runs that a folder stands for: the members that its `ensemble.json` lists, or itself.
 fn members_of(root: &Path) -> Result<Vec<PathBuf>> {
     check_is_there(root)?;
-    let Some(Members { members, .. }) = Members::read(root)? else { return Ok(vec![root.to_owned()]) };
+    let Some(EnsembleFile { members, training, .. }) = EnsembleFile::read(root)? else {
+        return Ok(vec![root.to_owned()]);
+    };
     let error = |message: String| Error::Input { path: root.join(ENSEMBLE), message };
     if members.is_empty() {
-        return Err(error("it lists no member".to_owned()));
+        return Err(match training.len() {
+            0 => error("it lists no member".to_owned()),
+            count => Error::Unfinished { path: root.to_owned(), count },
+        });
     }
     let member = |name: String| {
         if !is_inside(&name) {

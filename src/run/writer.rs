@@ -1,6 +1,5 @@
 //! What training leaves behind, committed as a whole.
 
-use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 
@@ -8,14 +7,13 @@ use serde_json::json;
 
 use super::card::is_ours;
 use super::checkpoint::{Known, known, last_start, may_be_of};
-use super::layout::{
-    CARD, CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, STEPS, TOLD, WEIGHTS, checkpoint, step,
-};
-use super::names::{new_name, random, random_number};
+use super::hold::Hold;
+use super::layout::{CARD, CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
+use super::names::{new_name, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
 use super::snapshot::{Description, Snapshot};
-use super::strays::{is_checkpoint, is_part};
+use super::strays::{file_of_run, is_checkpoint, is_part, remove_checkpoint};
 use super::{Error, Result};
 use crate::storage::{Commit, FileError, Folder, Logged, MANIFEST, Manifest, Replaced, Version};
 
@@ -29,27 +27,6 @@ pub struct Writer {
     checkpoints: Vec<Known>,
     keep_last: usize,
     hold: Hold,
-}
-
-/// What keeps others from writing to the folder.
-enum Hold {
-    /// Held as long as the writer lives; `None` where the file system has no locks.
-    Lock(Option<File>),
-    /// A bucket has none: the process that `run.json` names writes, and that is the one that was started last.
-    Name {
-        name: String,
-        /// The checkpoints that were there when it took over: what comes later is its own, or somebody's who takes over.
-        found: Vec<String>,
-    },
-}
-
-/// A process that is being started elsewhere in this one may still have the file open, and the lock with it.
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if let Hold::Lock(Some(lock)) = &self.hold {
-            let _ = lock.unlock();
-        }
-    }
 }
 
 impl Writer {
@@ -66,11 +43,8 @@ impl Writer {
             return Err(Error::Input { path: root.to_owned(), message });
         }
         folder.make()?;
-        let hold = match folder.local() {
-            // Before what it holds is looked at: another process may be about to put it there.
-            Some(path) => Hold::Lock(lock(path)?),
-            None => Hold::Name { name: random(), found: vec![] },
-        };
+        // Before what it holds is looked at: another process may be about to put it there.
+        let hold = Hold::take(&folder)?;
         let pointer = Pointer::default();
         let mut writer =
             Self { root: folder, pointer, version: None, checkpoints: vec![], keep_last: 1, hold };
@@ -197,13 +171,7 @@ impl Writer {
             Err(error) => return Err(error),
             Ok(None) => {}
         }
-        for name in [RUN, WEIGHTS].into_iter().chain(FILES).chain([STEPS]) {
-            // Of another's README, nothing is replaced.
-            if name != CARD && self.root.exists(name)? {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
+        file_of_run(&self.root)
     }
 
     /// From here on, this is the process that writes, and what the pointer names counts, which was `before`. False if another
@@ -374,7 +342,7 @@ impl Writer {
                 Ok(step(&name) > last && may_be_of(&checkpoints.folder(&name), self.pointer.run.as_deref())?)
             };
             if is_known || (may_go && is_checkpoint(&checkpoints, &name)? && !is_ahead()?) {
-                checkpoints.remove(&name)?;
+                remove_checkpoint(&checkpoints, &name)?;
             }
         }
         self.checkpoints.retain(|known| keep.contains(&known.name));
@@ -390,7 +358,7 @@ impl Writer {
         self.remove_parts()?;
         for name in checkpoints.list()? {
             if is_checkpoint(&checkpoints, &name)? && !checkpoints.folder(&name).exists(MANIFEST)? {
-                checkpoints.remove(&name)?;
+                remove_checkpoint(&checkpoints, &name)?;
             }
         }
         Ok(())
@@ -401,16 +369,6 @@ impl Writer {
             self.root.remove(&name)?;
         }
         Ok(())
-    }
-}
-
-/// Locks a folder; `None` where the file system has no locks.
-fn lock(path: &Path) -> Result<Option<File>> {
-    let lock = File::open(path).map_err(FileError::new("can't open", path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(_)) => Ok(None),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Seek, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +26,12 @@ pub fn write_atomic<E: From<io::Error>>(
         return write_to_bucket(path, write);
     }
     if is_special(path) {
-        let file = File::options().write(true).open(path)?;
+        let file = match descriptor(path) {
+            // What is open has a place in its file, and may append.
+            Some(1) => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            Some(2) => File::from(io::stderr().as_fd().try_clone_to_owned()?),
+            _ => File::options().write(true).open(path)?,
+        };
         let mut writer = BufWriter::new(&file);
         write(&mut writer)?;
         return Ok(writer.flush()?);
@@ -99,9 +105,24 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     })
 }
 
+/// The number of the process's open file that a path stands for by its name.
+fn descriptor(path: &Path) -> Option<u32> {
+    match path.to_str()? {
+        "/dev/stdout" => Some(1),
+        "/dev/stderr" => Some(2),
+        path => path.strip_prefix("/dev/fd/").or_else(|| path.strip_prefix("/proc/self/fd/"))?.parse().ok(),
+    }
+}
+
+/// Whether a path stands for the process's standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    descriptor(path) == Some(1)
+}
+
 /// Whether a path is a device, a pipe or the like, or stands for one of this process's open files.
 fn is_special(path: &Path) -> bool {
-    let leads_to_proc = fs::read_link(path).is_ok_and(|target| target.starts_with("/proc"));
+    let leads_to_proc =
+        descriptor(path).is_some() || fs::read_link(path).is_ok_and(|target| target.starts_with("/proc"));
     leads_to_proc || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 

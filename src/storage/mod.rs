@@ -18,7 +18,7 @@ use std::fs;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
-pub use atomic::{PART, write_atomic};
+pub use atomic::{PART, is_stdout, write_atomic};
 use bucket::Bucket;
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, is_damage, sha256};
 pub use fetched::{Fetched, as_given};

@@ -4,7 +4,7 @@ use super::job::{Job, SaveOptions};
 use super::resume::Saved;
 use super::{Error, Result};
 use crate::exec::Replicas;
-use crate::run::{self, Progress, Terms, Writer};
+use crate::run::{self, Progress, Terms, Writer, started};
 use crate::storage::Folder;
 
 /// What a session has before it begins.
@@ -16,6 +16,8 @@ pub(super) struct Beginning<'a> {
     pub save: &'a SaveOptions,
     /// Whether a run of the same job that is finished is to be replaced.
     pub replaces_finished: bool,
+    /// In seconds since 1970: any that was started before is.
+    pub began: u64,
 }
 
 /// What it begins with.
@@ -46,7 +48,10 @@ impl Beginning<'_> {
             }
             let saved = Saved::find(self.replicas, self.root, self.job, self.terms, self.save, note)?;
             let is_finished = |saved: &Saved| saved.is_finished(self.job.recipe.epochs, self.save.patience);
-            let saved = saved.filter(|saved| !(self.replaces_finished && is_finished(saved)));
+            let is_earlier = |saved: &Saved| started(&saved.progress.run) < self.began;
+            let replaces = self.save.replace || saved.as_ref().is_some_and(is_earlier);
+            let saved =
+                saved.filter(|saved| !(self.replaces_finished && is_finished(saved) || is_earlier(saved)));
             if let Some(saved) = &saved {
                 self.check_place(&saved.progress)?;
             }
@@ -58,7 +63,7 @@ impl Beginning<'_> {
                     finished.map(|()| Some(String::new()))
                 }
                 (Some(writer), Some(saved)) => writer.go_on(&saved.progress, self.save.keep_last),
-                (Some(writer), None) => writer.start(self.save.keep_last, self.save.replace),
+                (Some(writer), None) => writer.start(self.save.keep_last, replaces),
             };
             let begun = self.replicas.meet(PHASE, begun.map_err(Error::from))?;
             if !self.has_all(begun.is_some())? {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::cadence::Cadence;
 use super::recipe::{ClassWeights, Recipe, Warmup};
-use super::trainer::{EpochMetrics, StepMetrics, TrainOptions};
+use super::{EpochMetrics, StepMetrics, TrainOptions};
 use crate::data::{Dataset, Table, Tokenizer, Tokens};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
@@ -102,6 +102,16 @@ impl Job {
         }
     }
 
+    /// Of the recipe's batch size.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.parts.train.len().div_ceil(self.recipe.batch_size)
+    }
+
+    /// Of all epochs.
+    pub fn total_steps(&self) -> u64 {
+        self.steps_per_epoch() * u64::from(self.recipe.epochs)
+    }
+
     pub(super) fn steps_per_epoch(&self) -> u64 {
         self.parts.train.len().div_ceil(self.recipe.examples_per_step()) as u64
     }
@@ -109,7 +119,7 @@ impl Job {
     /// What its steps take, whatever the batch.
     pub(super) fn options(&self) -> TrainOptions {
         let Self { source, parts, recipe } = self;
-        let total_steps = self.steps_per_epoch() * u64::from(recipe.epochs);
+        let total_steps = self.total_steps();
         let classes = parts.train.iter().map(|row| source.table.classes[*row]);
         let num_classes = source.model.head.num_classes();
         TrainOptions {

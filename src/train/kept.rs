@@ -14,11 +14,11 @@ use crate::run::Run;
 use crate::step::{Layout, LeafId, StepConfig, predict_step};
 
 /// What answers with the weights that the run of `job` in `root` gives its readers; on a slice, the first process reads them
-/// for all.
+/// for all. The programs are those of `before`, where that is another run's of the same model.
 ///
 /// # Errors
 /// In all processes: a run that can't be read.
-pub(super) fn kept(job: &Job, root: &Path, shared: &Shared) -> Result<Predictor> {
+pub(super) fn kept(job: &Job, root: &Path, shared: &Shared, before: Option<Predictor>) -> Result<Predictor> {
     const PHASE: &str = "loading the weights";
     let replicas = shared.replicas();
     let own = if replicas.is_chief() { Run::open(root).map(Some) } else { Ok(None) };
@@ -42,6 +42,9 @@ pub(super) fn kept(job: &Job, root: &Path, shared: &Shared) -> Result<Predictor>
         };
         Ok::<_, Error>(replicas.upload(&values, &weight.shape.dims, Layout::Mirrored)?)
     })?;
+    if let Some(before) = before {
+        return Ok(before.with_weights(state));
+    }
     let config = StepConfig::new(model.clone(), rows, replicas.count());
     let (labels, tokenizer) = (job.recipe.labels.clone(), job.source.tokenizer.clone());
     Ok(Predictor::new(Arc::clone(replicas), config, labels, tokenizer, state))

@@ -7,16 +7,20 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::job::Job;
+use super::job::{Job, Source};
 use super::keep::Metric;
 use super::kept::kept;
 use super::shared::{EnsembleFolder, Shared};
 use super::{Error, Result};
+use crate::data::LabelMap;
 use crate::exec::Replicas;
-use crate::infer::Ensemble;
-use crate::report::{Classification, EpochRecord};
+use crate::infer::Evaluation;
+use crate::report::{Classification, EpochRecord, markdown_table, markdown_text};
+use crate::run::card;
 use crate::run::layout::{MEMBERS, OUT_OF_FOLD, SUMMARY, TEST};
-use crate::run::{kept_record, read_probabilities};
+use crate::run::{
+    Provenance, conclude_ensemble, is_concluded, kept_record, read_probabilities, reopen_ensemble,
+};
 use crate::storage::Folder;
 
 /// A job of several, or the only one, which has no name.
@@ -61,6 +65,42 @@ pub struct MemberSummary {
     pub metrics: BTreeMap<&'static str, f64>,
 }
 
+impl Outcome {
+    /// The card of an ensemble. Its metrics are of the test table, or else out of fold, or else the members' means.
+    fn card(&self, provenance: &Provenance, labels: &LabelMap) -> Option<String> {
+        let Self { summary, out_of_fold, test } = self;
+        let Summary { members, mean, standard_deviation } = summary.as_ref()?;
+        let names = [Metric::ValAccuracy, Metric::F1, Metric::ValLoss].map(Metric::name);
+        let member = |member: &MemberSummary| {
+            let metrics = names.map(|name| format!("{:.4}", member.metrics[name]));
+            [vec![markdown_text(&member.name), member.epoch.to_string()], metrics.to_vec()].concat()
+        };
+        let means = names.map(|name| match standard_deviation.get(name) {
+            Some(deviation) => format!("{:.4} ± {deviation:.4}", mean[name]),
+            None => format!("{:.4}", mean[name]),
+        });
+        let means = [vec!["mean".to_owned(), String::new()], means.to_vec()].concat();
+        let header = ["member", "epoch", "val_accuracy", "f1", "val_loss"];
+        let mut results = markdown_table(&header, members.iter().map(member).chain([means]));
+        let table = provenance.test_table.clone().unwrap_or_default();
+        let measured =
+            [("test", table, test), ("train", format!("{}, out of fold", provenance.table), out_of_fold)];
+        let mut shown = None;
+        for (split, data, report) in measured {
+            let Some(Classification { rows, accuracy, loss, macro_average, .. }) = report else { continue };
+            let f1 = macro_average.f1;
+            results.push_str(&format!(
+                "\nThe ensemble on the {rows} rows of {}: accuracy {accuracy:.4}, f1 {f1:.4}, loss {loss:.4}.\n",
+                markdown_text(&data)
+            ));
+            shown.get_or_insert((split, data, [*accuracy, f1, *loss]));
+        }
+        let of_members = || ("validation", "mean of the members".to_owned(), names.map(|name| mean[name]));
+        let (split, data, metrics) = shown.unwrap_or_else(of_members);
+        Some(card::ensemble_card(provenance, labels, (split, &data), metrics.map(Some), &results))
+    }
+}
+
 impl Members {
     /// `list` is not empty; if there are several, all have names.
     pub fn new(list: Vec<Member>, root: &Path) -> Self {
@@ -99,15 +139,19 @@ impl Members {
     /// Whether what they have come to was not written, where something is to be.
     pub fn lack_outcome(&self, replicas: &Replicas) -> Result<bool> {
         const PHASE: &str = "looking for a checkpoint";
-        let is_tested = !self.list[0].job.parts.test.is_empty();
-        let expected = [(TEST, is_tested), (SUMMARY, self.are_many())];
+        let Job { parts, recipe, .. } = &self.list[0].job;
+        let is_tested = !parts.test.is_empty();
+        let expected =
+            [(TEST, is_tested), (SUMMARY, self.are_many()), (OUT_OF_FOLD, recipe.held_out.is_fold())];
         let mut expected = expected.into_iter().filter(|(_, is_expected)| *is_expected).peekable();
         if expected.peek().is_none() {
             return Ok(false);
         }
         let root = Folder::new(&self.root);
-        let mut is_missing =
-            || expected.try_fold(false, |missing, (name, _)| Ok::<_, Error>(missing || !root.exists(name)?));
+        let mut is_missing = || {
+            let is_open = self.are_many() && !is_concluded(&self.root)?;
+            expected.try_fold(is_open, |missing, (name, _)| Ok::<_, Error>(missing || !root.exists(name)?))
+        };
         let own = if replicas.is_chief() { is_missing() } else { Ok(false) };
         let own = replicas.meet(PHASE, own)?;
         // The first process writes it.
@@ -116,60 +160,85 @@ impl Members {
 
     /// Forgets what runs have come to that are not at their end any more. What can't be removed is written anew at the end.
     pub fn reopen(&self, replicas: &Replicas) {
+        if !replicas.is_chief() {
+            return;
+        }
         let root = Folder::new(&self.root);
-        for name in [TEST, SUMMARY, OUT_OF_FOLD].into_iter().filter(|_| replicas.is_chief()) {
-            let _ = root.remove(name);
+        let _ = root.remove(TEST);
+        if self.are_many() {
+            let _ = reopen_ensemble(&self.root);
+            for name in [SUMMARY, OUT_OF_FOLD] {
+                let _ = root.remove(name);
+            }
         }
     }
 
-    /// Once all are trained: writes and gives what they have come to.
+    /// Once all are trained: writes and gives what they have come to. From then on, an ensemble's members answer.
     ///
     /// # Errors
     /// A member's run that can't be read, a failure of the devices, or a folder that can't be written to; in all processes.
-    pub fn conclude(&self, shared: &Shared) -> Result<Outcome> {
-        let replicas = shared.replicas();
-        if !self.are_many() && self.list[0].job.parts.test.is_empty() {
-            return Ok(Outcome::default());
-        }
-        let test = self.test(shared)?;
+    pub fn conclude(&self, shared: &Shared, provenance: &Provenance) -> Result<Outcome> {
+        const PHASE: &str = "saving";
+        let (replicas, root) = (shared.replicas(), Folder::new(&self.root));
+        let is_chief = replicas.is_chief();
+        let mut outcome = Outcome::default();
+        // First what takes no device.
+        let summed_up = if is_chief && self.are_many() { self.sum_up(&root, &mut outcome) } else { Ok(()) };
+        replicas.meet(PHASE, summed_up)?;
+        outcome.test = self.test(shared)?;
         let write = || {
-            let root = Folder::new(&self.root);
-            if let Some(test) = &test {
+            if let Some(test) = &outcome.test {
                 root.write(TEST, format!("{:#}\n", json!(test)).as_bytes())?;
+                if !self.are_many() {
+                    let table = provenance.test_table.as_deref().unwrap_or_default();
+                    card::add_test(&root, table, test)?;
+                }
             }
-            let mut outcome = Outcome { test: test.clone(), ..Outcome::default() };
-            if self.are_many() {
-                let summary = self.summary()?;
-                root.write(SUMMARY, format!("{:#}\n", json!(summary)).as_bytes())?;
-                outcome.summary = Some(summary);
-                outcome.out_of_fold = self.out_of_fold(&root)?;
+            if let Some(card) = outcome.card(provenance, &self.list[0].job.recipe.labels) {
+                card::write_card(&root, &card)?;
             }
-            Ok::<_, Error>(outcome)
+            if self.are_many() { Ok::<_, Error>(conclude_ensemble(&self.root)?) } else { Ok(()) }
         };
-        let written = if replicas.is_chief() {
-            write()
-        } else {
-            Ok(Outcome { test: test.clone(), ..Outcome::default() })
-        };
-        replicas.meet("saving", written)
+        replicas.meet(PHASE, if is_chief { write() } else { Ok(()) })?;
+        Ok(outcome)
     }
 
+    /// Writes what the members have measured.
+    fn sum_up(&self, root: &Folder, outcome: &mut Outcome) -> Result<()> {
+        outcome.out_of_fold = self.out_of_fold(root)?;
+        let summary = self.summary()?;
+        root.write(SUMMARY, format!("{:#}\n", json!(summary)).as_bytes())?;
+        outcome.summary = Some(summary);
+        Ok(())
+    }
+
+    /// One member after another, so that no more than one is on the devices.
     fn test(&self, shared: &Shared) -> Result<Option<Classification>> {
         let job = &self.list[0].job;
+        let Source { table, .. } = &*job.source;
         let rows = &job.parts.test;
         if rows.is_empty() {
             return Ok(None);
         }
-        let predictors = self.list.iter().map(|member| kept(&member.job, &self.folder(member), shared));
-        let ensemble = Ensemble::new(predictors.collect::<Result<_>>()?);
-        let table = &job.source.table;
         let texts = rows.iter().map(|row| table.texts[*row].clone()).collect::<Vec<_>>();
-        let classes = rows.iter().map(|row| table.classes[*row]).collect::<Vec<_>>();
-        let scores = ensemble.evaluate(&texts, &classes)?;
-        let labels = ensemble.labels();
-        let name = |class| labels.name_of(class).into_owned();
-        let answers = labels.most_probable(&scores.probabilities);
-        Ok(Some(Classification::new(&classes, &answers, scores.loss, name)?))
+        let report = |probabilities| job.predictions(rows, probabilities).classification();
+        if let [only] = &self.list[..] {
+            let classes = rows.iter().map(|row| table.classes[*row]).collect::<Vec<_>>();
+            let predictor = kept(&only.job, &self.folder(only), shared, None)?;
+            let Evaluation { loss, probabilities, .. } = predictor.evaluate(&texts, &classes)?;
+            return Ok(Some(Classification { loss, ..report(probabilities)? }));
+        }
+        let tokens = job.source.tokenizer.encode(&texts)?;
+        let (mut sums, mut before) = (vec![], None);
+        for member in &self.list {
+            let predictor = kept(&member.job, &self.folder(member), shared, before.take())?;
+            let probabilities = predictor.probabilities_of(&tokens)?;
+            sums.resize(probabilities.len(), 0.0);
+            sums.iter_mut().zip(probabilities).for_each(|(sum, p)| *sum += f64::from(p));
+            before = Some(predictor);
+        }
+        let count = self.list.len() as f64;
+        Ok(Some(report(sums.into_iter().map(|sum| (sum / count) as f32).collect())?))
     }
 
     fn summary(&self) -> Result<Summary> {

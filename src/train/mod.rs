@@ -8,7 +8,10 @@ mod keep;
 mod keeper;
 mod kept;
 mod members;
+mod metrics;
 pub mod notices;
+mod options;
+mod origin;
 mod programs;
 mod recipe;
 mod resume;
@@ -25,12 +28,15 @@ pub use cadence::Cadence;
 pub use job::{Ending, Job, Observer, Parts, SaveOptions, Source};
 pub use keep::{Keep, KeptEpoch, Metric};
 pub use members::{Member, MemberSummary, Members, Outcome, Summary};
+pub use metrics::{EpochMetrics, StepMetrics};
+pub use options::TrainOptions;
+pub use origin::{Origin, SavedTensor};
 pub use programs::Programs;
 pub use recipe::{ClassWeights, HeldOut, Recipe, Warmup};
 pub use session::{Session, Started};
 pub use shared::Shared;
 pub use stop::Stop;
-pub use trainer::{EpochMetrics, Origin, Pause, SavedTensor, StepMetrics, TrainOptions, Trainer};
+pub use trainer::{Pause, Trainer};
 
 use crate::data::DataError;
 use crate::exec;
@@ -54,10 +60,13 @@ pub enum Error {
         kept: Option<u64>,
     },
     /// Its folder holds a run that was started otherwise.
-    #[error("the run in {} is another's: {}", path.display(), all(different))]
+    #[error("the run in {} was started otherwise: {}", path.display(), all(different))]
     Differs { path: PathBuf, different: Vec<Difference> },
     #[error("{}: there is no whole checkpoint to go on from", path.display())]
     NothingToResume { path: PathBuf },
+    /// A run that is finished on another host's disk.
+    #[error("{}: process {process} of the slice has this run, and the first one, which tests and sums up, hasn't", path.display())]
+    Elsewhere { path: PathBuf, process: usize },
     /// What an observer could not tell.
     #[error(transparent)]
     Observer(#[from] FileError),
@@ -97,7 +106,7 @@ impl Error {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Diverged { .. } | Self::Observer(_) => false,
-            Self::Differs { .. } | Self::NothingToResume { .. } => true,
+            Self::Differs { .. } | Self::NothingToResume { .. } | Self::Elsewhere { .. } => true,
             Self::Exec(error) => error.is_input_error(),
             Self::Infer(error) => error.is_input_error(),
             Self::Run(error) => error.is_input_error(),

@@ -162,6 +162,7 @@ impl std::str::FromStr for Warmup {
         match text.parse::<u64>() {
             Ok(steps) => Ok(Self::Steps(steps)),
             Err(_) => match text.parse::<f64>() {
+                Ok(0.0) => Ok(Self::default()),
                 Ok(share) if (0.0..1.0).contains(&share) => Ok(Self::Share(share)),
                 _ => {
                     Err("expected a number of steps, such as 100, or a share of all, such as 0.1".to_owned())

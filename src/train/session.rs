@@ -10,12 +10,13 @@ use super::epochs::Epochs;
 use super::job::{Ending, Job, Observer, SaveOptions, Source};
 use super::keep::KeptEpoch;
 use super::keeper::Keeper;
+use super::origin::Origin;
 use super::resume::Saved;
 use super::saver::Saver;
 use super::shared::Shared;
 use super::stop::Stop;
 use super::terms::{Fed, terms};
-use super::trainer::{Origin, Trainer};
+use super::trainer::Trainer;
 use super::{Error, Result};
 use crate::data::Tokens;
 use crate::exec::{Fingerprint, Replicas};
@@ -113,9 +114,18 @@ impl Session {
             &(save.agreed(), root.is_local(), shared.ensemble().map(|folder| &folder.members)),
         )?;
         let terms = terms(&job, fed, replicas, &save);
-        let replaces_finished = shared.replaces_finished(save.replace)?;
-        let beginning =
-            Beginning { replicas, root: &root, job: &job, terms: &terms, save: &save, replaces_finished };
+        let began = shared.began()?;
+        // Of an ensemble, what was finished earlier goes by when it was started.
+        let replaces_finished = save.replace && shared.ensemble().is_none();
+        let beginning = Beginning {
+            replicas,
+            root: &root,
+            job: &job,
+            terms: &terms,
+            save: &save,
+            replaces_finished,
+            began,
+        };
         let writer = output.as_mut().map(|output| &mut output.writer);
         let (saved, run) = match beginning.begin(writer, &mut |text| observer.note(text))? {
             Begun::Run { run, saved } => (saved.map(|saved| *saved), run),
@@ -214,7 +224,12 @@ impl Session {
         let by = self.job.recipe.keep.metric.name();
         let best = best.as_ref().and_then(|best| told(&format!("Best (by {by})"), best.epoch));
         let kept = format!("the run has the {} one's weights", if *keeps_best { "best" } else { "last" });
-        [told("Last", *epoch), best, Some(kept)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+        let early = self.progress.epoch < self.job.recipe.epochs;
+        let early = early.then(|| {
+            let patience = self.save.patience.unwrap_or_default();
+            format!("Stopped early: {patience} epochs have brought no better {by}")
+        });
+        [early, told("Last", *epoch), best, Some(kept)].into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
     /// The epochs so far.

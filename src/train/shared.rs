@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Result;
 use super::job::{Job, Source};
 use super::programs::Programs;
-use super::{Error, Result};
 use crate::data::Tokens;
 use crate::exec::Replicas;
-use crate::run::layout::SUMMARY;
 use crate::run::{self, claim_ensemble};
-use crate::storage::Folder;
 
 /// The folder of an ensemble that is to be trained.
 #[derive(Clone, Debug)]
@@ -26,7 +24,7 @@ pub(super) struct EnsembleFolder {
 }
 
 impl EnsembleFolder {
-    fn claim(&self) -> run::Result<()> {
+    fn claim(&self) -> run::Result<u64> {
         claim_ensemble(&self.root, &self.members, &self.arguments, self.replace)
     }
 }
@@ -36,18 +34,18 @@ pub struct Shared {
     replicas: Arc<Replicas>,
     /// Of an ensemble.
     ensemble: Option<EnsembleFolder>,
-    is_claimed: Cell<bool>,
-    /// Whether the ensemble was trained to its end before.
-    is_concluded: OnceCell<bool>,
+    /// Known to the first process, once it has made the folder: see [`claim_ensemble`].
+    claimed: Cell<Option<u64>>,
+    began: OnceCell<u64>,
     tokens: OnceCell<Rc<Tokens>>,
     programs: OnceCell<Rc<Programs>>,
 }
 
 impl Shared {
     pub fn new(replicas: Arc<Replicas>) -> Self {
-        let (is_claimed, is_concluded) = (Cell::new(false), OnceCell::new());
+        let (claimed, began) = (Cell::new(None), OnceCell::new());
         let (tokens, programs) = (OnceCell::new(), OnceCell::new());
-        Self { replicas, ensemble: None, is_claimed, is_concluded, tokens, programs }
+        Self { replicas, ensemble: None, claimed, began, tokens, programs }
     }
 
     /// Of the members of an ensemble: the first session makes its folder.
@@ -62,24 +60,25 @@ impl Shared {
     /// In the first process: makes the ensemble's folder, if there is one to make.
     pub(super) fn claim(&self) -> Result<()> {
         match &self.ensemble {
-            Some(folder) if !self.is_claimed.replace(true) => Ok(folder.claim()?),
-            _ => Ok(()),
+            Some(folder) if self.claimed.get().is_none() => self.claimed.set(Some(folder.claim()?)),
+            _ => {}
         }
+        Ok(())
     }
 
-    /// Whether a member's run that is finished is to be replaced where `replace` is asked for: not while others of its
-    /// ensemble were not trained to their end. The first process's folder tells.
-    pub(super) fn replaces_finished(&self, replace: bool) -> Result<bool> {
-        let Some(ensemble) = self.ensemble.as_ref().filter(|_| replace) else { return Ok(replace) };
-        if let Some(is_concluded) = self.is_concluded.get() {
-            return Ok(*is_concluded);
+    /// In seconds since 1970: a member's run that was started before is to be replaced. 0 where there is none to replace, or no
+    /// ensemble. The first process tells all.
+    pub(super) fn began(&self) -> Result<u64> {
+        if self.ensemble.is_none() {
+            return Ok(0);
         }
-        const PHASE: &str = "looking for a checkpoint";
-        let looks = self.replicas.is_chief();
-        let own = if looks { Folder::new(&ensemble.root).exists(SUMMARY) } else { Ok(false) };
-        let own = self.replicas.meet(PHASE, own.map_err(Error::from))?;
-        let is_concluded = self.replicas.gather(PHASE, &[u32::from(own)])?[0][0] == 1;
-        Ok(*self.is_concluded.get_or_init(|| is_concluded))
+        if let Some(began) = self.began.get() {
+            return Ok(*began);
+        }
+        let own = self.claimed.get().unwrap_or_default();
+        let all = self.replicas.gather("preparing the output", &[(own >> 32) as u32, own as u32])?;
+        let began = u64::from(all[0][0]) << 32 | u64::from(all[0][1]);
+        Ok(*self.began.get_or_init(|| began))
     }
 
     pub fn replicas(&self) -> &Arc<Replicas> {

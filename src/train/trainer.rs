@@ -1,54 +1,21 @@
 //! The training loop: the state on the devices, one execution per step, and the metrics read one step late.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::metrics::{EpochMetrics, PendingStep, StepMetrics};
+use super::options::TrainOptions;
+use super::origin::{FirstValues, Origin};
 use super::programs::Programs;
 use super::{Error, Result};
 use crate::data::{Batch, Dataset, Order};
-use crate::exec::{self, Executable, Inputs, Pending, Placed, Replicas, State};
+use crate::exec::{Inputs, Replicas, State};
 use crate::infer::{Evaluation, MeetInput, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
-use crate::report::StepRecord;
 use crate::run::Tensor;
-use crate::step::{InputId, Layout, LeafId, Moment, OutputId, Signature, StepConfig, Training};
-use crate::weights::InitialValues;
-
-/// What a model trains with, beside what is in its programs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainOptions {
-    pub learning_rate: f32,
-    /// Of the head's first values, the order of the examples and dropout.
-    pub seed: u32,
-    /// Steps in which the learning rate rises.
-    pub warmup_steps: u64,
-    /// Steps of the whole run, for a schedule that has an end.
-    pub total_steps: u64,
-    /// How much an example of each class counts; as many as there are classes where the programs take them.
-    pub class_weights: Vec<f32>,
-}
-
-impl TrainOptions {
-    /// As the recipe trains, at a constant rate.
-    pub fn new(learning_rate: f32, seed: u32) -> Self {
-        Self { learning_rate, seed, warmup_steps: 0, total_steps: 0, class_weights: vec![] }
-    }
-}
-
-/// What training starts from.
-pub enum Origin<'a> {
-    /// These weights, with which no step was done.
-    Weights(&'a InitialValues<'a>),
-    /// The state after some steps.
-    Saved { steps: u64, tensor: &'a SavedTensor<'a> },
-}
-
-/// The values of a weight, or of a moment, by its name and shape, row-major. All are asked for, once each, in an order that
-/// is the same in all processes.
-pub type SavedTensor<'a> = dyn Fn(&str, &[usize]) -> Result<Vec<f32>> + 'a;
+use crate::step::{InputId, LeafId, Moment, StepConfig, Training};
 
 /// Why training pauses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,63 +42,6 @@ pub struct Trainer {
     constants: Inputs,
     meet: MeetInput,
     steps_done: u64,
-}
-
-/// What an epoch has measured so far.
-#[derive(Clone, Debug, Default)]
-pub struct EpochMetrics {
-    /// Batches of its order that are done.
-    pub steps: u64,
-    /// Mean over the examples, each seen by the weights of its own step, in nats.
-    pub loss: f64,
-    /// Keras': see [`Evaluation::accuracy`].
-    pub accuracy: f64,
-    pub examples: usize,
-    /// From one step's end to the next one's; of the steps that this process has done.
-    pub step_times: Vec<Duration>,
-}
-
-/// What one step has measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepMetrics {
-    /// Steps done with it, since training began.
-    pub step: u64,
-    pub examples: usize,
-    /// Over the examples, in nats, by the weights before it.
-    pub loss_sum: f64,
-    /// Examples that the model got right: Keras', see [`Evaluation::accuracy`].
-    pub correct: f64,
-    pub learning_rate: f64,
-    /// Of all gradients together, before they are clipped, where the step tells it.
-    pub gradient_norm: Option<f64>,
-    /// From the end of the step before.
-    pub time: Duration,
-}
-
-impl StepMetrics {
-    /// Mean over the examples, in nats.
-    pub fn loss(&self) -> f64 {
-        self.loss_sum / self.examples as f64
-    }
-
-    pub fn accuracy(&self) -> f64 {
-        self.correct / self.examples as f64
-    }
-
-    /// What is written down of it, as a step of `epoch`.
-    pub fn record(&self, epoch: u32) -> StepRecord {
-        let seconds = self.time.as_secs_f64();
-        StepRecord {
-            step: self.step,
-            epoch,
-            loss: self.loss(),
-            accuracy: self.accuracy(),
-            learning_rate: self.learning_rate,
-            gradient_norm: self.gradient_norm,
-            examples_per_second: self.examples as f64 / seconds,
-            step_ms: seconds * 1e3,
-        }
-    }
 }
 
 impl Trainer {
@@ -232,8 +142,7 @@ impl Trainer {
         let done = metrics.steps as usize;
         let mut last_end = Instant::now();
         let mut finish = |pending: PendingStep| {
-            let time = |last_end: &mut Instant| std::mem::replace(last_end, Instant::now()).elapsed();
-            let (step, asking) = pending.wait(|| time(&mut last_end))?;
+            let (step, asking) = pending.wait(&mut last_end)?;
             metrics.add(&step);
             progress(&step, metrics);
             Ok::<_, Error>(asking)
@@ -364,123 +273,10 @@ impl Trainer {
     }
 }
 
-impl TrainOptions {
-    /// What all steps take of these, on the replicas.
-    fn constants(&self, replicas: &Replicas, signature: &Signature) -> exec::Result<Inputs> {
-        let scalar = |value: f32| replicas.upload(&[value], &[], Layout::Mirrored);
-        let inputs = signature.inputs.iter().filter_map(|port| {
-            let placed = match &port.id {
-                InputId::LearningRate => scalar(self.learning_rate),
-                InputId::WarmupSteps => scalar(self.warmup_steps as f32),
-                InputId::TotalSteps => scalar(self.total_steps as f32),
-                InputId::Seed => replicas.upload(&[self.seed], &[], Layout::Mirrored),
-                InputId::ClassWeights => {
-                    replicas.upload(&self.class_weights, &[self.class_weights.len()], Layout::Mirrored)
-                }
-                _ => return None,
-            };
-            Some(placed.map(|placed| (port.id.clone(), placed)))
-        });
-        inputs.collect()
-    }
-}
-
 fn first_moment(weight: &Weight) -> LeafId {
     LeafId::Moment(Moment::First, weight.name.clone())
 }
 
 fn second_moment(weight: &Weight) -> LeafId {
     LeafId::Moment(Moment::Second, weight.name.clone())
-}
-
-impl EpochMetrics {
-    fn add(&mut self, step: &StepMetrics) {
-        let before = self.examples as f64;
-        self.steps += 1;
-        self.examples += step.examples;
-        let after = self.examples as f64;
-        self.loss = (self.loss * before + step.loss_sum) / after;
-        self.accuracy = (self.accuracy * before + step.correct) / after;
-        self.step_times.push(step.time);
-    }
-}
-
-/// The values that training starts with.
-struct FirstValues<'a> {
-    origin: Origin<'a>,
-    /// All but the weights, where no step was done.
-    zeros: Option<HashMap<LeafId, Placed>>,
-}
-
-impl FirstValues<'_> {
-    fn state(&mut self, replicas: &Replicas, step: &Executable, weights: &[Weight]) -> Result<State> {
-        let weights = weights.iter().map(|weight| (&*weight.name, weight)).collect::<HashMap<_, _>>();
-        State::start(step.signature(), |leaf| {
-            if let Some(zeros) = self.zeros.as_mut().and_then(|zeros| zeros.remove(leaf)) {
-                return Ok(zeros);
-            }
-            let (LeafId::Weight(name) | LeafId::Moment(_, name)) = leaf else {
-                return Ok(replicas.upload(&[self.steps() as u32], &[], Layout::Mirrored)?);
-            };
-            let weight = weights[&**name];
-            let dims = &weight.shape.dims;
-            let values = match &mut self.origin {
-                Origin::Weights(values) => values.get(weight)?,
-                Origin::Saved { tensor, .. } => tensor(&leaf.to_string(), dims)?.into(),
-            };
-            Ok(replicas.upload(values, dims, Layout::Mirrored)?)
-        })
-    }
-
-    /// Those of a weight that is no part of the state.
-    fn values(&mut self, weight: &Weight) -> Result<Vec<f32>> {
-        match &mut self.origin {
-            Origin::Weights(values) => Ok(values.get(weight)?.into_owned()),
-            Origin::Saved { tensor, .. } => tensor(&weight.name, &weight.shape.dims),
-        }
-    }
-
-    fn steps(&self) -> u64 {
-        match self.origin {
-            Origin::Weights(_) => 0,
-            Origin::Saved { steps, .. } => steps,
-        }
-    }
-}
-
-/// A step that the devices work on.
-struct PendingStep {
-    examples: usize,
-    step: u64,
-    learning_rate: f64,
-    has_norm: bool,
-    pending: Pending,
-}
-
-impl PendingStep {
-    /// What it has measured, and whether a host asks to meet; `time` is asked once it has ended.
-    ///
-    /// # Errors
-    /// A loss that is not finite, or a failure of the device.
-    fn wait(self, time: impl FnOnce() -> Duration) -> Result<(StepMetrics, bool)> {
-        let Self { examples, step, learning_rate, has_norm, pending } = self;
-        let mut outputs = pending.wait()?;
-        let metrics = outputs.take(&OutputId::Metrics);
-        let [loss, correct, asking] =
-            [0, 1, 2].map(|i| metrics.get(i).map_or(0.0, |value| f64::from(*value)));
-        if !loss.is_finite() {
-            return Err(Error::diverged(format!("the loss is {loss}"), step));
-        }
-        let norm = has_norm.then(|| outputs.take(&OutputId::GradientNorm));
-        let metrics = StepMetrics {
-            step,
-            examples,
-            loss_sum: loss,
-            correct,
-            learning_rate,
-            gradient_norm: norm.and_then(|norm| norm.first().copied().map(f64::from)),
-            time: time(),
-        };
-        Ok((metrics, asking > 0.0))
-    }
 }

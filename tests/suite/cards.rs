@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::common::cli::{command, demo, json_lines, train, works};
 use crate::common::empty_folder;
-use crate::common::runs::trains;
+use crate::common::runs::{read_json, trains};
 
 /// Two classes whose labels are anything but words, in a table whose name isn't either.
 const LABELS: [&str; 2] = ["--- # a|b: \"\u{1f600}", "<b>`\\it's_"];
@@ -94,6 +94,21 @@ fn the_card_tells_what_was_measured_and_how_whatever_the_names() {
     assert!(!card.contains(folder.to_str().unwrap()), "{card}");
 }
 
+#[test]
+fn the_card_tells_of_a_table_of_its_own_that_it_is_evaluated_on() {
+    let folder = empty_folder("cards_dev");
+    let (dev, run) = (folder.join("dev_1.jsonl"), folder.join("run"));
+    fs::write(&dev, "{\"text\": \"I love it\", \"label\": 1}\n{\"text\": \"so bad\", \"label\": -1}\n")
+        .unwrap();
+    let dev = dev.to_str().unwrap();
+    trains(&mut train(&run, &["--epochs", "2", "--schedule", "cosine", "--dev", dev]));
+    let card = fs::read_to_string(run.join(layout::CARD)).unwrap();
+    assert!(card.contains("\n      type: \"json\"\n      name: \"dev_1.jsonl\"\n"), "{card}");
+    assert!(card.contains("are of the 2 rows of dev\\_1.jsonl.\n"), "{card}");
+    // A schedule fixes it, where it could change otherwise.
+    assert_eq!(card.matches("| epochs | 2 |").count(), 1, "{card}");
+}
+
 /// It is that of the last epoch's commit, also where the model is an earlier one's.
 #[test]
 fn the_card_is_committed_with_the_epoch() {
@@ -153,4 +168,48 @@ fn the_card_says_how_the_model_is_loaded() {
     let (about, _) = about.split_once("## Results").unwrap();
     assert!(exported.contains(about.trim()), "{exported}");
     assert!(card.contains("--model tiny"), "{card}");
+}
+
+#[test]
+fn what_is_tested_is_on_the_card_and_an_ensemble_has_one() {
+    let folder = empty_folder("cards_test");
+    let (single, many, test) = (folder.join("single"), folder.join("many"), folder.join("test_1.csv"));
+    fs::write(&test, "text,label\nI love it,1\nso bad,-1\n").unwrap();
+    let flags = ["--epochs", "1", "--learning-rate", "1e-3", "--test", test.to_str().unwrap()];
+    let card = |root: &Path| fs::read_to_string(root.join(layout::CARD)).unwrap();
+    let read = |root: &Path, name: &str| read_json(&root.join(name));
+    trains(&mut train(&single, &flags));
+    let measured = |report: &Json| {
+        let number = |value: &Json| format!("{:.4}", value.as_f64().unwrap());
+        let (accuracy, f1) = (number(&report["accuracy"]), number(&report["macro_average"]["f1"]));
+        format!("accuracy {accuracy}, f1 {f1}, loss {}.", number(&report["loss"]))
+    };
+    let told =
+        format!("## Test\n\nOn the 2 rows of test\\_1.csv: {}", measured(&read(&single, layout::TEST)));
+    assert_eq!(card(&single).matches(&told).count(), 1, "{}", card(&single));
+    // As it is after another epoch.
+    trains(&mut train(&single, &[&["--epochs", "2"], &flags[2..]].concat()));
+    let told =
+        format!("## Test\n\nOn the 2 rows of test\\_1.csv: {}", measured(&read(&single, layout::TEST)));
+    let now = card(&single);
+    assert!(
+        now.matches("## Test").count() == 1 && now.contains(&told) && now.contains("**2** (kept)"),
+        "{now}"
+    );
+
+    trains(&mut train(&many, &[&flags[..], &["--folds", "2"]].concat()));
+    let (card, summary, report) = (card(&many), read(&many, layout::SUMMARY), read(&many, layout::TEST));
+    let told = format!("The ensemble on the 2 rows of test\\_1.csv: {}", measured(&report));
+    assert!(card.contains(&told), "{card}");
+    assert!(card.contains("The ensemble on the 400 rows of sample.csv, out of fold: "), "{card}");
+    for member in summary["members"].as_array().unwrap() {
+        let metrics = ["val_accuracy", "f1", "val_loss"].map(|name| member[name].as_f64().unwrap());
+        let [accuracy, f1, loss] = metrics.map(|value| format!("{value:.4}"));
+        let line = format!("| {} | 1 | {accuracy} | {f1} | {loss} |\n", member["name"].as_str().unwrap());
+        assert!(card.contains(&line), "no {line}: {card}");
+    }
+    let (front, _) = card.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap();
+    assert_eq!(value(front, "split"), json!("test"));
+    let accuracy = format!("      value: {}\n", report["accuracy"]);
+    assert!(front.contains(&accuracy), "{front}");
 }

@@ -241,3 +241,27 @@ fn a_command_with_nothing_to_do_takes_nothing_over() {
     let (code, stderr) = running.end();
     assert_eq!(code, Some(0), "{stderr}");
 }
+
+/// Wherever it is cut short, what is left of it doesn't count as whole, and is known to be ours.
+#[test]
+fn a_checkpoint_is_removed_from_its_manifest_to_its_progress() {
+    let gcs = Gcs::start();
+    let (code, stderr) = run(&mut training(&gcs, &FLAGS));
+    assert_eq!(code, Some(0), "{stderr}");
+    let mut removed = BTreeMap::<String, Vec<String>>::new();
+    for request in gcs.requests("DELETE", &[]) {
+        let Some(file) = request.name.strip_prefix("run/checkpoints/") else { continue };
+        if let Some((checkpoint, file)) = file.split_once('/') {
+            removed.entry(checkpoint.to_owned()).or_default().push(file.to_owned());
+        }
+    }
+    assert!(removed.len() > 2, "{removed:?}");
+    for (checkpoint, files) in removed {
+        assert!(files.len() > 5, "{checkpoint}: {files:?}");
+        assert_eq!(
+            (files.first().map(String::as_str), files.last().map(String::as_str)),
+            (Some(MANIFEST), Some(layout::PROGRESS)),
+            "{checkpoint}: {files:?}"
+        );
+    }
+}

@@ -251,3 +251,19 @@ fn without_wrong_rows_there_is_a_header() {
     works(&[&["evaluate", "--backend", "cpu"].map(Path::new)[..], &arguments].concat());
     assert_eq!(fs::read_to_string(&errors).unwrap(), "id,text,label,predicted,p_predicted,p_label\n");
 }
+
+/// A file that it goes to is written where it is, and the summary elsewhere.
+#[test]
+fn the_standard_output_is_a_file_like_others() {
+    let folder = empty_folder("ensemble_stdout");
+    let (run, path, file) = (demo().join("run"), folder.join("labels.csv"), folder.join("stdout"));
+    let to = |output: &str| on_sample("predict", &["--run", run.to_str().unwrap(), "--output", output]);
+    assert!(to(path.to_str().unwrap()).output().unwrap().status.success());
+    fs::write(&file, "before\n").unwrap();
+    let appended = fs::File::options().append(true).open(&file).unwrap();
+    let output = to("/dev/stdout").stdout(appended).output().unwrap();
+    let stderr = text(output.stderr);
+    assert!(output.status.success() && stderr.contains("/dev/stdout: 402 rows\n"), "{stderr}");
+    let expected = format!("before\n{}", fs::read_to_string(&path).unwrap());
+    assert_eq!(fs::read_to_string(&file).unwrap(), expected);
+}

@@ -10,9 +10,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value as Json, json};
 
-use crate::common::cli::{asset, demo, text, with_run, works};
+use crate::common::cli::{asset, demo, fails, text, with_run, works};
 use crate::common::graph::client;
-use crate::common::runs::read_json;
+use crate::common::runs::{read_json, trains};
 use crate::common::{empty_folder, ensembles::other_run};
 
 fn fixture(name: &str) -> PathBuf {
@@ -342,4 +342,62 @@ fn transformers_loads_an_export_and_agrees() {
         eprintln!("transformers: off by {off}");
         assert!(off < 1e-5, "{name}: off by {off}");
     }
+}
+
+/// What transformers would take from the model that a run started from, and what would contradict it.
+#[test]
+fn the_configuration_says_what_the_model_is() {
+    let folder = empty_folder("exports_config");
+    let (model, run, output) = (folder.join("model"), folder.join("run"), folder.join("export"));
+    fs::create_dir(&model).unwrap();
+    fs::copy(asset("tiny/tokenizer.json"), model.join("tokenizer.json")).unwrap();
+    let mut config = read_json(&asset("tiny/config.json"));
+    config.as_object_mut().unwrap().remove("model_type");
+    for (name, value) in [
+        ("num_labels", json!(2)),
+        ("return_dict", json!(false)),
+        ("output_hidden_states", json!(true)),
+        ("torch_dtype", json!("float16")),
+        ("_name_or_path", json!("/home/somebody/model")),
+        ("mine", json!("stays")),
+    ] {
+        config[name] = value;
+    }
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let paths = [Path::new("--model"), &model, Path::new("--output"), &run];
+    let mut train = crate::common::cli::command(&["train", "--backend", "cpu", "--random-weights"]);
+    train.args(["--max-length", "8", "--epochs", "1", "--head", "mean", "--mask", "--train"]);
+    trains(train.arg(asset("sample.csv")).args(paths));
+    export(&run, "transformers", &output, &[]);
+    for folder in [&run, &output] {
+        let config = read_json(&folder.join("config.json"));
+        assert_eq!((&config["model_type"], &config["torch_dtype"]), (&json!("bert"), &json!("float32")));
+        assert_eq!(config["mine"], "stays");
+        for name in ["num_labels", "return_dict", "output_hidden_states", "_name_or_path"] {
+            assert!(config.get(name).is_none(), "{name}");
+        }
+    }
+    let input = "last_hidden_state of 8 tokens, of which the mean takes those that the attention mask keeps";
+    assert_eq!(read_json(&output.join("head.json"))["input"], input);
+    // The card goes with it, but for the pictures.
+    let [card, exported] =
+        [&run, &output].map(|folder| fs::read_to_string(folder.join("README.md")).unwrap());
+    let (_, results) = card.split_once("## Results").unwrap();
+    let (results, _) = results.split_once("## How to use it").unwrap();
+    let results = results.replace("![loss](loss.png) ![accuracy](accuracy.png)\n\n", "");
+    assert!(results.contains("\n| **1** (kept) | 23 | "), "{results}");
+    assert!(
+        exported.contains(&results) && exported.starts_with("---\nlibrary_name: transformers\n"),
+        "{exported}"
+    );
+    assert_eq!(exported.matches("library_name").count(), 1);
+    assert!(exported.split("---").nth(1).unwrap().contains("    - type: accuracy\n"), "{exported}");
+}
+
+#[test]
+fn the_working_folder_is_not_replaced() {
+    let folder = empty_folder("exports_here");
+    let mut command = crate::common::cli::command(&["export", "--format", "hlo", "--output", ".", "--run"]);
+    let message = fails(command.arg(demo().join("run")).current_dir(&folder), 2);
+    assert_eq!(message, "error: --output .: it is the working folder; name a new one");
 }

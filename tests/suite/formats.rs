@@ -242,22 +242,24 @@ fn lines_that_are_no_object_are_bad_rows() {
 }
 
 #[test]
-fn keys_are_columns_by_the_rules_of_a_header() {
-    let position =
-        json("{\"n\": 7, \"tweet\": \"a\", \"y\": 1}\n", &TableOptions::default(), Purpose::Train).unwrap();
-    assert_eq!(
-        (position.ids.join(""), position.texts.join(""), position.classes),
-        ("7".into(), "a".into(), vec![3])
-    );
-    assert_eq!(position.guess.as_deref(), Some("text 1, label 2, id 0"));
-    // Their order is that of the first object alone.
+fn keys_are_columns_by_their_names_alone() {
+    // Of one alone, there is no doubt.
+    let single = json("{\"tweet\": \"a\"}\n{\"tweet\": \"b\"}\n", &TableOptions::default(), Purpose::Predict);
+    assert_eq!(single.unwrap().texts, ["a", "b"]);
+    // Their order says nothing.
+    let options = TableOptions {
+        text_column: Some("b".parse().unwrap()),
+        label_column: Some("a".parse().unwrap()),
+        ..TableOptions::default()
+    };
     let rows = "{\"a\": \"1\", \"b\": \"x\"}\n{\"b\": \"y\", \"a\": 0}\n";
-    let table = json(rows, &TableOptions::default(), Purpose::Evaluate).unwrap();
+    let table = json(rows, &options, Purpose::Evaluate).unwrap();
     assert_eq!((table.texts.join(""), table.classes), ("xy".into(), vec![3, 2]));
     for (rows, message) in [
         ("{}\n", "no column is the text; there are none"),
         ("{\"tweet\": \"a\"}\n", "no column is the label; the columns are tweet"),
         ("{\"id\": 1, \"tweet\": \"a\"}\n", "no column is the text; the columns are id, tweet"),
+        ("{\"n\": 7, \"tweet\": \"a\", \"y\": 1}\n", "no column is the text; the columns are n, tweet, y"),
         ("", "there are no rows"),
         ("\n\n", "there are no rows"),
     ] {

@@ -66,13 +66,15 @@ fn the_best_epochs_weights_are_the_runs() {
 fn training_stops_after_epochs_without_a_better_one() {
     let root = empty_folder("keep_early").join("run");
     let flags = |patience| ["--epochs", "9", "--learning-rate", "0.05", "--early-stopping", patience];
-    trains(&mut train(&root, &flags("2")));
+    let stderr = trains(&mut train(&root, &flags("2")));
+    assert!(stderr.contains("Stopped early: 2 epochs have brought no better val_loss; Last"), "{stderr}");
     let first = history(&root);
     assert_eq!(first.len(), best(&first, "val_loss") + 2, "{first:?}");
     // Nothing was said of keeping the best.
     assert!(first.iter().all(|record| record.get("kept").is_none()));
     let stderr = trains(&mut train(&root, &flags("2")));
-    assert!(stderr.contains("Nothing to do"), "{stderr}");
+    let early = format!("which ended early, after epoch {}; a larger --early-stopping goes on", first.len());
+    assert!(stderr.contains("Nothing to do: ") && stderr.contains(&early), "{stderr}");
     let stderr = trains(&mut train(&root, &flags("3")));
     assert!(stderr.contains("early_stopping was 2, now 3"), "{stderr}");
     let second = history(&root);
@@ -243,4 +245,26 @@ fn a_run_is_trained_on_from_its_weights_with_its_settings() {
     assert!((metric(&record, "val_loss") - metric(&before, "val_loss")).abs() > 1e-3);
     let (_, stderr) = on("labels", &["--labels", "-1=3,0=2,1=1"]);
     assert!(stderr.contains("2 starting anew (classifier)"), "{stderr}");
+}
+
+#[test]
+fn the_head_of_a_run_keeps_its_sizes() {
+    let folder = empty_folder("keep_sizes");
+    let sizes = ["--head", "bilstm", "--lstm-units", "8", "--hidden", "16", "--activation", "softmax"];
+    for (name, head) in [
+        ("bilstm", &[&sizes[..], &["--num-classes", "7", "--dropout", "0.1"]].concat()[..]),
+        ("mean", &["--head", "mean", "--dropout", "0.4"]),
+    ] {
+        let [first, second] = ["first", "second"].map(|root| folder.join(name).join(root));
+        trains(&mut train(&first, &[&["--epochs", "1", "--learning-rate", "1e-3"], head].concat()));
+        let mut command =
+            command(&["train", "--backend", "cpu", "--epochs", "1", "--learning-rate", "1e-12", "--train"]);
+        command.arg(asset("sample.csv")).arg("--model").arg(&first).arg("--output").arg(&second);
+        let stderr = trains(&mut command);
+        assert!(stderr.contains("encoder and head taken over\n"), "{name}: {stderr}");
+        let [before, now] = [&first, &second].map(|root| metric(&history(root)[0], "val_loss"));
+        assert!((before - now).abs() < 1e-6, "{name}: {before} and {now}");
+        let head = |root: &Path| read_json(&root.join(layout::CONFIG))["bert_xla"]["head"].clone();
+        assert_eq!(head(&first), head(&second));
+    }
 }

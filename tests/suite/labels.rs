@@ -6,9 +6,10 @@ use std::path::Path;
 use bert_xla::data::{DataError, LabelMap, Labels, Purpose, Records, Table, TableOptions};
 use serde_json::{Value, json};
 
-use crate::common::cli::{asset, command, fails, text, with_run};
+use crate::common::cli::{asset, command, demo, fails, text, with_run};
 use crate::common::empty_folder;
 use crate::common::runs::read_json;
+use crate::common::slice::run_hosts;
 
 /// Of the 28 rows with texts of their own: with commas, quotes, spaces, `=`, and beyond U+FFFF.
 const LABELS: [&str; 14] = [
@@ -151,8 +152,8 @@ fn a_run_goes_by_the_labels_that_its_table_had() {
     assert_eq!(config["id2label"]["14"], "LABEL_14");
     assert_eq!(config["bert_xla"]["unlabelled"], json!([14]));
     let predictions = fs::read_to_string(output.join("dev_predictions.csv")).unwrap();
-    let header = "row,id,label,predicted,p_-1,p_10,p_2,p_LABEL_0,p_Zebra,\"p_a,_b\",p_apple,p_padded,\"p_say_\"\"hi\"\"\",\
-                  p_très_bien,p_x=1,p_ممتاز,p_￮,p_😀,p_class_14";
+    let header = "row,id,label,predicted,p_-1,p_10,p_2,p_LABEL_0,p_Zebra,\"p_a, b\",p_apple,p_padded,\"p_say \"\"hi\"\"\",\
+                  p_très bien,p_x=1,p_ممتاز,p_￮,p_😀,p_class_14";
     assert_eq!(predictions.lines().next(), Some(header));
 
     // The readers of the run: each label is known, and an answer is one of them.
@@ -178,4 +179,61 @@ fn a_run_goes_by_the_labels_that_its_table_had() {
     fs::write(&data, table().replace("Zebra", "zebra")).unwrap();
     let message = fails(&mut train(&data, &output, &["--labels", "auto", "--num-classes", "15"]), 2);
     assert!(message.contains(r#"labels was [["-1",0],["10",1],"#), "{message}");
+}
+
+#[test]
+fn the_hosts_of_a_slice_find_the_same_labels() {
+    let folder = empty_folder("labels_slice");
+    let (data, other_data) = (folder.join("data.csv"), folder.join("other.csv"));
+    fs::write(&data, table()).unwrap();
+    fs::write(&other_data, table().replace("Zebra", "zebra")).unwrap();
+    let host = |data: &Path, name: &str| train(data, &folder.join(name), &["--labels", "auto"]);
+    let Some(hosts) = run_hosts(2, [host(&data, "chief"), host(&data, "other")]) else { return };
+    assert!(hosts.iter().all(|host| host.code == Some(0)), "{hosts:?}");
+    let alone = host(&data, "alone").args(["--replicas", "4"]).output().unwrap();
+    assert!(alone.status.success(), "{}", text(alone.stderr));
+    let read = |name: &str, file: &str| fs::read(folder.join(name).join(file)).unwrap();
+    assert!(read("chief", "config.json") == read("alone", "config.json"));
+    let hosts = run_hosts(2, [host(&data, "differ"), host(&other_data, "differ")]).unwrap();
+    for host in hosts {
+        assert!(
+            host.code == Some(2) && host.error().contains("process 1 in the options, the data"),
+            "{host:?}"
+        );
+    }
+}
+
+#[test]
+fn what_may_not_have_been_meant_is_told() {
+    let folder = empty_folder("labels_told");
+    let (data, test) = (folder.join("data.csv"), folder.join("test.csv"));
+    let rows = (0..40).map(|row| format!("text {row},{}\n", ["good", "bad"][row % 2])).collect::<String>();
+    // The first is a duplicate with the same label, the next two with others.
+    fs::write(&data, format!("text,label\n{rows}text 0,good\ntext 0,bad\ntext 1,new\ntext 99,rare\n"))
+        .unwrap();
+    fs::write(&test, "text,label\ntext 7,bad\nunseen,good\n").unwrap();
+    let mut command =
+        train(&data, &folder.join("run"), &["--labels", "auto", "--dry-run", "--split-seed", "8"]);
+    command.args(["--warmup", "90", "--accumulate", "5", "--test"]).arg(&test);
+    let output = command.output().unwrap();
+    let said = text(output.stderr);
+    assert!(output.status.success(), "{said}");
+    for line in [
+        "41 texts (3 duplicates dropped, 2 of them with another label, 0 bad rows skipped): 36 to train on, 5 held out\n",
+        "test.csv: 2 texts, 1 of them also in ",
+        "\nLabels: bad 20, good 20, rare 1\n",
+        "\nNo row to train on has the label rare\n",
+        "\n--accumulate 5: an epoch has 3 batches, fewer than a step goes over\n",
+        "\n--warmup 90: the rate never rises to --learning-rate in the run's 1 steps\n",
+    ] {
+        assert!(said.contains(line), "no {line}: {said}");
+    }
+    // Rows without a text are labelled, and told.
+    let (data, labels) = (folder.join("data.jsonl"), folder.join("labels.csv"));
+    fs::write(&data, "{\"text\": \"a\"}\n{\"text\": null}\n{\"text\": \" \"}\n").unwrap();
+    let mut predict =
+        with_run("predict", &demo().join("run"), &data, &["--output", labels.to_str().unwrap()]);
+    let said = text(predict.output().unwrap().stderr);
+    assert!(said.contains("data.jsonl: 2 rows without a text; labelled all the same\n"), "{said}");
+    assert_eq!(fs::read_to_string(&labels).unwrap().lines().count(), 4);
 }

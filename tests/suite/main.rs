@@ -43,6 +43,7 @@ mod pjrt;
 mod pjrt_table;
 mod plan;
 mod plugins;
+mod replaced_members;
 mod replicas;
 mod resume;
 mod resume_faults;

@@ -146,9 +146,11 @@ fn killed_in_the_third_fold_it_ends_as_one_that_never_was() {
         assert_eq!(read(&root, name), read(folds(), name), "{name}");
     }
     // What is missing at the end is made up for.
-    fs::remove_file(root.join(layout::SUMMARY)).unwrap();
-    trains(&mut train(&root, &FOLDS));
-    assert_eq!(read(&root, layout::SUMMARY), read(folds(), layout::SUMMARY));
+    for name in [layout::OUT_OF_FOLD, layout::SUMMARY] {
+        fs::remove_file(root.join(name)).unwrap();
+        trains(&mut train(&root, &FOLDS));
+        assert_eq!(read(&root, name), read(folds(), name), "{name}");
+    }
     // From its end on, it is replaced.
     let name = || read_json(&third.join(layout::RUN))["run"].clone();
     let before = name();
@@ -220,6 +222,9 @@ fn a_folder_is_an_ensembles_or_a_runs() {
     );
     let flags = ["--epochs", "1"];
     let command = |root: &Path, more: &[&str]| -> Command { train(root, &[&flags[..], more].concat()) };
+    // Somebody's README is no run, and stays.
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join(layout::CARD), "mine").unwrap();
     trains(&mut command(&root, &["--seeds", "3"]));
     let message = fails(&mut command(&root, &["--seeds", "2"]), 2);
     assert!(
@@ -243,6 +248,7 @@ fn a_folder_is_an_ensembles_or_a_runs() {
         read_json(&root.join(layout::ENSEMBLE))["members"],
         serde_json::json!(["members/seed-0", "members/seed-1"])
     );
+    assert_eq!(fs::read(root.join(layout::CARD)).unwrap(), b"mine");
     let single = folder.join("single");
     trains(&mut command(&single, &[]));
     for more in [&["--seeds", "2"][..], &["--seeds", "2", "--overwrite"]] {

@@ -144,7 +144,7 @@ fn another_job_is_refused_with_all_that_differs() {
         (other("24", sample, &["--split-seed", "1"]), vec!["data was sha256:", "split_seed was 42, now 1"]),
     ] {
         let message = fails(&mut command, 2);
-        let start = format!("error: the run in {} is another's: ", root.display());
+        let start = format!("error: the run in {} was started otherwise: ", root.display());
         let listed = message.strip_prefix(&start).unwrap_or_else(|| panic!("{message}"));
         let (listed, hint) = listed.rsplit_once("; ").unwrap();
         assert_eq!(hint, "give what it was started with, choose another --output, or pass --overwrite");
@@ -158,7 +158,7 @@ fn another_job_is_refused_with_all_that_differs() {
     // A model's weights, where it starts from some.
     let mut pretrained =
         command(&["train", "--backend", "cpu", "--max-length", "24", "--epochs", "2", "--train"]);
-    pretrained.arg(sample).arg("--output").arg(&root).arg("--model").arg(&root);
+    pretrained.arg(sample).arg("--output").arg(&root).arg("--model").arg(uninterrupted().0);
     let message = fails(&mut pretrained, 2);
     assert!(message.contains("starting_weights was random, now sha256:"), "{message}");
 

@@ -155,7 +155,7 @@ fn labels_that_look_alike_have_columns_of_their_own() {
     assert!(ended.status.success(), "{}", text(ended.stderr));
     let predictions = fs::read_to_string(output.join("dev_predictions.csv")).unwrap();
     let header = predictions.lines().next().unwrap();
-    assert_eq!(header, "row,id,label,predicted,p_class_0,p_a_b,p_a_b_,p_LABEL_0");
+    assert_eq!(header, "row,id,label,predicted,p_class_0,p_a b,p_a_b,p_LABEL_0");
     // No two classes of one name, for transformers.
     let config = read_json(&output.join("config.json"));
     assert_eq!(config["id2label"], json!({"0": "LABEL_0_", "1": "a b", "2": "a_b", "3": "LABEL_0"}));
@@ -167,8 +167,10 @@ fn predict_writes_to_a_pipe_and_leaves_nothing_when_it_is_interrupted() {
     let run = demo().join("run");
     let predict = with_run("predict", &run, &asset("sample_test.csv"), &["--output", "/dev/stdout"]);
     let mut predict = predict;
-    let said = text(predict.output().unwrap().stdout);
-    assert!(said.starts_with("ID,label\n1,") && said.contains("/dev/stdout: 40 rows"), "{said}");
+    let output = predict.output().unwrap();
+    assert_eq!(output.stdout, fs::read(demo().join("submission.csv")).unwrap());
+    let said = text(output.stderr);
+    assert!(said.contains("/dev/stdout: 40 rows"), "{said}");
 
     let folder = empty_folder("runs_interrupted");
     let (data, output) = (folder.join("data.csv"), folder.join("output"));

@@ -170,6 +170,8 @@ fn each_step_and_epoch_is_told() {
             assert!(value(step, "gradient_norm") > 0.0);
         }
         let median = value(epoch, "step_ms");
+        // A runtime may take a step while it is launched: then, the last one doesn't end when it is waited for.
+        assert!(steps.iter().all(|step| value(step, "step_ms") > median / 20.0), "{steps:?}");
         let faster = steps.iter().filter(|step| value(step, "step_ms") <= median).count();
         assert_eq!(faster, 12);
     }

@@ -93,7 +93,7 @@ fn other(flags: &str, differences: &str) -> Case {
 
 fn another(differences: &str) -> String {
     format!(
-        "the run in {{}}/run is another's: {differences}; give what it was started with, choose another --output, or pass \
+        "the run in {{}}/run was started otherwise: {differences}; give what it was started with, choose another --output, or pass \
          --overwrite"
     )
 }

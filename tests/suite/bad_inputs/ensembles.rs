@@ -73,6 +73,15 @@ pub fn cases() -> Vec<Case> {
                 json["bert_xla"]["unlabelled"] = vec![0, 3].into();
             })(&folder.join("other"));
         }),
+        Case::new(
+            "ensemble: where a single run is expected",
+            "encode --backend cpu --model {}/e --input {}/data.csv --output {}/vectors.safetensors",
+            "{}/e: it is an ensemble, where a single run is expected; name a member, such as {}/e/a",
+        )
+        .make(|folder| {
+            fs::create_dir(folder.join("e")).unwrap();
+            fs::write(folder.join("e/ensemble.json"), r#"{"members": ["a"]}"#).unwrap();
+        }),
         ensemble(
             "no JSON",
             "{",

@@ -48,6 +48,7 @@ pub fn cases() -> Vec<Case> {
             "--learning-rate=-1e-5",
             "--learning-rate -0.00001: expected a positive number that a float32 can hold",
         ),
+        train("--weight-decay -0.1", "--weight-decay -0.1: expected a number from 0 on, such as 0.01"),
         train(
             "--learning-rate nan",
             "--learning-rate NaN: expected a positive number that a float32 can hold",

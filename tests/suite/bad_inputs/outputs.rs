@@ -54,6 +54,26 @@ pub fn cases() -> Vec<Case> {
             "",
             "{}/run already holds steps.jsonl, which a run would replace; choose another --output, or pass --overwrite",
         ),
+        holds(
+            "test.json",
+            "",
+            "{}/run already holds test.json, which a run would replace; choose another --output, or pass --overwrite",
+        ),
+        holds(
+            "summary.json",
+            "--seeds 2",
+            "{}/run already holds summary.json of a single run, where an ensemble is to go; choose another --output",
+        ),
+        holds(
+            "test.json",
+            "--overwrite --test {}/run/test.json",
+            "--test {}/run/test.json: training writes this file; name another --output",
+        ),
+        to(
+            TRAIN,
+            "{}/model/ --overwrite",
+            "--model {}/model: it is in --output, which training writes to; name another --output",
+        ),
         to(
             TRAIN,
             "{}/new/run --tensorboard {}/data.csv",
@@ -70,6 +90,32 @@ pub fn cases() -> Vec<Case> {
         to(PREDICT, "{}", "--output {}: it is a folder; name another file"),
         to(PREDICT, "{}/data.csv", "--output {}/data.csv: it is the input; name another file"),
         to(PREDICT, "{demo}/config.json", "--output {demo}/config.json: it is the input; name another file"),
+        to(PREDICT, "{}/labels.PARQUET", "--output {}/labels.PARQUET: CSV is written; name the file so"),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors",
+            "{}/errors.jsonl",
+            "--errors {}/errors.jsonl: CSV is written; name the file so",
+        ),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors",
+            "{demo}/checkpoints/errors.csv",
+            "--errors {demo}/checkpoints/errors.csv: it is among a run's checkpoints; name another file",
+        ),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors",
+            "{demo}/steps.jsonl",
+            "--errors {demo}/steps.jsonl: it is the input; name another file",
+        ),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors {}/a.png --confusion",
+            "{}/model/../a.png",
+            "--confusion and --errors name the same file, {}/model/../a.png",
+        ),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --confusion",
+            "{}/confusion.svg",
+            "--confusion {}/confusion.svg: PNG is written; name the file so",
+        ),
         to(PREDICT, "{}/data.csv/labels.csv", "can't write {}/data.csv/labels.csv: not a directory")
             .failure(),
         to(PREDICT, "/proc/labels.csv", "can't write /proc/labels.csv: entity not found").failure(),

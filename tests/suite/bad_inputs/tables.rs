@@ -92,7 +92,7 @@ pub fn parquet() -> Vec<Case> {
             "--label-column word --labels auto",
             "{}/data.parquet: 4 rows can't be used: row 3: the label is null; row 6: the label is \
                 null; row 9: the label is null; row 12: the label is null; correct them, or pass \
-                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+                --skip-bad-rows to leave them out",
         ),
     ]
 }
@@ -157,8 +157,7 @@ pub fn cases() -> Vec<Case> {
             *b"id,text,label\n1,\xe9t\xe9,1\n",
             "",
             "{}/data.csv: 1 row can't be used: line 2: not valid UTF-8 (byte 0xe9) in `1,�t�,1`; \
-                correct them, or pass --skip-bad-rows to leave them out; --labels of train says \
-                which labels there are",
+                correct them, or pass --skip-bad-rows to leave them out",
         ),
         train(
             "a header in Latin-1",
@@ -230,7 +229,7 @@ pub fn cases() -> Vec<Case> {
             "",
             "{}/data.csv: 1 row can't be used: line 3: label `2` is not one of -1, 0, 1; correct \
                 them, or pass --skip-bad-rows to leave them out; --labels of train says which labels \
-                there are",
+                there are, or takes those of the table: --labels auto",
         ),
         train(
             "many unknown labels",
@@ -240,7 +239,7 @@ pub fn cases() -> Vec<Case> {
                 label `x` is not one of -1, 0, 1; line 4: label `x` is not one of -1, 0, 1; line 5: \
                 label `x` is not one of -1, 0, 1; line 6: label `x` is not one of -1, 0, 1; and 3 \
                 more; correct them, or pass --skip-bad-rows to leave them out; --labels of train \
-                says which labels there are",
+                says which labels there are, or takes those of the table: --labels auto",
         ),
         train(
             "labels of others",
@@ -248,7 +247,7 @@ pub fn cases() -> Vec<Case> {
             "--labels neg=0,pos=1",
             "{}/data.csv: 2 rows can't be used: line 2: label `1` is not one of neg, pos; line 3: \
                 label `0` is not one of neg, pos; correct them, or pass --skip-bad-rows to leave \
-                them out; --labels of train says which labels there are",
+                them out; --labels of train says which labels there are, or takes those of the table: --labels auto",
         ),
         train(
             "no bad row left over",
@@ -262,39 +261,35 @@ pub fn cases() -> Vec<Case> {
             "id,text,label\n1,,1\n",
             "",
             "{}/data.csv: 1 row can't be used: line 2: the text is empty; correct them, or pass \
-                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+                --skip-bad-rows to leave them out",
         ),
         train(
             "too many fields",
             "id,text,label\n1,a, b,1\n",
             "",
             "{}/data.csv: 1 row can't be used: line 2: 4 fields where the first row has 3 in \
-                `1,a, b,1`; correct them, or pass --skip-bad-rows to leave them out; --labels of \
-                train says which labels there are",
+                `1,a, b,1`; correct them, or pass --skip-bad-rows to leave them out",
         ),
         train(
             "too few fields",
             "id,text,label\n1,a\n",
             "",
             "{}/data.csv: 1 row can't be used: line 2: 2 fields where the first row has 3 in \
-                `1,a`; correct them, or pass --skip-bad-rows to leave them out; --labels of train \
-                says which labels there are",
+                `1,a`; correct them, or pass --skip-bad-rows to leave them out",
         ),
         train(
             "an open quote",
             "id,text,label\n1,\"a,1\n2,b,1\n",
             "",
             "{}/data.csv: 1 row can't be used: line 2: a quoted field is not closed properly in \
-                `1,\"a,1`; correct them, or pass --skip-bad-rows to leave them out; --labels of \
-                train says which labels there are",
+                `1,\"a,1`; correct them, or pass --skip-bad-rows to leave them out",
         ),
         train(
             "a quote closed early",
             "id,text,label\n1,\"a\"b,1\n",
             "",
             "{}/data.csv: 1 row can't be used: line 2: a quoted field is not closed properly in \
-                `1,\"a\"b,1`; correct them, or pass --skip-bad-rows to leave them out; --labels of \
-                train says which labels there are",
+                `1,\"a\"b,1`; correct them, or pass --skip-bad-rows to leave them out",
         ),
         train(
             "too many columns",
@@ -302,7 +297,7 @@ pub fn cases() -> Vec<Case> {
             "",
             "{}/data.csv: 1 row can't be used: line 1: a row of more than 16384 fields starts \
                 with `id,x,x,x,x,x,x,x,x,x,x,x,x,x,x,x,x,x,x,x…`; correct them, or pass \
-                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+                --skip-bad-rows to leave them out",
         ),
         train(
             "a row too long",
@@ -310,7 +305,7 @@ pub fn cases() -> Vec<Case> {
             "",
             "{}/data.csv: 1 row can't be used: line 2: a row of more than 67108864 bytes starts \
                 with `1,xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…`; correct them, or pass \
-                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+                --skip-bad-rows to leave them out",
         ),
         train(
             "one row",
@@ -355,7 +350,7 @@ pub fn cases() -> Vec<Case> {
             rows(&["x", "", "y"]),
             "--labels auto",
             "{}/data.csv: 1 row can't be used: line 3: the label is empty; correct them, or pass \
-                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+                --skip-bad-rows to leave them out",
         ),
         train(
             "auto: too few classes",
@@ -391,7 +386,7 @@ pub fn cases() -> Vec<Case> {
             "",
             "{}/data.csv: 1 row can't be used: line 3: label `%1` is not one of -1, 0, 1; correct \
                 them, or pass --skip-bad-rows to leave them out; --labels of train says which labels \
-                there are",
+                there are, or takes those of the table: --labels auto",
         ),
         at(
             EVALUATE,
@@ -421,8 +416,7 @@ pub fn cases() -> Vec<Case> {
             "id,text\n1,\"a\n",
             "",
             "{}/data.csv: 1 row can't be used: line 2: a quoted field is not closed properly in \
-                `1,\"a`; correct them, or pass --skip-bad-rows to leave them out; --labels of train \
-                says which labels there are",
+                `1,\"a`; correct them, or pass --skip-bad-rows to leave them out",
         ),
         of(
             PREDICT,
@@ -465,7 +459,7 @@ pub fn cases() -> Vec<Case> {
             "",
             "{}/data.jsonl: 1 row can't be used: line 2: not a JSON object: EOF while parsing an \
                 object, at column 21 of `{\"text\": \"b\", \"label\"`; correct them, or pass \
-                --skip-bad-rows to leave them out; --labels of train says which labels there are",
+                --skip-bad-rows to leave them out",
         ),
         named(
             "data.ndjson",
