@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::Value;
 
-use super::train::TrainArgs;
+use super::train_args::TrainArgs;
 use super::{guess_note, padding_note, plural};
 use crate::data::{LabelMap, Labels};
 use crate::model::BertConfig;
@@ -76,8 +76,9 @@ fn notes(members: &[Member]) -> Vec<String> {
     let mut notes = vec![];
     let mut untrained = BTreeMap::<u32, Vec<&str>>::new();
     for Member { name, job } in members {
-        let trained = job.parts.train.iter().map(|row| source.table.classes[*row]).collect::<BTreeSet<_>>();
-        for class in recipe.labels.classes().filter(|class| !trained.contains(class)) {
+        let mut is_trained = vec![false; recipe.labels.num_classes()];
+        job.parts.train.iter().for_each(|row| is_trained[source.table.classes[*row] as usize] = true);
+        for class in recipe.labels.classes().filter(|class| !is_trained[*class as usize]) {
             untrained.entry(class).or_default().push(name);
         }
     }

@@ -21,12 +21,13 @@ mod provenance;
 mod recipe;
 mod signals;
 mod train;
+mod train_args;
 
 use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use train::TrainArgs;
+use train_args::TrainArgs;
 
 use crate::data::Tokenizer;
 
@@ -51,7 +52,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    Train(Box<train::TrainArgs>),
+    Train(Box<TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Predict(predict::PredictArgs),
     Encode(encode::EncodeArgs),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::model::MAX_LENGTH;
 use super::recipe::EvaluationArgs;
-use super::train::TrainArgs;
+use super::train_args::TrainArgs;
 use super::{Error, Result};
 use crate::data::{
     DataError, LabelMap, Labels, Purpose, Split, Table, k_fold, stratified_k_fold,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::arguments;
-use super::train::TrainArgs;
+use super::train_args::TrainArgs;
 use crate::data::Format;
 use crate::run::Provenance;
 use crate::storage::is_bucket;

@@ -8,10 +8,9 @@ use super::bad_rows::BadRows;
 use super::batch::{Batch, Reader};
 use super::columns::Columns;
 use super::parse::Parser;
-use super::records::read_error;
 use super::rows::{Limits, Rows, SoundRows, Syntax};
 use super::window::Source;
-use super::{DataError, Header, Purpose, TableOptions};
+use super::{DataError, Header, Purpose, TableOptions, read_error};
 
 pub(super) struct CsvReader {
     path: PathBuf,

@@ -9,10 +9,9 @@ use super::bad_rows::{BadRows, Place, excerpt};
 use super::batch::{Batch, Cells, Reader, boolean, float};
 use super::columns::{Columns, Role};
 use super::format::{Format, foreign};
-use super::records::read_error;
 use super::rows::{BYTE_ORDER_MARK, Limits};
 use super::window::{Beyond, Source, Window};
-use super::{DataError, Header, Purpose, TableOptions};
+use super::{DataError, Header, Purpose, TableOptions, read_error};
 
 pub(super) struct JsonReader {
     path: PathBuf,

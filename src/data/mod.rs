@@ -11,9 +11,11 @@ mod folds;
 mod format;
 mod json;
 mod labels;
+mod options;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod parse;
+mod pass;
 mod records;
 mod rows;
 mod split;
@@ -22,7 +24,7 @@ mod tokens;
 mod window;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use bad_rows::{BadRow, Place};
 pub use batches::{Batch, Batches, Dataset, Order};
@@ -30,10 +32,11 @@ pub use columns::{ColumnRef, Role};
 pub use folds::{Folds, k_fold, stratified_k_fold};
 pub use format::Format;
 pub use labels::{LabelMap, Labels, MAX_CLASSES};
+pub use options::{Header, Purpose, TableOptions, parse_quote, parse_separator};
 pub use records::{Record, Records, Summary};
 pub use rows::MAX_ROW;
 pub use split::{Split, permutation, stratified_train_test_split, train_test_split};
-pub use table::{Header, Purpose, Table, TableFile, TableOptions, parse_quote, parse_separator};
+pub use table::{Table, TableFile};
 pub use tokens::{Tokenizer, TokenizerFiles, Tokens};
 
 use crate::storage::is_outage;
@@ -127,4 +130,9 @@ impl DataError {
             _ => true,
         }
     }
+}
+
+/// For `map_err`.
+fn read_error(path: &Path) -> impl FnOnce(io::Error) -> DataError {
+    move |source| DataError::Read { path: path.to_owned(), source }
 }

@@ -18,9 +18,8 @@ use super::bad_rows::{BadRows, Place, excerpt};
 use super::batch::{Batch, Cells, Reader, boolean, float};
 use super::columns::{Columns, Role};
 use super::contained::contained;
-use super::records::read_error;
-use super::table::Pass;
-use super::{DataError, Header, MAX_ROW, Purpose, TableOptions};
+use super::pass::Pass;
+use super::{DataError, Header, MAX_ROW, Purpose, TableOptions, read_error};
 
 /// How many rows are read at a time, as parts of pages.
 const ROWS: usize = 256;

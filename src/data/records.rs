@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::{io, mem};
 
 use sha2::{Digest, Sha256};
 
@@ -15,7 +15,7 @@ use super::json::JsonReader;
 use super::labels::Known;
 use super::rows::Limits;
 use super::window::Source;
-use super::{DataError, Format, LabelMap, Labels, Purpose, TableFile, TableOptions};
+use super::{DataError, Format, LabelMap, Labels, Purpose, TableFile, TableOptions, read_error};
 use crate::storage::open_once;
 
 /// A row of a table that is used.
@@ -262,11 +262,6 @@ impl Record {
 fn hash(text: &str) -> u128 {
     let hash = Sha256::digest(text);
     u128::from_le_bytes(std::array::from_fn(|i| hash[i]))
-}
-
-/// For `map_err`.
-pub(super) fn read_error(path: &Path) -> impl FnOnce(io::Error) -> DataError {
-    move |source| DataError::Read { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

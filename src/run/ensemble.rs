@@ -74,7 +74,7 @@ pub fn claim_ensemble(root: &Path, members: &[String], arguments: &[String], rep
     let arguments = arguments.to_vec();
     let Some(before) = before else {
         let folder = Folder::new(root);
-        if let Some(name) = file_of_run(&folder)? {
+        if !is_damaged && let Some(name) = file_of_run(&folder)? {
             return Err(Error::HoldsRun { path: root.to_owned(), name });
         }
         folder.make()?;

@@ -47,6 +47,12 @@ fn members_of_an_earlier_training_do_not_count() {
     let before = ["seed-0", "seed-1"].map(name);
     trains(&mut anew());
     assert!(before.iter().zip(["seed-0", "seed-1"].map(name)).all(|(before, now)| *before != now));
+    // A list that can't be read is an ensemble's all the same.
+    fs::write(root.join(layout::ENSEMBLE), "{").unwrap();
+    let message = fails(&mut train(&root, &flags("1")), 2);
+    assert!(message.contains("ensemble.json: it should list the members of an ensemble"), "{message}");
+    trains(&mut anew());
+    assert_eq!(epochs(&root), [1, 1]);
 }
 
 #[test]
