@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::model::MAX_LENGTH;
 use super::recipe::EvaluationArgs;
 use super::train_args::TrainArgs;
@@ -11,10 +13,10 @@ use crate::data::{
     DataError, LabelMap, Labels, Purpose, Split, Table, k_fold, stratified_k_fold,
     stratified_train_test_split, train_test_split,
 };
-use crate::model::{BertConfig, ClassifierConfig};
+use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 use crate::nn::{Part, Weight};
 use crate::run::layout::WRITTEN;
-use crate::run::{model_files, read_json, settings};
+use crate::run::{classifier_labels, model_files, read_json, settings};
 use crate::storage::{check_is_there, is_bucket};
 use crate::train::{HeldOut, Job, Member, Parts, Recipe, Source};
 use crate::weights::{Hub, open_pretrained, open_tokenizer};
@@ -55,7 +57,10 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     let mut model = config(Some(&tables.all.labels))?;
     let labels = tables.all.labels.clone();
     model.bert.pad_token_id = tokenizer.pad_id();
-    let keeps_head = before.is_some_and(|(before, its)| its == labels && fits(&before, &model));
+    let keeps_head = match before {
+        Some((before, its)) => its == labels && fits(&before, &model),
+        None => matches!(model.head, HeadConfig::Cls(_)) && stands_for(&original, &labels),
+    };
     let recipe = args.recipe.recipe(&args.evaluation, layers, labels)?;
     let members = members(args, &recipe, &tables)?;
     let source = Source {
@@ -107,6 +112,12 @@ fn fits(before: &ClassifierConfig, model: &ClassifierConfig) -> bool {
     let of_head = |weight: &Weight| weight.part == Part::Head;
     let weights = |model: &ClassifierConfig| model.weights().into_iter().filter(of_head).collect::<Vec<_>>();
     before.head.name() == model.head.name() && weights(before) == weights(model)
+}
+
+/// Whether the classes of a classifier that isn't ours stand for these labels.
+fn stands_for(config: &Value, labels: &LabelMap) -> bool {
+    let its = classifier_labels(config);
+    its.is_some_and(|its| labels.iter().all(|(label, class)| its.class_of(label) == Some(class)))
 }
 
 /// All rows, those of one file after those of another.

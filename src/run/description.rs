@@ -122,6 +122,14 @@ pub(super) fn read(json: &Value, bert: BertConfig) -> Result<(ClassifierConfig, 
     Ok((ClassifierConfig { bert, head, max_length, mask, freeze_padding }, labels))
 }
 
+/// What the classes stand for of a `BertForSequenceClassification`; `None` for another architecture, or where its `id2label`
+/// doesn't say.
+pub fn classifier_labels(json: &Value) -> Option<LabelMap> {
+    let architectures = json.get("architectures")?.as_array()?;
+    let is_it = architectures.iter().any(|name| name == "BertForSequenceClassification");
+    is_it.then(|| named(json, &[]).ok()).flatten()
+}
+
 /// The labels by `id2label`.
 fn named(json: &Value, unlabelled: &[u32]) -> Result<LabelMap, String> {
     let names = json.get("id2label").ok_or("it has no id2label")?;

@@ -1,5 +1,6 @@
 //! `ensemble.json`: the members of an ensemble, of which each is a run, and what becomes of its folder.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -65,7 +66,7 @@ impl EnsembleFile {
 /// since 1970, lest they be of an earlier training, that is to be replaced.
 ///
 /// # Errors
-/// A folder that holds a run, or an ensemble of others, unless that may be replaced.
+/// A folder that holds a run, or an ensemble of others, unless that may be replaced, or has fewer seeds.
 pub fn claim_ensemble(root: &Path, members: &[String], arguments: &[String], replace: bool) -> Result<u64> {
     let (before, is_damaged) = match EnsembleFile::read(root) {
         Err(Error::Input { .. }) if replace => (None, true),
@@ -83,16 +84,34 @@ pub fn claim_ensemble(root: &Path, members: &[String], arguments: &[String], rep
         return Ok(began);
     };
     let are_same = before.wanted() == members;
-    if !are_same && !replace {
+    let are_more = have_more_seeds(before.wanted(), members);
+    if !(replace || are_same || are_more || before.members == members) {
         let count = before.wanted().len();
         return Err(Error::OtherMembers { path: root.to_owned(), count });
     }
     // One that was cut short goes on, also where it was to replace another.
     let goes_on = are_same && !before.training.is_empty() && before.is_of(&arguments);
     let began = if replace && !goes_on { now() } else { before.began };
-    let training = if replace { members.to_vec() } else { before.training };
+    let training = match are_same {
+        true if !replace => before.training,
+        false if !replace && !are_more => vec![],
+        _ => members.to_vec(),
+    };
     EnsembleFile { members: before.members, training, began, arguments }.write(root)?;
     Ok(began)
+}
+
+/// Whether `members` are those `before`, and others that differ from them in the seed alone.
+fn have_more_seeds(before: &[String], members: &[String]) -> bool {
+    /// What its name says besides.
+    fn beside_seed(name: &str) -> Option<&str> {
+        Some(name.split_once("seed-")?.1.trim_start_matches(|c: char| c.is_ascii_digit()))
+    }
+    let kinds = |names: &[String]| {
+        names.iter().map(|name| beside_seed(name).map(str::to_owned)).collect::<Option<BTreeSet<_>>>()
+    };
+    let are_kept = before.iter().all(|name| members.contains(name));
+    are_kept && kinds(before).is_some_and(|kinds_before| Some(kinds_before) == kinds(members))
 }
 
 /// Says of the ensemble in `root` that its members are being trained.

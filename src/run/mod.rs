@@ -21,6 +21,7 @@ use std::path::PathBuf;
 
 pub use card::Provenance;
 pub use checkpoint::{Checkpoint, Newest, kept_record, last_arguments};
+pub use description::classifier_labels;
 pub use ensemble::{claim_ensemble, conclude_ensemble, is_concluded, reopen_ensemble};
 pub use names::started;
 pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};

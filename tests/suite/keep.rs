@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bert_xla::run::layout;
 use serde_json::Value as Json;
 
-use crate::common::cli::{asset, command, fails, json_lines, train, with_run};
+use crate::common::cli::{asset, command, fails, json_lines, train, with_run, works};
 use crate::common::empty_folder;
 use crate::common::runs::{Training, check_whole, outcome, read_json, run, steps, trains};
 
@@ -267,4 +267,35 @@ fn the_head_of_a_run_keeps_its_sizes() {
         let head = |root: &Path| read_json(&root.join(layout::CONFIG))["bert_xla"]["head"].clone();
         assert_eq!(head(&first), head(&second));
     }
+}
+
+/// By its `id2label`: a classifier for other labels starts anew.
+#[test]
+fn a_classifier_of_transformers_is_trained_on() {
+    let folder = empty_folder("keep_hub");
+    let [first, exported, second, third] =
+        ["first", "exported", "second", "third"].map(|name| folder.join(name));
+    let head = ["--head", "cls", "--mask", "--epochs", "1"];
+    trains(&mut train(&first, &[&head[..], &["--learning-rate", "1e-3"]].concat()));
+    let arguments =
+        [Path::new("export"), Path::new("--format"), Path::new("transformers"), Path::new("--run"), &first];
+    works(&[&arguments[..], &[Path::new("--output"), &exported]].concat());
+    let on = |root: &Path, more: &[&str]| {
+        let mut command =
+            command(&["train", "--backend", "cpu", "--max-length", "24", "--learning-rate", "1e-12"]);
+        command
+            .arg("--train")
+            .arg(asset("sample.csv"))
+            .arg("--model")
+            .arg(&exported)
+            .arg("--output")
+            .arg(root);
+        trains(command.args(head).args(more))
+    };
+    let stderr = on(&second, &[]);
+    assert!(stderr.contains("encoder and head taken over\n"), "{stderr}");
+    let [before, now] = [&first, &second].map(|root| metric(&history(root)[0], "val_loss"));
+    assert!((before - now).abs() < 1e-6, "{before} and {now}");
+    let stderr = on(&third, &["--labels", "-1=3,0=2,1=1"]);
+    assert!(stderr.contains("2 starting anew (classifier)"), "{stderr}");
 }

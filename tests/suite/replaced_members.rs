@@ -123,3 +123,23 @@ fn members_on_another_hosts_disk_are_told() {
     assert!(hosts.iter().all(|host| host.code == Some(0)), "{hosts:?}");
     assert_eq!(fs::read(first.join(layout::TEST)).unwrap(), concluded);
 }
+
+#[test]
+fn seeds_may_be_added_and_folds_may_not() {
+    let folder = empty_folder("replaced_more");
+    let (seeds, folds) = (folder.join("seeds"), folder.join("folds"));
+    let train = |root: &Path, name: &str, count: &str| train(root, &[name, count, "--epochs", "1"]);
+    trains(&mut train(&seeds, "--seeds", "2"));
+    let first = fs::read(member(&seeds, "seed-0").join(layout::WEIGHTS)).unwrap();
+    let stderr = trains(&mut train(&seeds, "--seeds", "3"));
+    assert_eq!(stderr.matches("Nothing to do").count(), 2, "{stderr}");
+    assert_eq!(epochs(&seeds), [1, 1, 1]);
+    assert!(fs::read(member(&seeds, "seed-0").join(layout::WEIGHTS)).unwrap() == first);
+    let list = read_json(&seeds.join(layout::ENSEMBLE));
+    assert_eq!(list["members"], json!(["members/seed-0", "members/seed-1", "members/seed-2"]));
+    trains(&mut train(&folds, "--folds", "2"));
+    let before = fs::read(folds.join(layout::ENSEMBLE)).unwrap();
+    let message = fails(&mut train(&folds, "--folds", "3"), 2);
+    assert!(message.contains("already holds an ensemble of 2 other members"), "{message}");
+    assert_eq!(fs::read(folds.join(layout::ENSEMBLE)).unwrap(), before);
+}
