@@ -15,7 +15,7 @@ use crate::data::{
 };
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 use crate::nn::{Part, Weight};
-use crate::run::layout::WRITTEN;
+use crate::run::layout::{CHECKPOINTS, MEMBERS, WRITTEN};
 use crate::run::{classifier_labels, model_files, read_json, settings};
 use crate::storage::{check_is_there, is_bucket};
 use crate::train::{HeldOut, Job, Member, Parts, Recipe, Source};
@@ -86,7 +86,9 @@ fn check_output(args: &TrainArgs) -> Result<()> {
     let canonical = |path: &Path| if is_bucket(path) { Ok(path.to_owned()) } else { path.canonicalize() };
     let Ok(root) = canonical(output) else { return Ok(()) };
     let model = &args.model.model;
-    if canonical(Path::new(model)).is_ok_and(|model| model.starts_with(&root)) {
+    let runs = [root.join(MEMBERS), root.join(CHECKPOINTS)];
+    let is_written = |model: &Path| model == root || runs.iter().any(|folder| model.starts_with(folder));
+    if canonical(Path::new(model)).is_ok_and(|model| is_written(&model)) {
         return Err(Error::Usage(format!(
             "--model {model}: it is in --output, which training writes to; name another --output"
         )));
