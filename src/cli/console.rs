@@ -10,7 +10,7 @@ use crate::data::Tokenizer;
 use crate::exec::Replicas;
 use crate::model::BertConfig;
 use crate::report::one_line;
-use crate::storage::{FileError, as_given};
+use crate::storage::{FileError, as_given, is_stdout};
 
 /// One command's voice. On a slice of several hosts, all processes take the same steps and have the same to say: the
 /// chief says it. Errors are for each to tell.
@@ -44,6 +44,15 @@ impl Console {
         // One line, whatever the names are that it holds.
         let line = one_line(&format!("{}{}", self.prefix(), as_given(error.to_string())));
         let _ = writeln!(std::io::stderr(), "error: {line}");
+    }
+
+    /// Prints what has become of the file `output`; elsewhere, if that is stdout itself.
+    pub fn print_of(&self, output: &Path, text: &str) -> std::result::Result<(), FileError> {
+        match is_stdout(output) {
+            true => self.note(text),
+            false => self.print(&format!("{text}\n"))?,
+        }
+        Ok(())
     }
 
     /// Says on stderr what goes on in this process, and on a slice, in which.

@@ -30,11 +30,15 @@ pub fn describe(args: &TrainArgs, members: &[Member]) -> String {
         parts.train.len(),
         own - parts.train.len()
     );
-    for (path, rows) in [(&args.evaluation.dev, &parts.dev), (&args.evaluation.test, &parts.test)] {
+    let tables = [(&args.evaluation.dev, &parts.dev), (&args.evaluation.test, &parts.test)];
+    let known = match tables.iter().any(|(path, _)| path.is_some()) {
+        true => table.texts[..own].iter().collect(),
+        false => HashSet::new(),
+    };
+    for (path, rows) in tables {
         if let Some(path) = path {
             text.push_str(&format!("\n{}: {}", path.display(), plural(rows.len(), "text")));
-            let own = table.texts[..own].iter().collect::<HashSet<_>>();
-            let known = rows.iter().filter(|row| own.contains(&table.texts[**row])).count();
+            let known = rows.iter().filter(|row| known.contains(&table.texts[**row])).count();
             if known > 0 {
                 text.push_str(&format!(", {known} of them also in {}", args.train.display()));
             }
@@ -85,10 +89,9 @@ fn notes(members: &[Member]) -> Vec<String> {
     for (class, of) in untrained {
         let label = one_line(&recipe.labels.name_of(class));
         let of = match of[..] {
-            [""] => String::new(),
+            [] | [""] => String::new(),
             [name] => format!(" of {name}"),
             [name, ..] => format!(" of {name} and {} more", of.len() - 1),
-            [] => String::new(),
         };
         notes.push(format!("No row to train on{of} has the label {label}"));
     }

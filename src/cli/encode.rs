@@ -18,7 +18,7 @@ use crate::run::layout::{FILES, RUN};
 use crate::run::{self, model_files};
 use crate::shape::{ElementType, Shape};
 use crate::step::EncodeConfig;
-use crate::storage::{FileError, is_stdout, open_for_passes};
+use crate::storage::{FileError, open_for_passes};
 use crate::weights::{Hub, open_pretrained, open_tokenizer, save_safetensors};
 
 /// Write the encoder's last hidden states for sentences, one a line of the input.
@@ -87,11 +87,7 @@ pub fn run(args: &EncodeArgs, console: &Arc<Console>) -> Result<()> {
     };
     output.end(encoded)?;
     let told = format!("{}: {} sentences", args.output.display(), sentences.count);
-    if is_stdout(&args.output) {
-        console.note(&told);
-        return Ok(());
-    }
-    Ok(console.print(&format!("{told}\n"))?)
+    Ok(console.print_of(&args.output, &told)?)
 }
 
 /// A file of sentences, which is gone through more than once.

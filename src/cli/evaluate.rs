@@ -48,10 +48,14 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
             check_is_outside(flag, runs.checkpoints(), output)?;
         }
     }
-    args.errors.as_deref().map_or(Ok(()), |errors| check_is_csv("--errors", errors))?;
-    let is_others = |extension: &str| ["svg", "pdf", "jpg", "jpeg", "gif", "webp"].contains(&extension);
-    let check = |confusion: &Path| check_name("--confusion", confusion, "PNG", is_others);
-    args.confusion.as_deref().map_or(Ok(()), check)?;
+    if let Some(errors) = &args.errors {
+        check_is_csv("--errors", errors)?;
+    }
+    if let Some(confusion) = &args.confusion {
+        const OTHERS: [&str; 6] = ["svg", "pdf", "jpg", "jpeg", "gif", "webp"];
+        let extension = confusion.extension().unwrap_or_default().to_ascii_lowercase();
+        check_name("--confusion", confusion, "PNG", OTHERS.iter().any(|other| extension == *other))?;
+    }
     if let (Some(confusion), Some(errors)) = (&args.confusion, &args.errors)
         && place(confusion) == place(errors)
     {

@@ -66,21 +66,17 @@ pub fn place(path: &Path) -> PathBuf {
     }
 }
 
-/// Refuses a name that promises another format than what is written.
-pub fn check_name(flag: &str, output: &Path, is: &str, is_others: impl Fn(&str) -> bool) -> Result<()> {
-    let extension = output.extension().and_then(|extension| extension.to_str());
-    match extension.map(str::to_ascii_lowercase) {
-        Some(extension) if is_others(&extension) => {
-            let path = output.display();
-            Err(Error::Usage(format!("{flag} {path}: {is} is written; name the file so")))
-        }
-        _ => Ok(()),
+/// Refuses a name that promises another format than what is written, which `is` it.
+pub fn check_name(flag: &str, output: &Path, is: &str, is_others: bool) -> Result<()> {
+    match is_others {
+        true => Err(Error::Usage(format!("{flag} {}: {is} is written; name the file so", output.display()))),
+        false => Ok(()),
     }
 }
 
 /// [`check_name`] of a table.
 pub fn check_is_csv(flag: &str, output: &Path) -> Result<()> {
-    check_name(flag, output, "CSV", |_| Format::of(output) != Format::Csv)
+    check_name(flag, output, "CSV", Format::of(output) != Format::Csv)
 }
 
 impl Output {

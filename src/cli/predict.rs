@@ -16,7 +16,7 @@ use crate::data::{Labels, Purpose, Summary, TableFile, Tokens};
 use crate::infer::Ensemble;
 use crate::report::one_line;
 use crate::run::{Submission, write_submission};
-use crate::storage::{FileError, is_stdout};
+use crate::storage::FileError;
 
 /// Label the rows of a table, and write ID,label in its order.
 ///
@@ -92,11 +92,7 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
             counts.get(&class).copied().unwrap_or_default()
         ));
     }
-    if is_stdout(&args.output) {
-        console.note(summary.trim_end());
-        return Ok(());
-    }
-    Ok(console.print(&summary)?)
+    Ok(console.print_of(&args.output, summary.trim_end())?)
 }
 
 /// The way of a table's rows through models.

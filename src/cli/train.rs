@@ -171,9 +171,7 @@ impl Training<'_> {
             }
         }
     }
-}
 
-impl Training<'_> {
     /// Says that a run needs nothing, after so many epochs; `elsewhere` has it, another process of the slice, if the first one
     /// hasn't.
     ///

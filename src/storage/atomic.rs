@@ -121,9 +121,10 @@ pub fn is_stdout(path: &Path) -> bool {
 
 /// Whether a path is a device, a pipe or the like, or stands for one of this process's open files.
 fn is_special(path: &Path) -> bool {
-    let leads_to_proc =
-        descriptor(path).is_some() || fs::read_link(path).is_ok_and(|target| target.starts_with("/proc"));
-    leads_to_proc || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+    let leads_to_proc = fs::read_link(path).is_ok_and(|target| target.starts_with("/proc"));
+    descriptor(path).is_some()
+        || leads_to_proc
+        || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// A file that has no name yet.
