@@ -20,6 +20,7 @@
 //! | [`export`] | a trained model as files for other programs |
 //! | [`train`] | the loop over a compiled step, and the whole job from table to commits |
 //! | [`plan`] | a chip's figures and a compiled program: memory, time and cost of a step, with no device |
+//! | [`tpu_vm`] | Cloud TPU VMs, launched through `gcloud` and watched through preemptions |
 //! | [`cli`] | arguments to one command; it alone knows what flags there are |
 //!
 //! A batch's way: [`data::Table`] holds the rows of the file, [`data::Tokenizer`] makes [`data::Tokens`] of them (in
@@ -75,5 +76,6 @@ pub mod run;
 pub mod shape;
 pub mod step;
 pub mod storage;
+pub mod tpu_vm;
 pub mod train;
 pub mod weights;

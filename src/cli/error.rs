@@ -8,7 +8,7 @@ use crate::model::ConfigError;
 use crate::report::ReportError;
 use crate::storage::FileError;
 use crate::weights::{HubError, WeightsError};
-use crate::{exec, export, infer, pjrt, plan, run, train};
+use crate::{exec, export, infer, pjrt, plan, run, tpu_vm, train};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -31,6 +31,7 @@ pub enum Error {
     Pjrt(pjrt::Error),
     File(FileError),
     Signals(io::Error),
+    TpuVm(tpu_vm::Error),
 }
 
 impl Error {
@@ -39,6 +40,7 @@ impl Error {
         match self {
             Self::Usage(_) => true,
             Self::Signals(_) => false,
+            Self::TpuVm(error) => error.is_input_error(),
             Self::File(error) => error.is_input_error(),
             Self::Exec(error) => error.is_input_error(),
             Self::Plan(error) => error.is_input_error(),
@@ -121,6 +123,9 @@ impl Error {
             Self::Data(DataError::NoColumn { role, column: None, .. }) => {
                 return Some(format!("pass --{role}-column"));
             }
+            Self::TpuVm(tpu_vm::Error::Unknown { .. }) => {
+                "`run` does all of it, or `create`, `setup` and `train` from here"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -143,6 +148,7 @@ impl fmt::Display for Error {
             Self::Report(error) => error.fmt(f),
             Self::Pjrt(error) => error.fmt(f),
             Self::File(error) => error.fmt(f),
+            Self::TpuVm(error) => error.fmt(f),
             Self::Signals(error) => write!(f, "can't tell when a signal comes: {error}"),
         }?;
         self.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"))
@@ -171,6 +177,15 @@ impl From<exec::Error> for Error {
         match error {
             exec::Error::Pjrt(error) => error.into(),
             own => Self::Exec(own),
+        }
+    }
+}
+
+impl From<tpu_vm::Error> for Error {
+    fn from(error: tpu_vm::Error) -> Self {
+        match error {
+            tpu_vm::Error::File(error) => error.into(),
+            own => Self::TpuVm(own),
         }
     }
 }

@@ -20,6 +20,8 @@ mod progress;
 mod provenance;
 mod recipe;
 mod signals;
+mod tpu_vm;
+mod tpu_vm_args;
 mod train;
 mod train_args;
 
@@ -61,6 +63,7 @@ enum Command {
     Graph(graph::GraphArgs),
     Plan(plan::PlanArgs),
     Plugins(plugins::PluginsArgs),
+    TpuVm(tpu_vm_args::TpuVmArgs),
 }
 
 /// How a command ends that doesn't fail.
@@ -69,6 +72,8 @@ pub enum Exit {
     Done,
     /// Training was asked to stop, and has saved what it did: the same command goes on from there.
     Stopped,
+    /// A command that this one ran has failed, and has told why.
+    Status(u8),
 }
 
 impl Exit {
@@ -77,6 +82,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Stopped => 75,
+            Self::Status(status) => status,
         }
     }
 }
@@ -124,6 +130,7 @@ pub fn run(cli: Cli, console: &Arc<Console>) -> Result<Exit> {
         Command::Graph(args) => graph::run(&args, console),
         Command::Plan(args) => plan::run(&args, console),
         Command::Plugins(args) => plugins::run(&args, console),
+        Command::TpuVm(args) => return tpu_vm::run(&args, console),
     }?;
     Ok(Exit::Done)
 }

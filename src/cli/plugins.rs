@@ -1,12 +1,12 @@
 //! `bert-xla plugins`: which plugins are here and which devices they drive; `plugins install`: fetches one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::Console;
-use crate::pjrt::install::{Installed, install, install_libraries};
+use crate::pjrt::install::{Installed, install_from, install_libraries};
 use crate::pjrt::{
     Backend, Client, Device, DeviceMemory, Error, GpuOptions, Plugin, Result, Value, cpu_device_count,
 };
@@ -31,6 +31,9 @@ enum Action {
         /// With gpu: also CUDA's libraries, which the plugin opens when it runs something (2.8 GB)
         #[arg(long)]
         cuda: bool,
+        /// The plugin's wheel, as `pip download --no-deps` brings it, instead of a download
+        #[arg(long, value_name = "FILE")]
+        wheel: Option<PathBuf>,
     },
 }
 
@@ -52,8 +55,8 @@ enum State {
 
 /// Lists the plugins or installs one.
 pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
-    if let Some(Action::Install { backend, cuda }) = args.action {
-        return fetch(backend, cuda, console);
+    if let Some(Action::Install { backend, cuda, wheel }) = &args.action {
+        return fetch(*backend, *cuda, wheel.as_deref(), console);
     }
     let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
@@ -64,7 +67,7 @@ pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
     }?)
 }
 
-fn fetch(backend: Backend, cuda: bool, console: &Console) -> super::Result<()> {
+fn fetch(backend: Backend, cuda: bool, wheel: Option<&Path>, console: &Console) -> super::Result<()> {
     if cuda && backend != Backend::Gpu {
         return Err(super::Error::Usage(format!("--cuda is for gpu, and this is {backend}")));
     }
@@ -72,7 +75,7 @@ fn fetch(backend: Backend, cuda: bool, console: &Console) -> super::Result<()> {
         let verb = if installed.already { "already installed" } else { "installed" };
         console.print(&format!("{what}: {verb}: {}\n", installed.path.display()))
     };
-    tell(&backend.to_string(), install(backend)?)?;
+    tell(&backend.to_string(), install_from(backend, wheel)?)?;
     if cuda {
         let progress = |wheel: &str| console.note(&format!("Installing {wheel}"));
         tell("CUDA's libraries", install_libraries(backend, progress)?)?;

@@ -46,6 +46,11 @@ pub fn installed_path(backend: Backend) -> Result<PathBuf> {
 /// Downloads, checks and unpacks the pinned plugin, and the tools that its compiler wants beside it, unless they are
 /// there. Processes that install at the same time wait for each other.
 pub fn install(backend: Backend) -> Result<Installed> {
+    install_from(backend, None)
+}
+
+/// As [`install`]; the plugin's own wheel is that file, where one is given, and must be the pinned one.
+pub fn install_from(backend: Backend, wheel: Option<&Path>) -> Result<Installed> {
     let path = installed_path(backend)?;
     if is_installed(backend)? {
         return Ok(Installed { path, already: true });
@@ -61,6 +66,12 @@ pub fn install(backend: Backend) -> Result<Installed> {
         }
         already = false;
         let build = pinned(backend, &member.wheel)?;
+        let is_plugin = member.wheel.package == backend.platform().plugin.wheel.package;
+        if let Some(wheel) = wheel.filter(|_| is_plugin) {
+            check_hash(wheel, build.sha256)?;
+            unpack(wheel, member.path, &path)?;
+            continue;
+        }
         let download = Download::start(&folder)?;
         let file = download.fetch(backend, &member.wheel, build)?;
         check_hash(&file, build.sha256)?;

@@ -61,4 +61,5 @@ mod texts;
 mod tokens;
 mod tpu_vm;
 mod tpu_vm_runs;
+mod tpu_vm_watch;
 mod training;

@@ -1,4 +1,4 @@
-//! Runs that `scripts/tpu-vm` starts, stops and fetches on a TPU VM that is two folders of this machine.
+//! Runs that `bert-xla tpu-vm` starts, stops and fetches, through the real gcloud and sshd.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ use crate::common::tpu_vm::{KILLED, STOPPED, TpuVm, output, wait_until, write_pr
 
 #[test]
 fn a_run_outlives_its_connection_and_reports_its_end() {
-    let vm = TpuVm::new("run");
+    let Some(vm) = TpuVm::new("run") else { return };
     let (status, _, stderr) = vm.run("status", &[]);
     assert_eq!((status, stderr.matches(": no program: run setup first\n").count()), (1, 2), "{stderr}");
     fs::write(vm.path("it's data.csv"), "id,text,label\n").unwrap();
@@ -66,7 +66,8 @@ fn a_run_outlives_its_connection_and_reports_its_end() {
 
 #[test]
 fn status_tells_how_a_run_has_ended() {
-    let vm = TpuVm::new("status").set_up();
+    let Some(vm) = TpuVm::new("status") else { return };
+    let vm = vm.set_up();
     for (end, report, status) in [
         ("exit 0", ": done\n", 0),
         ("exit 1", ": failed, exit status 1\n", 1),
@@ -89,7 +90,8 @@ fn status_tells_how_a_run_has_ended() {
 
 #[test]
 fn stop_waits_until_the_run_has_saved() {
-    let vm = TpuVm::new("stop").set_up();
+    let Some(vm) = TpuVm::new("stop") else { return };
+    let vm = vm.set_up();
     vm.works("train", &["--", "slow"]);
     vm.wait_for_log("[slow]");
     let (status, stdout, stderr) = vm.run("stop", &["--wait", "1"]);
@@ -105,7 +107,7 @@ fn stop_waits_until_the_run_has_saved() {
 
     // It ends once `stop` has begun to wait for it.
     write_program(
-        &vm.path("bin/flock"),
+        &vm.path("worker-bin/flock"),
         "#!/bin/sh\ncase \"$*\" in *'--timeout 5 '*) touch go ;; esac\nPATH=${PATH#*:} exec flock \"$@\"\n",
     );
     let (status, stdout, stderr) = vm.run("stop", &[]);
@@ -119,8 +121,12 @@ fn stop_waits_until_the_run_has_saved() {
 /// However slowly a run starts, `stop` right after `train` finds it.
 #[test]
 fn stop_ends_a_run_that_has_hardly_started() {
-    let vm = TpuVm::new("early").set_up();
-    write_program(&vm.path("bin/setsid"), "#!/bin/sh\nsleep 0.3\nPATH=${PATH#*:} exec setsid \"$@\"\n");
+    let Some(vm) = TpuVm::new("early") else { return };
+    let vm = vm.set_up();
+    write_program(
+        &vm.path("worker-bin/setsid"),
+        "#!/bin/sh\nsleep 0.3\nPATH=${PATH#*:} exec setsid \"$@\"\n",
+    );
     for arguments in [&[] as &[&str], &["--now"]] {
         vm.works("train", &["--", "early"]);
         let stopped = vm.works("stop", arguments);
@@ -131,7 +137,8 @@ fn stop_ends_a_run_that_has_hardly_started() {
 
 #[test]
 fn a_stopped_or_killed_run_goes_on_with_the_same_command() {
-    let vm = TpuVm::new("again").set_up();
+    let Some(vm) = TpuVm::new("again") else { return };
+    let vm = vm.set_up();
     let train = ["--", "--output", "run"];
     vm.works("train", &train);
     vm.wait_for_log("[run]");
@@ -158,7 +165,8 @@ fn a_stopped_or_killed_run_goes_on_with_the_same_command() {
 
 #[test]
 fn stop_now_kills_what_ignores_term_and_fails_if_the_run_goes_on() {
-    let vm = TpuVm::new("stubborn").set_up();
+    let Some(vm) = TpuVm::new("stubborn") else { return };
+    let vm = vm.set_up();
     vm.works("train", &["--", "stubborn"]);
     // Once it prints, it ignores TERM.
     wait_until(|| vm.read("0/bert-xla/run.log"), |log| log.contains("stubborn"));
@@ -179,7 +187,8 @@ fn stop_now_kills_what_ignores_term_and_fails_if_the_run_goes_on() {
 
 #[test]
 fn fetch_brings_the_model_and_with_checkpoints_all_that_training_goes_on_from() {
-    let vm = TpuVm::new("fetch").set_up();
+    let Some(vm) = TpuVm::new("fetch") else { return };
+    let vm = vm.set_up();
     vm.works("train", &["--", "--output", "run"]);
     vm.go();
     vm.wait_for(": failed, exit status 3");
@@ -224,14 +233,35 @@ fn fetch_brings_the_model_and_with_checkpoints_all_that_training_goes_on_from() 
     }
 }
 
+/// Members that are listed, each as a run, and what is told of all.
+#[test]
+fn fetch_brings_an_ensemble() {
+    let Some(vm) = TpuVm::none_yet("fetch_ensemble", 1) else { return };
+    vm.works("create", &["--type", "v2-8"]);
+    let vm = vm.set_up();
+    let members = "mkdir -p all/members; for m in seed-0 seed-1 seed-2; do cp -r run all/members/$m; done; \
+                   printf '{\n  \"members\": [\n    \"seed-0\",\n    \"seed-1\"\n  ],\n  \"training\": []\n}' \
+                   >all/ensemble.json; echo {} >all/summary.json; exit 0";
+    vm.works("train", &["--", "ends", members, "--output", "all"]);
+    vm.wait_for(": done");
+    vm.works("fetch", &["--run", "all", "--checkpoints"]);
+    assert_eq!(vm.list("my-tpu/all"), ["ensemble.json", "members", "summary.json"]);
+    assert_eq!(vm.list("my-tpu/all/members"), ["seed-0", "seed-1"]);
+    let files = ["checkpoints", "history.jsonl", "model.safetensors", "run.json"];
+    assert_eq!(vm.list("my-tpu/all/members/seed-1"), files);
+    assert_eq!(vm.read("my-tpu/all/members/seed-1/model.safetensors"), "model.safetensors of 7\n");
+    assert!(!vm.path("0/bert-xla/all/.fetch").exists());
+}
+
 /// The stand-in for `cmp` is the run, which commits while it is looked at.
 #[test]
 fn fetch_is_of_one_moment_while_the_run_goes_on() {
-    let vm = TpuVm::new("moment").set_up();
+    let Some(vm) = TpuVm::new("moment") else { return };
+    let vm = vm.set_up();
     vm.works("train", &["--", "--output", "run"]);
     vm.wait_for_log("[run]");
     write_program(
-        &vm.path("bin/cmp"),
+        &vm.path("worker-bin/cmp"),
         "#!/bin/sh\n[ -e \"$TPU_VM/went_on\" ] || sed -i s/step-7/step-9/ run/run.json\n\
          >\"$TPU_VM/went_on\"\nPATH=${PATH#*:} exec cmp \"$@\"\n",
     );
@@ -239,7 +269,7 @@ fn fetch_is_of_one_moment_while_the_run_goes_on() {
     assert!(vm.read("my-tpu/run/run.json").contains(r#""checkpoint": "checkpoints/step-9""#));
     assert_eq!(vm.read("my-tpu/run/model.safetensors"), "model.safetensors of 9\n");
 
-    write_program(&vm.path("bin/cmp"), "#!/bin/sh\nexit 1\n");
+    write_program(&vm.path("worker-bin/cmp"), "#!/bin/sh\nexit 1\n");
     let (status, _, stderr) = vm.run("fetch", &["other"]);
     assert_eq!(status, 1);
     assert!(stderr.contains(": run changed while it was looked at, 3 times: fetch it again\n"), "{stderr}");
@@ -249,11 +279,13 @@ fn fetch_is_of_one_moment_while_the_run_goes_on() {
 
 #[test]
 fn fetch_says_why_there_is_nothing_to_fetch() {
-    let vm = TpuVm::new("nothing").set_up();
+    let Some(vm) = TpuVm::new("nothing") else { return };
+    let vm = vm.set_up();
     let fails = |arguments: &[&str], expected: &str| {
         let (status, stdout, stderr) = vm.run("fetch", arguments);
-        assert_eq!((status, stdout.as_str(), stderr.lines().count()), (1, "", 1), "{stderr}");
-        assert!(stderr.starts_with("error: ") && stderr.ends_with(&format!("{expected}\n")), "{stderr}");
+        assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+        let is_it = |line: &str| line.starts_with("error: ") && line.ends_with(expected);
+        assert_eq!(stderr.lines().filter(|line| is_it(line)).count(), 1, "{stderr}");
         assert!(!vm.path("my-tpu").exists());
     };
     fails(&["--run", "other"], ": no run in other: --run says what train's --output was");
@@ -261,7 +293,7 @@ fn fetch_says_why_there_is_nothing_to_fetch() {
     vm.wait_for(": done");
     fails(
         &[],
-        "error: the run is in a bucket: gcloud storage cp -r gs://b/my run FOLDER copies it, and --run gs://b/my run of \
+        "the run is in a bucket: gcloud storage cp -r gs://b/my run FOLDER copies it, and --run gs://b/my run of \
          evaluate and predict reads it there",
     );
     // An earlier one that is there.
@@ -281,7 +313,7 @@ fn fetch_says_why_there_is_nothing_to_fetch() {
 /// The real program, trained on the sample by the CPU of the machine that plays the TPU VM.
 #[test]
 fn the_program_trains_and_its_run_is_fetched() {
-    let vm = TpuVm::new("program");
+    let Some(vm) = TpuVm::new("program") else { return };
     let (program, plugin) = (env!("CARGO_BIN_EXE_bert-xla"), cpu_plugin());
     // All but the download of the TPU plugin.
     let wrapper = format!(
@@ -342,4 +374,44 @@ fn the_program_trains_and_its_run_is_fetched() {
     let log = log();
     assert_eq!(step(&log[log.find("Going on").unwrap()..]), last, "{log}");
     vm.works("stop", &[]);
+}
+
+/// Each verb's first connection breaks once its command has done its work, or a part of it: gcloud runs it again.
+#[test]
+fn connections_that_break_do_no_harm() {
+    let Some(vm) = TpuVm::none_yet("cut", 1) else { return };
+    vm.works("create", &["--type", "v2-8"]);
+    let ssh = format!(
+        "#!/bin/bash\nssh() {{ /usr/bin/ssh -F '{0}/ssh_config' \"$@\"; }}\n\
+         if [ -e '{0}/cut' ]; then rm '{0}/cut'; ssh \"$@\" | head -c 12; exit 255; fi\nssh \"$@\"\n",
+        vm.folder.display()
+    );
+    write_program(&vm.path("bin/ssh"), &ssh);
+    let cut = |verb: &str, arguments: &[&str]| {
+        fs::write(vm.path("cut"), "").unwrap();
+        let (status, stdout, stderr) = vm.run(verb, arguments);
+        assert_eq!(status, 0, "{verb}: {stdout}{stderr}");
+        assert!(!vm.path("cut").exists(), "{verb}");
+        assert!(stderr.contains("Retrying: SSH command error"), "{verb}: {stderr}");
+        stdout
+    };
+    cut("setup", &["--binary", "program"]);
+    cut("train", &["--", "slow", "--output", "run"]);
+    vm.wait_for(": running, pid ");
+    let log = "[train]\n[slow]\n[--output]\n[run]\n";
+    assert_eq!(vm.read("0/bert-xla/run.log"), log, "started once");
+    assert_eq!(cut("logs", &["--no-follow"]), log);
+    assert!(cut("status", &[]).contains(": running, pid "));
+    vm.go();
+    cut("stop", &[]);
+    cut("fetch", &[]);
+    assert_eq!(vm.read("my-tpu/run/model.safetensors"), "model.safetensors of 7\n");
+    // A run that has ended already is not started again by what belongs to its start.
+    cut("train", &["--", "ends", "exit 0"]);
+    vm.wait_for(": done");
+    assert_eq!(vm.read("0/bert-xla/run.log").matches("[ends]").count(), 1);
+    // Another start is another run.
+    vm.works("train", &["--", "ends", "exit 0"]);
+    vm.wait_for(": done");
+    assert_eq!(vm.read("0/bert-xla/run.log").matches("[ends]").count(), 2);
 }

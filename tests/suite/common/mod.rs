@@ -11,6 +11,7 @@ pub mod machine;
 pub mod minilm;
 pub mod runs;
 pub mod slice;
+pub mod tpu_api;
 pub mod tpu_vm;
 pub mod training;
 

@@ -1,38 +1,20 @@
-//! A TPU VM that is two folders of this machine, and the `gcloud` that reaches it.
+//! A TPU VM whose workers are folders of this machine, each with a real sshd of its own; the real `gcloud` reaches them
+//! through a TPU API of this machine. Where either is missing, tests say that they skip.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value as Json, json};
+
 use super::empty_folder;
+use super::tpu_api::{Machines, TpuApi};
 
-pub const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/tpu-vm");
-
-/// Stands in for gcloud: each worker's home folder is here, and a command runs in it as sshd would run it.
-pub const GCLOUD: &str = r#"#!/usr/bin/env bash
-printf '%q ' "$@" >>"$TPU_VM/calls"; echo >>"$TPU_VM/calls"
-verb=$4 workers=0 command='' paths=() status=0
-for argument in "${@:5}"; do
-    case $argument in
-        --worker=all) workers='0 1' ;;
-        --worker=*) workers=${argument#*=} ;;
-        --command=*) command=${argument#*=} ;;
-        --*) ;;
-        *) paths+=("$argument") ;;
-    esac
-done
-for worker in $workers; do
-    home=$TPU_VM/$worker
-    case $verb in
-        ssh) (cd "$home" && HOME=$home exec bash -c "$command") || status=$? ;;
-        scp) cp -r "${paths[@]/#my-tpu:/$home/}" || status=$? ;;
-    esac
-done
-exit $status
-"#;
+pub const PROGRAM_UNDER_TEST: &str = env!("CARGO_BIN_EXE_bert-xla");
 
 /// Stands in for the program: writes a run of two checkpoints, prints its arguments, and ends with status 3 when a file
 /// `go` appears. After TERM, it says what was saved, and ends with status 75. `train stubborn` ignores TERM, `train
@@ -71,7 +53,7 @@ END
         printf '[%s]\n' "$@"
         [ "$2" != ends ] || eval "$3"
         waited=0
-        until [ -e go ] || [ $stop ] || [ $waited -gt 600 ]; do sleep 0.05; waited=$((waited + 1)); done
+        until [ -e go ] || [ $stop ] || [ $waited -gt 6000 ]; do sleep 0.05; waited=$((waited + 1)); done
         [ $stop ] || exit 3
         [ "$2" != slow ] || until [ -e go ]; do sleep 0.05; done
         echo 'Stopped (SIGTERM) after step 7, which is saved in run; the same command goes on from there'
@@ -84,37 +66,264 @@ pub const KILLED: &str = ": killed, or the VM restarted";
 pub const STOPPED: &str = ": stopped and saved, exit status 75: Stopped (SIGTERM) after step 7, which is saved in run; \
                            the same command goes on from there\n";
 
-/// A TPU VM of two workers, and the gcloud that reaches it.
-pub struct TpuVm(pub PathBuf);
+/// The workers: their homes and what answers on their ports.
+struct Workers {
+    folder: PathBuf,
+    daemons: Vec<Child>,
+    ports: Vec<u16>,
+}
+
+impl Workers {
+    fn new(folder: &Path, count: usize) -> Self {
+        // Taken all at once, so that no two are the same.
+        let free = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect::<Vec<_>>();
+        let ports = free.iter().map(|port| port.local_addr().unwrap().port()).collect();
+        Self { folder: folder.to_owned(), daemons: vec![], ports }
+    }
+
+    /// Who logs in is at home in the worker's folder, as its only user; `sudo` and the image's `gcloud` are the test's.
+    fn start(&self, worker: usize) -> Child {
+        let folder = &self.folder;
+        let home = folder.join(worker.to_string());
+        let shell = format!(
+            "#!/bin/bash\nexport HOME='{0}' PATH=\"{1}:$PATH\" TPU_VM='{2}'\n[ ! -e '{2}/environment' ] || . '{2}/environment'\ncd \"$HOME\" && exec bash -c \"$SSH_ORIGINAL_COMMAND\"\n",
+            home.display(),
+            folder.join("worker-bin").display(),
+            folder.display()
+        );
+        write_program(&folder.join(format!("shell{worker}")), &shell);
+        let config = format!(
+            "ListenAddress 127.0.0.1\nPort {}\nHostKey {2}/host_key\nAuthorizedKeysFile {2}/authorized_keys\n\
+             StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n\
+             MaxStartups 100\nSubsystem sftp {3}\nForceCommand {2}/shell{1}\n",
+            self.ports[worker],
+            worker,
+            folder.display(),
+            SFTP_SERVER,
+        );
+        let path = folder.join(format!("sshd{worker}.config"));
+        fs::write(&path, config).unwrap();
+        let log = fs::File::create(folder.join(format!("sshd{worker}.log"))).unwrap();
+        Command::new(SSHD)
+            .args(["-D", "-e", "-f"])
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+}
+
+const SSHD: &str = "/usr/sbin/sshd";
+const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
+
+impl Machines for Workers {
+    fn boot(&mut self) {
+        for worker in 0..self.ports.len() {
+            let home = self.folder.join(worker.to_string());
+            fs::create_dir_all(&home).unwrap();
+            let daemon = self.start(worker);
+            self.daemons.push(daemon);
+            let address = ("127.0.0.1", self.ports[worker]);
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while std::net::TcpStream::connect(address).is_err() {
+                assert!(Instant::now() < deadline, "sshd of worker {worker} doesn't answer");
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// Without a warning, and with all processes and files.
+    fn remove(&mut self) {
+        for worker in 0..self.ports.len() {
+            end_processes_in(&self.folder.join(worker.to_string()));
+        }
+        for mut daemon in self.daemons.drain(..) {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        for worker in 0..self.ports.len() {
+            let home = self.folder.join(worker.to_string());
+            // What still writes there may add a file meanwhile.
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while home.exists() && fs::remove_dir_all(&home).is_err() {
+                end_processes_in(&home);
+                assert!(Instant::now() < deadline, "{} can't be removed", home.display());
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    fn authorize(&mut self, keys: &str) {
+        // Each is `USER:KEY`.
+        let keys = keys.lines().filter_map(|line| line.split_once(':')).map(|(_, key)| format!("{key}\n"));
+        fs::write(self.folder.join("authorized_keys"), keys.collect::<String>()).unwrap();
+    }
+
+    fn endpoints(&self) -> Vec<Json> {
+        let endpoint = |worker| json!({ "ipAddress": internal(worker), "port": 8470, "accessConfig": { "externalIp": public(worker) } });
+        (0..self.ports.len()).map(endpoint).collect()
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn internal(worker: usize) -> String {
+    format!("10.0.0.{}", worker + 1)
+}
+
+fn public(worker: usize) -> String {
+    format!("203.0.113.{}", worker + 1)
+}
+
+/// Kills every process whose HOME is there, as a machine that is switched off does.
+pub fn end_processes_in(home: &Path) {
+    let variable = format!("HOME={}", home.display());
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(environment) = fs::read(process.path().join("environ")) else { continue };
+        if environment.split(|byte| *byte == 0).any(|found| found == variable.as_bytes()) {
+            let pid = process.file_name().into_string().unwrap();
+            let _ = Command::new("kill").args(["-s", "KILL", &pid]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// The command lines of a process's ancestors.
+fn parents(process: &Path) -> Vec<String> {
+    let mut lines = vec![];
+    let mut process = process.to_owned();
+    while let Ok(stat) = fs::read_to_string(process.join("stat")) {
+        // After the name, which may hold anything: state, parent.
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)).unwrap_or("0");
+        process = Path::new("/proc").join(parent);
+        let Ok(line) = fs::read(process.join("cmdline")) else { break };
+        lines.push(String::from_utf8_lossy(&line).replace('\0', " "));
+    }
+    lines
+}
+
+/// A TPU VM that can be made, and a machine from which it is reached.
+pub struct TpuVm {
+    pub folder: PathBuf,
+    pub api: TpuApi,
+    workers: usize,
+}
 
 impl TpuVm {
-    pub fn new(test: &str) -> Self {
-        let folder = empty_folder(&format!("tpu_vm_{test}"));
-        for worker in ["0", "1"] {
-            fs::create_dir(folder.join(worker)).unwrap();
+    /// A machine from which nothing has been made; `None`, after a word, where `gcloud` or `sshd` is missing.
+    pub fn none_yet(test: &str, workers: usize) -> Option<Self> {
+        let has_gcloud =
+            Command::new("gcloud").arg("version").output().is_ok_and(|output| output.status.success());
+        if !has_gcloud || !Path::new(SSHD).exists() {
+            eprintln!("skipped: {test}: needs gcloud and {SSHD}");
+            return None;
         }
-        fs::create_dir(folder.join("bin")).unwrap();
-        write_program(&folder.join("bin/gcloud"), GCLOUD);
+        let folder = empty_folder(&format!("tpu_vm_{test}"));
+        for name in ["bin", "worker-bin", "laptop", "gcloud"] {
+            fs::create_dir(folder.join(name)).unwrap();
+        }
+        let key = folder.join("host_key");
+        let generated =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
+        assert!(generated.unwrap().success());
+        // sshd's own, if it runs as root.
+        let _ = fs::create_dir_all("/run/sshd");
+        let machines = Workers::new(&folder, workers);
+        let hosts = machines.ports.iter().enumerate().map(|(worker, port)| {
+            format!("Host {} {}\nHostName 127.0.0.1\nPort {port}\n", internal(worker), public(worker))
+        });
+        fs::write(folder.join("ssh_config"), hosts.collect::<String>()).unwrap();
+        // The only thing that is not as anywhere else: where addresses lead.
+        for program in ["ssh", "scp"] {
+            let own =
+                format!("#!/bin/sh\nexec /usr/bin/{program} -F '{}/ssh_config' \"$@\"\n", folder.display());
+            write_program(&folder.join("bin").join(program), &own);
+        }
+        // Nobody but root may change the machine's own settings.
+        write_program(&folder.join("worker-bin/sudo"), "#!/bin/sh\necho \"$@\" >>\"$HOME/sudo\"\n");
         write_program(&folder.join("program"), PROGRAM);
-        Self(folder)
+        let api = TpuApi::start(Box::new(machines));
+        Some(Self { folder, api, workers })
+    }
+
+    /// Two workers that are ready.
+    pub fn new(test: &str) -> Option<Self> {
+        let vm = Self::none_yet(test, 2)?;
+        vm.works("create", &["--type", "v3-16"]);
+        Some(vm)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.folder.join(name)
     }
 
-    /// Anything, with this gcloud on its path.
+    /// Anything, as the person at this machine runs it.
     pub fn command(&self, program: &str) -> Command {
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(program);
-        command.env("PATH", path).env("TPU_VM", &self.0).env_remove("CLOUDSDK_COMPUTE_ZONE");
-        command.current_dir(&self.0).stdin(Stdio::null());
+        let (tpu, compute) = (self.api.url.clone(), format!("{}compute/v1/", self.api.url));
+        command
+            .env("PATH", path)
+            .env("TPU_VM", &self.folder)
+            .env("HOME", self.path("laptop"))
+            .env("CLOUDSDK_CONFIG", self.path("gcloud"))
+            .envs([
+                ("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", tpu),
+                ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", compute),
+            ])
+            .envs([
+                ("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true"),
+                ("CLOUDSDK_CORE_PROJECT", "p"),
+                ("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true"),
+                ("CLOUDSDK_CORE_DISABLE_PROMPTS", "1"),
+                ("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "1"),
+            ]);
+        for variable in ["CLOUDSDK_COMPUTE_ZONE", "XDG_STATE_HOME", "SSH_AUTH_SOCK"] {
+            command.env_remove(variable);
+        }
+        command.current_dir(&self.folder).stdin(Stdio::null());
         command
     }
 
-    /// `scripts/tpu-vm VERB my-tpu --zone z ARGUMENTS`: exit status, stdout and stderr.
+    /// Breaks every connection to a worker that is open now; what runs there goes on.
+    pub fn cut_connections(&self) {
+        // Of sshd, the process of each connection has the name of its user, not the configuration's.
+        let user = format!("sshd: {}", std::env::var("USER").unwrap_or_else(|_| "root".to_owned()));
+        let daemons = self.path("sshd").display().to_string();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
+            let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
+            if line.starts_with(&user) && parents(&process.path()).iter().any(|line| line.contains(&daemons))
+            {
+                let pid = process.file_name().into_string().unwrap();
+                let _ = Command::new("kill").args(["-s", "KILL", &pid]).stderr(Stdio::null()).status();
+            }
+        }
+    }
+
+    /// `bert-xla tpu-vm VERB my-tpu --zone z ARGUMENTS`, not run yet.
+    pub fn verb(&self, verb: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command(PROGRAM_UNDER_TEST);
+        command.args(["tpu-vm", verb, "my-tpu", "--zone", "z"]).args(arguments);
+        command
+    }
+
+    /// Exit status, stdout and stderr.
     pub fn run(&self, verb: &str, arguments: &[&str]) -> (i32, String, String) {
-        output(self.command(SCRIPT).args([verb, "my-tpu", "--zone", "z"]).args(arguments))
+        output(&mut self.verb(verb, arguments))
+    }
+
+    /// `bert-xla tpu-vm VERB`.
+    #[track_caller]
+    pub fn works_without_name(&self, verb: &str) -> String {
+        let (status, stdout, stderr) = output(self.command(PROGRAM_UNDER_TEST).args(["tpu-vm", verb]));
+        assert_eq!(status, 0, "{stdout}{stderr}");
+        stdout
     }
 
     #[track_caller]
@@ -135,14 +344,9 @@ impl TpuVm {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Every call of gcloud so far, a line each.
-    pub fn calls(&self) -> String {
-        fs::read_to_string(self.path("calls")).unwrap_or_default()
-    }
-
-    /// Lets the program end on both workers.
+    /// Lets the program end on all workers.
     pub fn go(&self) {
-        for worker in ["0", "1"] {
+        for worker in 0..self.workers {
             fs::write(self.path(&format!("{worker}/bert-xla/go")), "").unwrap();
         }
     }
@@ -156,36 +360,27 @@ impl TpuVm {
         names
     }
 
-    /// Waits for a report of both workers.
+    /// Waits for a report of all workers.
     #[track_caller]
     pub fn wait_for(&self, report: &str) {
-        let both = |status: &str| status.lines().filter(|line| line.contains(report)).count() == 2;
-        wait_until(|| self.works("status", &[]), both);
+        let all = |status: &str| status.lines().filter(|line| line.contains(report)).count() == self.workers;
+        wait_until(|| self.works("status", &[]), all);
     }
 
-    /// Waits until both workers' programs have printed this: they listen for signals then, and have written the run.
+    /// Waits until all workers' programs have printed this: they listen for signals then, and have written the run.
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
-        for worker in ["0", "1"] {
+        for worker in 0..self.workers {
             let log = format!("{worker}/bert-xla/run.log");
             wait_until(|| self.read(&log), |log| log.contains(text));
         }
     }
 }
 
-/// A test that fails leaves no run behind.
-impl Drop for TpuVm {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let _ = self.command(SCRIPT).args(["stop", "my-tpu", "--zone", "z", "--now"]).output();
-        }
-    }
-}
-
-/// Waits, for at most 30 s, until what is `read` is as wanted.
+/// Waits, for at most a minute, until what is `read` is as wanted.
 #[track_caller]
 pub fn wait_until(read: impl Fn() -> String, wanted: impl Fn(&str) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let text = read();
         if wanted(&text) {

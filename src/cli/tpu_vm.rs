@@ -1,0 +1,420 @@
+//! `bert-xla tpu-vm`: launches on Cloud TPU VMs.
+
+use std::io::{self, BufRead, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::tpu_vm_args::{
+    Care, CreateArgs, DeleteArgs, FetchArgs, Kind, ListArgs, Load, LogsArgs, Reach, RunArgs, SetupArgs,
+    StatusArgs, StopArgs, Target, TpuVmArgs, TrainArgs, Verb, WatchArgs,
+};
+use super::{Console, Error, Exit, Result};
+use crate::storage::is_bucket;
+use crate::tpu_vm::{
+    self, Fetch, Gcloud, Job, Limits, Lookup, Machine, Node, Record, Route, SetUp, Start, Verbs, Vm, Watch,
+    WatchOptions, Watched,
+};
+
+/// Does what the verb says.
+pub fn run(args: &TpuVmArgs, console: &Console) -> Result<Exit> {
+    let done = match &args.verb {
+        Verb::Run(args) => run_all(args, console),
+        Verb::Create(args) => create(args, console),
+        Verb::Setup(args) => set_up(args, console),
+        Verb::Train(args) => train(args, console),
+        Verb::Watch(args) => watch(args, console),
+        Verb::Status(args) => status(args, console),
+        Verb::Logs(args) => logs(args, console),
+        Verb::Stop(args) => stop(args, console),
+        Verb::Fetch(args) => fetch(args, console),
+        Verb::Delete(args) => delete(args, console),
+        Verb::List(args) => list(args, console),
+    };
+    match done {
+        Err(Error::TpuVm(tpu_vm::Error::Failed { status })) => Ok(Exit::Status(status)),
+        other => other,
+    }
+}
+
+/// One TPU VM, and where what it does is said.
+struct Session<'a> {
+    vm: Vm,
+    dry_run: bool,
+    console: &'a Console,
+    record: Record,
+}
+
+impl<'a> Session<'a> {
+    fn new(target: &Target, reach: Option<&Reach>, console: &'a Console) -> Result<Self> {
+        let from_environment = || std::env::var("CLOUDSDK_COMPUTE_ZONE").ok().filter(|zone| !zone.is_empty());
+        let zone = target.zone.clone().or_else(from_environment);
+        let zone = zone.ok_or_else(|| usage("--zone is missing, such as --zone europe-west4-a"))?;
+        // It becomes a folder's name, too.
+        if !zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Err(usage(&format!("--zone {zone}: expected a zone, such as europe-west4-a")));
+        }
+        let limits = reach.map_or(Limits { connect: 10, keepalive: 30 }, |reach| Limits {
+            connect: reach.connect_timeout,
+            keepalive: reach.keepalive,
+        });
+        let route = match reach {
+            Some(reach) if reach.internal_ip => Route::Internal,
+            Some(reach) if reach.tunnel_through_iap => Route::Tunnel,
+            _ => Route::Public,
+        };
+        let record = Record::of(&zone, &target.name)?;
+        let project = target.project.clone();
+        let project = if project.is_none() { record.read()?.project } else { project };
+        let flags = reach.map(|reach| reach.flags.clone()).unwrap_or_default();
+        let vm = Vm { name: target.name.clone(), zone, project, flags, route, limits };
+        Ok(Self { vm, dry_run: target.dry_run, console, record })
+    }
+
+    /// Lends the verbs.
+    fn verbs<T>(&self, then: impl FnOnce(&Verbs<'_>) -> tpu_vm::Result<T>) -> Result<T> {
+        let print = |line: &str| _ = self.console.print(&format!("{line}\n"));
+        let note = |line: &str| self.console.note(&format!("{}: {line}", self.vm.name));
+        let gcloud = Gcloud { dry_run: self.dry_run.then_some(&print), is_quiet: false, lock: None };
+        let patience = Duration::from_secs(120);
+        Ok(then(&Verbs { vm: &self.vm, gcloud: &gcloud, note: &note, patience })?)
+    }
+
+    /// A watch would undo it.
+    fn refuse_while_watched(&self) -> Result<()> {
+        match !self.dry_run && self.record.is_watched()? {
+            true => Err(tpu_vm::Error::Watched { name: self.vm.name.clone() }.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Keeps what was done for a watch.
+    fn keep(&self, change: impl FnOnce(&mut Job)) -> Result<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        let project = self.vm.project.clone();
+        Ok(self.record.change(|job| {
+            job.project = project;
+            change(job);
+        })?)
+    }
+}
+
+fn usage(message: &str) -> Error {
+    Error::Usage(message.to_owned())
+}
+
+fn create(args: &CreateArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, None, console)?;
+    session.refuse_while_watched()?;
+    let machine = machine(&args.kind, &args.flags)?;
+    session.verbs(|verbs| verbs.create(&machine))?;
+    // What was known of one of this name that is gone says nothing of the new one.
+    session
+        .keep(|job| *job = Job { project: job.project.take(), machine: Some(machine), ..Job::default() })?;
+    Ok(Exit::Done)
+}
+
+fn machine(kind: &Kind, flags: &[String]) -> Result<Machine> {
+    let version = match &kind.version {
+        Some(version) => version.clone(),
+        None => usual_version(&kind.accelerator_type)?.to_owned(),
+    };
+    Ok(Machine {
+        accelerator_type: kind.accelerator_type.clone(),
+        runtime_version: version,
+        is_spot: kind.spot,
+        is_queued: kind.queued,
+        valid_until: kind.valid_until.clone(),
+        flags: flags.to_vec(),
+    })
+}
+
+/// cloud.google.com/tpu/docs/runtimes
+fn usual_version(accelerator_type: &str) -> Result<&'static str> {
+    let generation = accelerator_type.split_once('-').map_or("", |(generation, _)| generation);
+    match generation {
+        "v2" | "v3" | "v4" => Ok("tpu-ubuntu2204-base"),
+        "v5litepod" => Ok("v2-alpha-tpuv5-lite"),
+        "v5p" => Ok("v2-alpha-tpuv5"),
+        "v6e" => Ok("v2-alpha-tpuv6e"),
+        _ => Err(usage(&format!(
+            "--type {accelerator_type}: its runtime version is not known here: give --version"
+        ))),
+    }
+}
+
+fn set_up(args: &SetupArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    session.refuse_while_watched()?;
+    let set_up = load(&args.load)?;
+    session.verbs(|verbs| verbs.set_up(&set_up))?;
+    session.keep(|job| {
+        // What came earlier is there still.
+        let earlier = job.set_up.take().map(|earlier| earlier.data).unwrap_or_default();
+        let mut data = earlier.into_iter().filter(|item| !set_up.data.contains(item)).collect::<Vec<_>>();
+        data.extend(set_up.data.iter().cloned());
+        job.set_up = Some(SetUp { data, ..set_up.clone() });
+    })?;
+    Ok(Exit::Done)
+}
+
+/// What a set-up copies: paths that hold wherever a watch is started.
+fn load(load: &Load) -> Result<SetUp> {
+    let absolute = |flag: &str, path: &Path, what: &str| {
+        std::path::absolute(path)
+            .ok()
+            .filter(|path| path.exists())
+            .ok_or_else(|| usage(&format!("{flag} {}: no such {what}", path.display())))
+    };
+    let file = |flag: &str, path: &Path| {
+        absolute(flag, path, "file").and_then(|path| match path.is_file() {
+            true => Ok(path),
+            false => Err(usage(&format!("{flag} {}: expected a file", path.display()))),
+        })
+    };
+    let binary = match &load.binary {
+        Some(path) => file("--binary", path)?,
+        None => std::env::current_exe().map_err(|error| usage(&format!("--binary is missing: {error}")))?,
+    };
+    let data = load.data.iter().map(|item| match is_bucket(item.as_ref()) {
+        true => Ok(item.clone()),
+        false => Ok(absolute("--data", item.as_ref(), "file or folder")?.display().to_string()),
+    });
+    let plugin = load.plugin.as_ref().map(|path| file("--plugin", path)).transpose()?;
+    Ok(SetUp { binary, plugin, data: data.collect::<Result<_>>()? })
+}
+
+fn train(args: &TrainArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    session.refuse_while_watched()?;
+    let start = Start { arguments: args.arguments.clone() };
+    session.verbs(|verbs| verbs.start(&start))?;
+    session.keep(|job| job.start = Some(start))?;
+    Ok(Exit::Done)
+}
+
+fn status(args: &StatusArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    session.verbs(|verbs| {
+        if session.dry_run {
+            return verbs.report();
+        }
+        let queued = match verbs.node()? {
+            Lookup::Found(node) => {
+                let line = format!("{}: {}{}\n", session.vm.name, node.describe(), billed(&node, args.price));
+                let _ = console.print(&line);
+                return if node.is_ready() { verbs.report() } else { Ok(()) };
+            }
+            Lookup::Unknown(error) => {
+                return Err(tpu_vm::Error::Told(format!("the API says nothing: {error}")));
+            }
+            Lookup::Absent => verbs.queued()?,
+        };
+        match queued {
+            Lookup::Found(queued) => {
+                let _ = console.print(&format!("{}: {}\n", session.vm.name, queued.describe()));
+                Ok(())
+            }
+            Lookup::Absent => {
+                Err(tpu_vm::Error::Told(format!("there is no {} in {}", session.vm.name, session.vm.zone)))
+            }
+            Lookup::Unknown(error) => Err(tpu_vm::Error::Told(format!("the API says nothing: {error}"))),
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Since when a node may have been billed, and how much that is.
+fn billed(node: &Node, price: Option<f64>) -> String {
+    let Ok(made) = DateTime::parse_from_rfc3339(&node.create_time) else { return String::new() };
+    let hours = (Utc::now() - made.to_utc()).as_seconds_f64().max(0.0) / 3600.0;
+    let since = made.to_utc().format("%Y-%m-%d %H:%M UTC");
+    let cost = price.map(|price| format!(", at most US$ {:.2} at {price} per hour", hours * price));
+    format!("; made {since}, {hours:.1} h ago{}", cost.unwrap_or_default())
+}
+
+fn logs(args: &LogsArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    session.verbs(|verbs| match verbs.logs(args.worker, !args.no_follow, &mut io::stdout()) {
+        // A reader that has had enough.
+        Err(tpu_vm::Error::Io(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    })?;
+    Ok(Exit::Done)
+}
+
+fn stop(args: &StopArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    session.refuse_while_watched()?;
+    session.verbs(|verbs| if args.now { verbs.stop_now() } else { verbs.stop(args.wait) })?;
+    Ok(Exit::Done)
+}
+
+fn fetch(args: &FetchArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    let run = args.run.as_deref();
+    if let Some(run) = run.filter(|run| is_bucket(run.as_ref())) {
+        return Err(usage(&format!(
+            "--run {run}: it is in a bucket: gcloud storage cp -r {run} FOLDER copies it, and --run {run} of evaluate and \
+             predict reads it there"
+        )));
+    }
+    let folder = args.folder.clone().unwrap_or_else(|| session.vm.name.clone().into());
+    let fetch = Fetch { folder: &folder, run, checkpoints: args.checkpoints };
+    session.verbs(|verbs| verbs.fetch(&fetch))?;
+    Ok(Exit::Done)
+}
+
+fn delete(args: &DeleteArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, None, console)?;
+    session.refuse_while_watched()?;
+    let Vm { name, zone, .. } = &session.vm;
+    if !args.quiet && !session.dry_run && !agreed(&format!("Delete {name} in {zone} and everything on it?"))?
+    {
+        return Err(tpu_vm::Error::Told(format!("{name} was not deleted, and still costs money")).into());
+    }
+    let machine = session.record.read()?.machine;
+    session.verbs(|verbs| {
+        let is_queued = match machine {
+            Some(machine) => machine.is_queued,
+            None if session.dry_run => false,
+            None => match verbs.queued()? {
+                Lookup::Found(_) => true,
+                Lookup::Absent => false,
+                Lookup::Unknown(error) => {
+                    return Err(tpu_vm::Error::Told(format!("the API says nothing: {error}")));
+                }
+            },
+        };
+        verbs.delete(is_queued)
+    })?;
+    if !session.dry_run {
+        session.record.remove()?;
+    }
+    Ok(Exit::Done)
+}
+
+fn agreed(question: &str) -> Result<bool> {
+    // Where nobody reads it, nobody answers.
+    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let _ = io::stdin().lock().read_line(&mut answer);
+    Ok(matches!(&*answer.trim().to_ascii_lowercase(), "y" | "yes"))
+}
+
+fn list(args: &ListArgs, console: &Console) -> Result<Exit> {
+    let print = |line: &str| _ = console.print(&format!("{line}\n"));
+    let gcloud = Gcloud { dry_run: args.dry_run.then_some(&print), is_quiet: false, lock: None };
+    for group in ["tpu-vm", "queued-resources"] {
+        gcloud.run(&Vm::list(args.project.as_deref(), group)).map_err(Error::from)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn watch(args: &WatchArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    if session.dry_run {
+        return dry_watch(&session, args.delete_when_done);
+    }
+    watch_over(&session, &args.care, args.delete_when_done)
+}
+
+/// What a watch would do if nothing went wrong.
+fn dry_watch(session: &Session<'_>, delete_when_done: bool) -> Result<Exit> {
+    let job = session.record.read()?;
+    let unknown = || tpu_vm::Error::Unknown {
+        name: session.vm.name.clone(),
+        zone: session.vm.zone.clone(),
+        what: "created",
+    };
+    let is_queued = job.machine.ok_or_else(unknown)?.is_queued;
+    dry_end(session, is_queued, job.start.as_ref(), delete_when_done)
+}
+
+fn dry_end(session: &Session<'_>, is_queued: bool, start: Option<&Start>, delete: bool) -> Result<Exit> {
+    session
+        .console
+        .print("# looks again and again, and does what is above anew where the TPU VM is gone; then:\n")?;
+    let folder = PathBuf::from(&session.vm.name);
+    session.verbs(|verbs| {
+        match start.map(Start::output).filter(|output| !is_bucket(output.as_ref())) {
+            Some(output) => {
+                let run = Some(output).filter(|output| !output.is_empty());
+                verbs.fetch(&Fetch { folder: &folder, run, checkpoints: false })?;
+            }
+            None => verbs.fetch_log(&folder)?,
+        }
+        if delete { verbs.delete(is_queued) } else { Ok(()) }
+    })?;
+    Ok(Exit::Done)
+}
+
+fn watch_over(session: &Session<'_>, care: &Care, delete_when_done: bool) -> Result<Exit> {
+    let options = WatchOptions {
+        poll: Duration::from_secs_f64(care.poll),
+        patience: Duration::from_secs_f64(care.patience),
+        longest_wait: Duration::from_secs_f64(care.longest_wait * 3600.0),
+        max_restarts: care.max_restarts,
+        max_hours: care.max_hours,
+        stop_wait: 300,
+        folder: care.folder.clone().unwrap_or_else(|| session.vm.name.clone().into()),
+        delete_when_done,
+    };
+    let say = |line: &str| _ = session.console.print(&format!("{line}\n"));
+    let watched = Watch::over(&session.vm, &session.record, &options, &say, Watch::run)?;
+    Ok(match watched {
+        Watched::Done => Exit::Done,
+        Watched::Failed => Exit::Status(1),
+        Watched::OutOfHours => Exit::Stopped,
+    })
+}
+
+fn run_all(args: &RunArgs, console: &Console) -> Result<Exit> {
+    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    let machine = machine(&args.kind, &args.create_flags)?;
+    let (set_up, start) = (load(&args.load)?, Start { arguments: arguments(args)? });
+    if session.dry_run {
+        session.verbs(|verbs| {
+            verbs.create(&machine)?;
+            verbs.set_up(&set_up)?;
+            verbs.start(&start)
+        })?;
+        return dry_end(&session, machine.is_queued, Some(&start), true);
+    }
+    session.refuse_while_watched()?;
+    let job = session.record.read()?;
+    if let Some(before) = job.machine.filter(|before| *before != machine) {
+        let Vm { name, zone, .. } = &session.vm;
+        let kind = before.accelerator_type;
+        return Err(usage(&format!(
+            "{name} in {zone} was begun as another TPU VM, of type {kind}: delete it first, or give the same options"
+        )));
+    }
+    session.keep(|job| {
+        job.machine = Some(machine);
+        job.set_up = Some(set_up);
+        job.start = Some(start);
+    })?;
+    watch_over(&session, &args.care, true)
+}
+
+/// What `train` gets.
+fn arguments(args: &RunArgs) -> Result<Vec<String>> {
+    let start = Start { arguments: args.arguments.clone() };
+    match &args.bucket {
+        None => Ok(start.arguments),
+        Some(bucket) if !is_bucket(bucket.as_ref()) => {
+            Err(usage(&format!("--bucket {bucket}: expected gs://BUCKET/PATH")))
+        }
+        Some(_) if !start.output().is_empty() => {
+            Err(usage("--bucket and train's --output say where the run is"))
+        }
+        Some(bucket) => {
+            let output = format!("{}/run", bucket.trim_end_matches('/'));
+            Ok([start.arguments, vec!["--output".to_owned(), output]].concat())
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What this machine knows of a job on a TPU VM: with which arguments it was created, set up and started, so that
+//! [`watch`](super::watch) can do the same again, and what a watch has done so far.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Error, Result};
+use crate::storage::{FileError, hex, write_atomic};
+
+/// A TPU VM as it is to be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub accelerator_type: String,
+    pub runtime_version: String,
+    pub is_spot: bool,
+    pub is_queued: bool,
+    /// How long a queued request may wait, such as `6h`; `None` for ever.
+    pub valid_until: Option<String>,
+    /// Further flags of the command that makes it.
+    pub flags: Vec<String>,
+}
+
+/// What every worker is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetUp {
+    pub binary: PathBuf,
+    /// The wheel of the TPU plugin, where the workers can't download it.
+    pub plugin: Option<PathBuf>,
+    /// Files and folders, and `gs://` addresses.
+    pub data: Vec<String>,
+}
+
+impl SetUp {
+    /// Another one after each change, of a file of the program's, too.
+    ///
+    /// # Errors
+    /// A file that isn't there.
+    pub fn id(&self) -> Result<String> {
+        let mut files = vec![];
+        for path in [Some(&self.binary), self.plugin.as_ref()].into_iter().flatten() {
+            let found = fs::metadata(path).map_err(FileError::new("can't read", path))?;
+            files.push(format!("{path:?} {} {:?}", found.len(), found.modified().ok()));
+        }
+        Ok(short_hash(&format!("{files:?} {:?}", self.data)))
+    }
+}
+
+/// What every worker runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    pub arguments: Vec<String>,
+}
+
+impl Start {
+    /// Another one after each change.
+    pub fn id(&self) -> String {
+        short_hash(&format!("{:?}", self.arguments))
+    }
+
+    /// What train's `--output` is.
+    pub fn output(&self) -> &str {
+        let mut output = "";
+        let mut before = "";
+        for argument in &self.arguments {
+            if let Some(value) = argument.strip_prefix("--output=") {
+                output = value;
+            } else if before == "--output" {
+                output = argument;
+            }
+            before = argument;
+        }
+        output
+    }
+}
+
+/// What a watch has seen, so that it can be started again at any moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// How often the program was started again after it had failed.
+    pub restarts: u32,
+    /// For how many seconds the VM was seen ready, over all VMs of this name.
+    pub ready_seconds: f64,
+    /// How many VMs were made.
+    pub made: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    pub project: Option<String>,
+    pub machine: Option<Machine>,
+    pub set_up: Option<SetUp>,
+    pub start: Option<Start>,
+    #[serde(default)]
+    pub progress: Progress,
+}
+
+/// The folder in which the job of one VM's name is kept.
+#[derive(Clone, Debug)]
+pub struct Record(PathBuf);
+
+impl Record {
+    /// In `XDG_STATE_HOME`, else `~/.local/state`.
+    pub fn of(zone: &str, name: &str) -> Result<Self> {
+        let folder = |variable| std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+        Ok(Self(state.ok_or(Error::NoStateFolder)?.join("bert-xla/tpu-vm").join(zone).join(name)))
+    }
+
+    /// The job, if one was begun here.
+    pub fn read(&self) -> Result<Job> {
+        let path = self.0.join("job.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| FileError::new("can't read", path)(error.into()).into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Job::default()),
+            Err(error) => Err(FileError::new("can't read", path)(error).into()),
+        }
+    }
+
+    pub fn write(&self, job: &Job) -> Result<()> {
+        let path = self.0.join("job.json");
+        let write =
+            |file: &mut io::BufWriter<&File>| Ok::<_, io::Error>(serde_json::to_writer_pretty(file, job)?);
+        write_atomic(&path, write).map_err(|error| FileError::new("can't write", path)(error).into())
+    }
+
+    /// Changes the job.
+    pub fn change(&self, change: impl FnOnce(&mut Job)) -> Result<()> {
+        let mut job = self.read()?;
+        change(&mut job);
+        self.write(&job)
+    }
+
+    /// Forgets the job, whose VM is gone.
+    pub fn remove(&self) -> Result<()> {
+        let path = self.0.join("job.json");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::new("can't remove", path)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The lock of the watch over this job; `None` while another process has it.
+    pub fn lock_watch(&self) -> Result<Option<File>> {
+        self.try_lock("watch.lock")
+    }
+
+    /// The lock that every command of a watch holds, which may outlive a watch that is killed; `None` while one does.
+    pub fn lock_commands(&self) -> Result<Option<File>> {
+        self.try_lock("commands.lock")
+    }
+
+    /// Whether a watch goes on.
+    pub fn is_watched(&self) -> Result<bool> {
+        Ok(self.0.is_dir() && self.lock_watch()?.is_none())
+    }
+
+    fn try_lock(&self, name: &str) -> Result<Option<File>> {
+        let path = self.0.join(name);
+        let failed = |path: &Path| FileError::new("can't lock", path.to_owned());
+        fs::create_dir_all(&self.0).map_err(failed(&self.0))?;
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.map_err(failed(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(failed(&path)(error).into()),
+        }
+    }
+}
+
+fn short_hash(text: &str) -> String {
+    let mut hash = hex(Sha256::new_with_prefix(text));
+    hash.truncate(16);
+    hash
+}
+
+/// A name that no other call has.
+pub fn new_id() -> String {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", now.as_nanos(), std::process::id())
+}

@@ -1,0 +1,301 @@
+//! What is done to a TPU VM, one verb at a time.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use super::answers::{Node, Queued};
+use super::decide::Lookup;
+use super::gcloud::{Call, Gcloud, Kind, Reply, Route, Vm, code};
+use super::job::{Machine, SetUp, Start, new_id};
+use super::worker::{self, Observed};
+use super::{Error, Result};
+
+/// The verbs, on one TPU VM.
+pub struct Verbs<'a> {
+    pub vm: &'a Vm,
+    pub gcloud: &'a Gcloud<'a>,
+    /// Where remarks go.
+    pub note: &'a dyn Fn(&str),
+    /// For questions to the API and the workers, which gcloud asks again and again: half a minute where a server fails, a
+    /// minute where a connection breaks.
+    pub patience: Duration,
+}
+
+/// What of a run is fetched.
+#[derive(Clone, Debug)]
+pub struct Fetch<'a> {
+    /// Where to.
+    pub folder: &'a Path,
+    /// What train's `--output` was; `None` for `run`, unless the run is in a bucket.
+    pub run: Option<&'a str>,
+    pub checkpoints: bool,
+}
+
+const ALL: &str = "all";
+
+impl Verbs<'_> {
+    /// Makes the VM, or asks for it.
+    pub fn create(&self, machine: &Machine) -> Result<()> {
+        let spot = machine.is_spot.then_some("--spot");
+        let (accelerator, version) = (&machine.accelerator_type, &machine.runtime_version);
+        let call = if machine.is_queued {
+            let until = machine.valid_until.as_ref().map(|until| format!("--valid-until-duration={until}"));
+            self.vm
+                .queued("create")
+                .with([format!("--node-id={}", self.vm.name), format!("--accelerator-type={accelerator}")])
+                .with([format!("--runtime-version={version}")])
+                .with(spot)
+                .with(until)
+        } else {
+            let node = self.vm.node("create");
+            node.with([format!("--accelerator-type={accelerator}"), format!("--version={version}")])
+                .with(spot)
+        };
+        self.gcloud.run(&call.with(machine.flags.iter().cloned()))
+    }
+
+    /// Brings the program, the plugin and the data to all workers.
+    pub fn set_up(&self, set_up: &SetUp) -> Result<()> {
+        self.say_what_fails_without_an_address(set_up)?;
+        self.on(ALL, worker::PREPARE)?;
+        self.on(ALL, &worker::room_for(bytes_of(set_up)?))?;
+        // Under another name: a running program can't be overwritten, and half a copy must not stay.
+        let binary = set_up.binary.display().to_string();
+        self.copy_to_all(binary, "bert-xla/bert-xla.new")?;
+        self.on(ALL, worker::CHECK)?;
+        let wheel =
+            set_up.plugin.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+        if let Some(plugin) = &set_up.plugin {
+            self.copy_to_all(plugin.display().to_string(), "bert-xla/")?;
+        }
+        self.on(ALL, &worker::install(wheel.as_deref()))?;
+        for item in &set_up.data {
+            match item.starts_with("gs://") {
+                true => self.on(ALL, &worker::copy_from_bucket(item))?,
+                false => self.copy_to_all(item.trim_end_matches('/').to_owned(), "bert-xla/")?,
+            }
+        }
+        self.on(ALL, &worker::set_up(&set_up.id()?))
+    }
+
+    /// Starts the run on all workers; it goes on when this has ended.
+    pub fn start(&self, start: &Start) -> Result<()> {
+        self.on(ALL, &worker::start(&start.arguments, start.output(), &start.id(), &new_id()))
+    }
+
+    /// Says how the run does on each worker.
+    pub fn report(&self) -> Result<()> {
+        self.on(ALL, &worker::report())
+    }
+
+    /// Prints a worker's log, or the chief's, to `print`; until the run ends, and then as it did, if it is to `follow`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with the run's status.
+    pub fn logs(&self, worker: Option<u32>, follow: bool, print: &mut dyn Write) -> Result<()> {
+        /// Connections that broke, in a row, with nothing new.
+        const MOST_BREAKS: u32 = 5;
+        let worker = self.worker_or_chief(worker)?;
+        let mut printed = 0;
+        let mut breaks = 0;
+        loop {
+            let call = self.vm.ssh(&worker, &worker::log(printed, follow, &new_id()));
+            if self.gcloud.dry_run.is_some() {
+                return self.gcloud.run(&call);
+            }
+            let mut child = self.gcloud.start(&call)?;
+            let new = child.stdout.take().map_or(Ok(0), |mut log| copy(&mut log, print));
+            let status = code(child.wait().map_err(Error::Io)?);
+            let new = new.map_err(Error::Io)?;
+            printed += new;
+            breaks = if new > 0 { 0 } else { breaks + 1 };
+            match status {
+                0 => return Ok(()),
+                worker::REPEATED if breaks < MOST_BREAKS => {
+                    (self.note)("The connection broke; the log goes on where it ended");
+                }
+                status => return Err(Error::Failed { status }),
+            }
+        }
+    }
+
+    /// Asks the run to stop on all workers, and waits for so many seconds until it has saved and ended.
+    pub fn stop(&self, wait: u32) -> Result<()> {
+        self.on(ALL, &worker::stop(wait))
+    }
+
+    /// Ends the run on all workers within seconds.
+    pub fn stop_now(&self) -> Result<()> {
+        self.on(ALL, &worker::stop_now())
+    }
+
+    /// Copies a run and its log here.
+    pub fn fetch(&self, fetch: &Fetch<'_>) -> Result<()> {
+        let run = fetch.run.unwrap_or("run").trim_end_matches('/');
+        let name = run.rsplit('/').next().unwrap_or(run);
+        let staged = format!("{run}/.fetch/{name}");
+        let worker = self.worker_or_chief(None)?;
+        self.on(&worker, &worker::stage(run, &staged, fetch.checkpoints, fetch.run.is_none()))?;
+        let folder = fetch.folder.display().to_string();
+        // A name that starts with a - is no option.
+        let folder = if folder.starts_with('-') { format!("./{folder}") } else { folder };
+        let copy = format!("{folder}/{name}");
+        // An earlier copy's weights may be a link, through which a checkpoint's would be overwritten.
+        self.gcloud.run(&Call::new(&["mkdir", "-p", &copy]))?;
+        self.gcloud.run(&Call::new(&["sh", "-c", UNLINK_WEIGHTS, "sh", &copy]))?;
+        let path = if staged.starts_with('/') { staged } else { format!("bert-xla/{staged}") };
+        let from = [self.vm.there(&path), self.vm.there("bert-xla/run.log")];
+        self.gcloud.run(&self.vm.scp(&from, &folder, &worker))?;
+        self.on(&worker, &worker::unstage(run))?;
+        match fetch.checkpoints {
+            true => self.gcloud.run(&Call::new(&["sh", "-c", LINK_WEIGHTS, "sh", &copy])),
+            false => Ok(()),
+        }
+    }
+
+    /// Copies the log alone here.
+    pub fn fetch_log(&self, folder: &Path) -> Result<()> {
+        let worker = self.worker_or_chief(None)?;
+        let folder = folder.display().to_string();
+        self.gcloud.run(&Call::new(&["mkdir", "-p", &folder]))?;
+        self.gcloud.run(&self.vm.scp(&[self.vm.there("bert-xla/run.log")], &folder, &worker))
+    }
+
+    /// Deletes the VM, with the request that it came from.
+    pub fn delete(&self, is_queued: bool) -> Result<()> {
+        self.gcloud.run(&match is_queued {
+            true => self.vm.queued("delete").with(["--force", "--quiet"]),
+            false => self.vm.node("delete").with(["--quiet"]),
+        })
+    }
+
+    /// Asks the API for the node.
+    pub fn node(&self) -> Result<Lookup<Node>> {
+        self.describe(&self.vm.node("describe"), Node::parse)
+    }
+
+    /// Asks the API for the queued resource.
+    pub fn queued(&self) -> Result<Lookup<Queued>> {
+        self.describe(&self.vm.queued("describe"), Queued::parse)
+    }
+
+    fn describe<T>(&self, call: &Call, parse: impl Fn(&str) -> Option<T>) -> Result<Lookup<T>> {
+        Ok(match self.gcloud.ask(&call.clone().with(["--format=json"]), self.patience)? {
+            Reply::Done(json) => match parse(&json) {
+                Some(found) => Lookup::Found(found),
+                None => Lookup::Unknown("gcloud's answer can't be read".to_owned()),
+            },
+            Reply::Failed(failure) if failure.kind == Kind::NotFound => Lookup::Absent,
+            Reply::Failed(failure) => Lookup::Unknown(failure.message),
+        })
+    }
+
+    /// What is on each worker, in their order.
+    pub fn observe(&self) -> Result<Lookup<Vec<Observed>>> {
+        // gcloud writes what each worker prints to a file that is named after it.
+        let folder = tempfile::tempdir().map_err(Error::Io)?;
+        let into = format!("--output-directory={}", folder.path().display());
+        let call = self.vm.ssh(ALL, &worker::observe()).with([into]);
+        if let Reply::Failed(failure) = self.gcloud.ask(&call, self.patience)? {
+            return Ok(Lookup::Unknown(failure.message));
+        }
+        let mut workers = vec![];
+        while let Ok(text) = fs::read_to_string(folder.path().join(format!("{}.log", workers.len()))) {
+            let Some(observed) = Observed::parse(&text) else {
+                return Ok(Lookup::Unknown(format!("worker {} said nothing", workers.len())));
+            };
+            workers.push(observed);
+        }
+        Ok(match workers.is_empty() {
+            true => Lookup::Unknown("no worker said anything".to_owned()),
+            false => Lookup::Found(workers),
+        })
+    }
+
+    /// The worker that is asked for, or else the one that writes the run, which need not be the first.
+    fn worker_or_chief(&self, worker: Option<u32>) -> Result<String> {
+        if let Some(worker) = worker {
+            return Ok(worker.to_string());
+        }
+        if self.gcloud.dry_run.is_some() {
+            return Ok("0".to_owned());
+        }
+        let chief = match self.observe()? {
+            Lookup::Found(workers) => workers.iter().position(|worker| worker.is_chief),
+            _ => None,
+        };
+        Ok(chief.unwrap_or(0).to_string())
+    }
+
+    fn on(&self, worker: &str, line: &str) -> Result<()> {
+        self.gcloud.run(&self.vm.ssh(worker, line))
+    }
+
+    fn copy_to_all(&self, from: String, to: &str) -> Result<()> {
+        // So that none is taken for an option, or for a path on another host.
+        let is_plain = from.starts_with('/') || from.starts_with("./");
+        let from = if is_plain { from } else { format!("./{from}") };
+        self.gcloud.run(&self.vm.scp(&[from], &self.vm.there(to), ALL))
+    }
+
+    fn say_what_fails_without_an_address(&self, set_up: &SetUp) -> Result<()> {
+        if self.gcloud.dry_run.is_some() {
+            return Ok(());
+        }
+        let Lookup::Found(node) = self.node()? else { return Ok(()) };
+        if node.has_public_address || node.workers == 0 {
+            return Ok(());
+        }
+        if self.vm.route == Route::Public {
+            (self.note)(
+                "It has no public address: ssh reaches it from within its network alone, or through --tunnel-through-iap",
+            );
+        }
+        if set_up.plugin.is_none() {
+            (self.note)(
+                "It has no public address: without Cloud NAT its workers reach neither the package index, from which the \
+                 TPU plugin comes, nor the Hub: --plugin FILE and --data FOLDER bring them from here",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Here, of a run and of the members of an ensemble.
+const UNLINK_WEIGHTS: &str = "rm -f \"$1\"/model.safetensors \"$1\"/members/*/model.safetensors";
+
+/// Here, after checkpoints came, too: the weights of the one that counts are the run's.
+const LINK_WEIGHTS: &str = "for run in \"$1\" \"$1\"/members/*; do [ ! -f \"$run/run.json\" ] || (cd \"$run\" && \
+    file=$(sed -n 's|.*\"checkpoint\": *\"\\([^\"]*\\)\".*|\\1|p' run.json)/model.safetensors; \
+    [ ! -f \"$file\" ] || ln -f \"$file\" .); done";
+
+/// How much is copied to a worker from here.
+fn bytes_of(set_up: &SetUp) -> Result<u64> {
+    let data = set_up.data.iter().filter(|item| !item.starts_with("gs://")).map(Path::new);
+    let files = data.chain([set_up.binary.as_path()]).chain(set_up.plugin.as_deref());
+    files.map(bytes_in).sum::<io::Result<u64>>().map_err(Error::Io)
+}
+
+fn bytes_in(path: &Path) -> io::Result<u64> {
+    let found = fs::metadata(path)?;
+    match found.is_dir() {
+        true => fs::read_dir(path)?.map(|entry| bytes_in(&entry?.path())).sum(),
+        false => Ok(found.len()),
+    }
+}
+
+/// Copies what comes, as it comes; a reader that closes its end early ends it.
+fn copy(from: &mut impl Read, to: &mut dyn Write) -> io::Result<u64> {
+    let mut buffer = [0; 1 << 13];
+    let mut copied = 0;
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(copied);
+        }
+        to.write_all(&buffer[..read]).and_then(|()| to.flush())?;
+        copied += read as u64;
+    }
+}
