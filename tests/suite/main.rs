@@ -3,6 +3,7 @@
 mod bad_inputs;
 mod cache;
 mod cards;
+mod chief;
 mod cli;
 mod cli_errors;
 #[cfg(feature = "cloud")]
