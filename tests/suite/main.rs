@@ -45,6 +45,7 @@ mod pjrt;
 mod pjrt_table;
 mod plan;
 mod plugins;
+mod rehearsals;
 mod replaced_members;
 mod replicas;
 mod resume;
