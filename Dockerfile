@@ -14,8 +14,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     && install -D target/release/bert-xla /out/bert-xla
 
 FROM debian:bookworm-slim
-# Certificates for Cloud Storage; pip for `bert-xla plugins install`, which runs python3 -m pip; tini, since the first process
-# of a container ignores a SIGTERM that it has asked nothing for: that of a program that isn't ready to train yet.
+# Certificates for Cloud Storage; pip for `bert-xla plugins install`, which runs python3 -m pip; tini, since the first
+# process of a container ignores a SIGTERM that it hasn't asked for, as a program does that isn't ready to train yet.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3-pip tini \

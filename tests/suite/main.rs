@@ -39,6 +39,7 @@ mod hlo_random;
 mod hub;
 mod keep;
 mod labels;
+mod manifests;
 mod members;
 mod optimizer;
 mod pjrt;
