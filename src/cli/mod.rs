@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod arguments;
+mod chief;
 mod console;
 mod demo;
 mod described;

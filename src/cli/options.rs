@@ -11,7 +11,8 @@ use super::{Console, Error, Result, plural};
 use crate::data::{ColumnRef, DataError, Format, Header, Labels, TableOptions, parse_quote, parse_separator};
 use crate::exec::{self, DeviceOptions, Replicas};
 use crate::pjrt::install::cache_folder;
-use crate::pjrt::{Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
+use crate::pjrt::{self, Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
+use crate::report::one_line;
 use crate::run::Runs;
 
 /// How the table is laid out.
@@ -179,6 +180,7 @@ impl DeviceArgs {
             slice_timeout: Duration::from_secs(self.slice_timeout),
             on_timeout: Arc::new(give_up(console.clone())),
             on_wait: Arc::new(tell_of_wait(console.clone())),
+            on_busy: Arc::new(tell_of_busy(console.clone())),
             ..DeviceOptions::default()
         })?;
         console.connected(&replicas);
@@ -201,6 +203,16 @@ fn tell_of_wait(console: Arc<Console>) -> impl Fn(&'static str, Duration) + Send
             "{phase} has taken {} s so far: on a slice, it waits for all hosts; is the same command running on each?",
             waited.as_secs()
         ));
+    }
+}
+
+/// Says that a TPU is still in use.
+fn tell_of_busy(console: Arc<Console>) -> impl Fn(&pjrt::Error, Duration) + Send + Sync {
+    move |error, limit| {
+        console.note_of_each(&one_line(&format!(
+            "the TPU is still in use by another process, trying again for up to {} s: {error}",
+            limit.as_secs()
+        )));
     }
 }
 

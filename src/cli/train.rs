@@ -7,7 +7,7 @@ use super::described::{describe, describe_weights};
 use super::prepare::prepare;
 use super::progress::Progress;
 use super::train_args::TrainArgs;
-use super::{Cli, Console, Error, Exit, Result, arguments, signals};
+use super::{Cli, Console, Error, Exit, Result, arguments, chief, signals};
 use crate::exec::Replicas;
 use crate::report::Classification;
 use crate::run::last_arguments;
@@ -71,6 +71,7 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let replicas = Arc::new(args.device.connect(console)?);
+    chief::mark(&replicas, console);
     console.note(&description);
     let quiet = args.json || !replicas.is_chief();
     let mut progress = Progress::new(console, args.json, quiet);

@@ -2,15 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::runtime::Runtime;
 use super::watch::{OnTimeout, OnWait, Watch};
 use super::{Error, Result};
-use crate::pjrt::{Absence, Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
+use crate::pjrt::{self, Absence, Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
 
 /// What goes on while there is no connection yet, for messages.
 pub(super) const CONNECTING: &str = "connecting to the devices";
+
+/// What is done when another process still holds the TPU: what the plugin says, and for how long it is asked again.
+pub type OnBusy = Arc<dyn Fn(&pjrt::Error, Duration) + Send + Sync>;
 
 /// What the user asked for.
 #[derive(Clone)]
@@ -34,6 +38,11 @@ pub struct DeviceOptions {
     /// How long such a wait is silent; what is done then, once, while it goes on.
     pub wait_notice: Duration,
     pub on_wait: OnWait,
+    /// How long a TPU may be held by another process, such as one that is ending; never longer than `slice_timeout`, as
+    /// other hosts of a slice meanwhile wait for this one.
+    pub busy_timeout: Duration,
+    /// What is done then, once.
+    pub on_busy: OnBusy,
 }
 
 impl Default for DeviceOptions {
@@ -53,6 +62,8 @@ impl Default for DeviceOptions {
             on_timeout: Arc::new(on_timeout),
             wait_notice: Duration::from_secs(60),
             on_wait: Arc::new(|_, _| ()),
+            busy_timeout: Duration::from_secs(60),
+            on_busy: Arc::new(|_, _| ()),
         }
     }
 }
@@ -73,15 +84,42 @@ pub(super) fn connect(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime
 /// Loads the plugin of a backend that has been probed: away from a TPU VM, libtpu waits for a metadata server.
 fn open(backend: Backend, options: &DeviceOptions, watch: &Watch) -> Result<Runtime> {
     let path = Plugin::find(backend, options.plugin.as_deref())?;
-    let plugin = Plugin::load(backend, &path)?;
     let client_options = match backend {
         Backend::Cpu => vec![cpu_device_count(options.replicas.unwrap_or(1).max(1))],
         Backend::Gpu => options.gpu.values()?,
         Backend::Tpu => vec![],
     };
-    // On a slice, it waits for all hosts.
-    let client = watch.during(CONNECTING, || plugin.client(&client_options))?;
+    let client = || {
+        let plugin = Plugin::load(backend, &path)?;
+        // On a slice, it waits for all hosts.
+        watch.during(CONNECTING, || plugin.client(&client_options))
+    };
+    let client =
+        if backend == Backend::Tpu { when_free(options, client) } else { client().map_err(Error::from) }?;
     Ok(Runtime::Pjrt { client, cache: options.cache.clone() })
+}
+
+/// Tries until no other process holds the TPU: one that has ended may do so for a while, and libtpu doesn't wait for it.
+/// On a slice, a host that is refused hasn't met the others yet, who wait for it.
+fn when_free<T>(options: &DeviceOptions, attempt: impl Fn() -> pjrt::Result<T>) -> Result<T> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let limit = options.busy_timeout.min(options.slice_timeout);
+    let mut since = None;
+    loop {
+        let error = match attempt() {
+            Err(error) if error.is_busy() => error,
+            done => return Ok(done?),
+        };
+        let since = *since.get_or_insert_with(|| {
+            (options.on_busy)(&error, limit);
+            Instant::now()
+        });
+        let waited = since.elapsed();
+        if waited >= limit {
+            return Err(Error::Busy { waited, error });
+        }
+        thread::sleep(PAUSE.min(limit - waited));
+    }
 }
 
 /// A TPU that is there and can't be opened is an error: on a slice, the other hosts would wait for this one, which would

@@ -15,7 +15,7 @@ mod watch;
 use std::time::Duration;
 
 pub use agreement::{Fingerprint, hash_files};
-pub use backend::DeviceOptions;
+pub use backend::{DeviceOptions, OnBusy};
 pub use broadcast::CHUNK_BYTES;
 pub use executable::{Executable, Inputs, Outputs, Pending};
 pub use lowering::Lowered;
@@ -38,6 +38,13 @@ pub enum Error {
     /// One that was found, when none was named.
     #[error("there is a {backend}, but it can't be used: {error}")]
     Unusable { backend: Backend, error: Box<Self> },
+    /// All the time, after the first try.
+    #[error(
+        "{error}; so it was for {} s: another process of this machine holds the TPU; `sudo lsof -w /dev/accel* \
+         /dev/vfio/*` shows which one, to be ended; if there is none, remove /tmp/libtpu_lockfile",
+        waited.as_secs()
+    )]
+    Busy { waited: Duration, error: pjrt::Error },
     #[error("a plugin's file is given, but not which backend it is for")]
     PluginWithoutBackend,
     /// Every backend, and why it can't be used.
@@ -75,7 +82,11 @@ impl Error {
             | Self::NoBackend(_)
             | Self::Placement(_)
             | Self::Differ(_) => true,
-            Self::OtherProcess { .. } | Self::Timeout { .. } | Self::StateLost | Self::Elsewhere => false,
+            Self::Busy { .. }
+            | Self::OtherProcess { .. }
+            | Self::Timeout { .. }
+            | Self::StateLost
+            | Self::Elsewhere => false,
             Self::Unusable { error, .. } => error.is_input_error(),
             Self::Pjrt(error) => error.is_input_error(),
         }

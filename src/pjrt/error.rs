@@ -148,6 +148,14 @@ impl Error {
         )
     }
 
+    /// True where another process still holds the devices, as libtpu says it: of a chip's node; and of its lock file, which
+    /// it takes when it is opened and gives back when its process ends.
+    pub fn is_busy(&self) -> bool {
+        const SAID: [&str; 3] =
+            ["Device or resource busy", "TPU is already in use by", "libtpu multi-process lockfile"];
+        matches!(self, Self::Plugin { message, .. } if SAID.iter().any(|said| message.contains(said)))
+    }
+
     /// True when a program, or the data that it runs on, doesn't fit the device's memory.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Plugin { code: "RESOURCE_EXHAUSTED", .. })

@@ -1,8 +1,10 @@
 //! All integration tests, in one program: linked once. A file per topic.
 
 mod bad_inputs;
+mod busy_tpu;
 mod cache;
 mod cards;
+mod chief;
 mod cli;
 mod cli_errors;
 #[cfg(feature = "cloud")]
@@ -37,12 +39,14 @@ mod hlo_random;
 mod hub;
 mod keep;
 mod labels;
+mod manifests;
 mod members;
 mod optimizer;
 mod pjrt;
 mod pjrt_table;
 mod plan;
 mod plugins;
+mod rehearsals;
 mod replaced_members;
 mod replicas;
 mod resume;

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::cli::train;
 use crate::common::runs::{
-    FLAGS, Outcome, Training, check_whole, outcome, run, steps, uninterrupted, went_on_after,
+    FLAGS, Outcome, Training, check_whole, outcome, run, saved_step, steps, uninterrupted, went_on_after,
 };
 use crate::common::training::{connect, job};
 use crate::common::{empty_folder, slow_disk};
@@ -24,17 +24,6 @@ fn interruptible(command: &Command) -> Command {
     shown.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
     shown.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shown
-}
-
-/// The step that a run has told to be saved when it stopped.
-#[track_caller]
-fn saved_step(stderr: &str, reason: &str, root: &Path) -> u64 {
-    let start = format!("Stopped ({reason}) after step ");
-    let (_, rest) = stderr.split_once(&start).unwrap_or_else(|| panic!("{stderr}"));
-    let (step, rest) = rest.split_once(',').unwrap();
-    let end = format!(" which is saved in {}; the same command goes on from there\n", root.display());
-    assert_eq!(rest, end);
-    step.parse().unwrap()
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod gcs;
 pub mod graph;
 pub mod hub;
 pub mod machine;
+pub mod metadata;
 pub mod minilm;
 pub mod runs;
 pub mod slice;

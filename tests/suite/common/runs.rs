@@ -179,6 +179,17 @@ pub fn went_on_after(stderr: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
+/// The step that a run has told to be saved when it stopped.
+#[track_caller]
+pub fn saved_step(stderr: &str, reason: &str, root: &Path) -> u64 {
+    let start = format!("Stopped ({reason}) after step ");
+    let (_, rest) = stderr.split_once(&start).unwrap_or_else(|| panic!("{stderr}"));
+    let (step, rest) = rest.split_once(',').unwrap();
+    let end = format!(" which is saved in {}; the same command goes on from there\n", root.display());
+    assert_eq!(rest, end);
+    step.parse().unwrap()
+}
+
 /// A process that trains. It is killed when it is dropped.
 pub struct Training(Option<Child>);
 
@@ -210,6 +221,17 @@ impl Training {
     pub fn signal(&self, name: &str) {
         let pid = self.0.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Kills it if it still runs after this time.
+    pub fn kill_after(&mut self, time: Duration) {
+        let (child, deadline) = (self.0.as_mut().unwrap(), Instant::now() + time);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                return child.kill().unwrap();
+            }
+            sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits for its end: the exit code, `None` if a signal ended it, and what it said on stderr.

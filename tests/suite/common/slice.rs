@@ -186,6 +186,17 @@ impl Host {
         assert!(sent.unwrap().success());
     }
 
+    /// Kills it if it still runs after this time.
+    pub fn kill_after(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while self.is_running() {
+            if Instant::now() > deadline {
+                return self.child.kill().unwrap();
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for it alone.
     #[track_caller]
     pub fn wait(self) -> End {
