@@ -169,11 +169,9 @@ fn load(load: &Load) -> Result<SetUp> {
             .filter(|path| path.exists())
             .ok_or_else(|| usage(&format!("{flag} {}: no such {what}", path.display())))
     };
-    let file = |flag: &str, path: &Path| {
-        absolute(flag, path, "file").and_then(|path| match path.is_file() {
-            true => Ok(path),
-            false => Err(usage(&format!("{flag} {}: expected a file", path.display()))),
-        })
+    let file = |flag: &str, path: &Path| match path.is_dir() {
+        true => Err(usage(&format!("{flag} {}: expected a file", path.display()))),
+        false => absolute(flag, path, "file"),
     };
     let binary = match &load.binary {
         Some(path) => file("--binary", path)?,

@@ -11,7 +11,8 @@ pub struct Node {
     pub health: String,
     /// RFC 3339.
     pub create_time: String,
-    pub workers: usize,
+    /// Of the workers, in their order, in the VM's own network.
+    pub addresses: Vec<String>,
     pub has_public_address: bool,
     /// Whether it belongs to a queued resource.
     pub is_queued: bool,
@@ -22,12 +23,13 @@ impl Node {
         let node: Json = serde_json::from_str(json).ok()?;
         let text = |name: &str| node[name].as_str().unwrap_or_default().to_owned();
         let endpoints = node["networkEndpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let address = |endpoint: &Json| endpoint["ipAddress"].as_str().unwrap_or_default().to_owned();
         let is_public = |endpoint: &Json| endpoint["accessConfig"]["externalIp"].is_string();
         Some(Self {
             state: node["state"].as_str()?.to_owned(),
             health: text("health"),
             create_time: text("createTime"),
-            workers: endpoints.len(),
+            addresses: endpoints.iter().map(address).collect(),
             has_public_address: endpoints.iter().any(is_public),
             is_queued: node["queuedResource"].is_string(),
         })

@@ -192,26 +192,23 @@ impl Verbs<'_> {
         })
     }
 
-    /// What is on each worker, in their order.
-    pub fn observe(&self) -> Result<Lookup<Vec<Observed>>> {
-        // gcloud writes what each worker prints to a file that is named after it.
-        let folder = tempfile::tempdir().map_err(Error::Io)?;
-        let into = format!("--output-directory={}", folder.path().display());
-        let call = self.vm.ssh(ALL, &worker::observe()).with([into]);
-        if let Reply::Failed(failure) = self.gcloud.ask(&call, self.patience)? {
-            return Ok(Lookup::Unknown(failure.message));
+    /// What is on each worker of a node that is ready, in their order.
+    pub fn observe(&self, node: &Node) -> Result<Lookup<Vec<Observed>>> {
+        // gcloud 528 can't write what each worker says to a file of its own (`--output-directory`), as its help has it: all
+        // comes in one stream, in any order.
+        let said = match self.gcloud.ask(&self.vm.ssh(ALL, &worker::observe()), self.patience)? {
+            Reply::Done(said) => said,
+            Reply::Failed(failure) => return Ok(Lookup::Unknown(failure.message)),
+        };
+        let Some(mut workers) = Observed::parse_all(&said) else {
+            return Ok(Lookup::Unknown("what they say can't be read".to_owned()));
+        };
+        let (found, expected) = (workers.len(), node.addresses.len());
+        if found != expected {
+            return Ok(Lookup::Unknown(format!("{found} of {expected} said something")));
         }
-        let mut workers = vec![];
-        while let Ok(text) = fs::read_to_string(folder.path().join(format!("{}.log", workers.len()))) {
-            let Some(observed) = Observed::parse(&text) else {
-                return Ok(Lookup::Unknown(format!("worker {} said nothing", workers.len())));
-            };
-            workers.push(observed);
-        }
-        Ok(match workers.is_empty() {
-            true => Lookup::Unknown("no worker said anything".to_owned()),
-            false => Lookup::Found(workers),
-        })
+        workers.sort_by_key(|worker| node.addresses.iter().position(|address| *address == worker.address));
+        Ok(Lookup::Found(workers))
     }
 
     /// The worker that is asked for, or else the one that writes the run, which need not be the first.
@@ -222,7 +219,11 @@ impl Verbs<'_> {
         if self.gcloud.dry_run.is_some() {
             return Ok("0".to_owned());
         }
-        let chief = match self.observe()? {
+        let workers = match self.node()? {
+            Lookup::Found(node) if node.addresses.len() > 1 => self.observe(&node)?,
+            _ => Lookup::Absent,
+        };
+        let chief = match workers {
             Lookup::Found(workers) => workers.iter().position(|worker| worker.is_chief),
             _ => None,
         };
@@ -245,7 +246,7 @@ impl Verbs<'_> {
             return Ok(());
         }
         let Lookup::Found(node) = self.node()? else { return Ok(()) };
-        if node.has_public_address || node.workers == 0 {
+        if node.has_public_address || node.addresses.is_empty() {
             return Ok(());
         }
         if self.vm.route == Route::Public {

@@ -204,7 +204,7 @@ impl<'a> Watch<'a> {
         let queued = machine.is_queued.then(|| verbs.queued()).transpose()?;
         let node = verbs.node()?;
         let workers = match &node {
-            Lookup::Found(node) if node.is_ready() && !node.is_in_maintenance() => verbs.observe()?,
+            Lookup::Found(node) if node.is_ready() && !node.is_in_maintenance() => verbs.observe(node)?,
             _ => Lookup::Absent,
         };
         Ok(Sight { queued, node, workers })

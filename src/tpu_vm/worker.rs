@@ -98,17 +98,20 @@ pub fn report() -> String {
 /// Says the same for [`Observed`].
 pub fn observe() -> String {
     format!(
-        "cd bert-xla 2>/dev/null || {{ echo 'bert-xla state=none'; exit; }}; \
+        "set -- $SSH_CONNECTION; address=$3; \
+         cd bert-xla 2>/dev/null || {{ echo \"bert-xla state=none address=$address\"; exit; }}; \
          status=; if [ ! -e run.job ]; then state=none; elif {RUNNING}; then state=running; \
          elif [ -s run.status ]; then state=ended; status=$(cat run.status); else state=killed; fi; \
          echo \"bert-xla state=$state status=$status setup=$(cat setup.id 2>/dev/null) \
-         job=$(cat run.job 2>/dev/null) chief=$([ ! -e run.chief ] || echo yes)\""
+         job=$(cat run.job 2>/dev/null) chief=$([ ! -e run.chief ] || echo yes) address=$address\""
     )
 }
 
 /// What is on a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
+    /// By which ssh reached it, in the VM's own network.
+    pub address: String,
     /// The set-up that it has had, and the job that it has had last.
     pub setup: String,
     pub job: String,
@@ -129,9 +132,12 @@ pub enum RunState {
 }
 
 impl Observed {
-    /// Reads what [`observe`]'s line printed, among whatever else ssh did.
-    pub fn parse(text: &str) -> Option<Self> {
-        let line = text.lines().find_map(|line| line.strip_prefix("bert-xla state="))?;
+    /// Reads what [`observe`]'s line printed on all workers, among whatever else ssh did.
+    pub fn parse_all(text: &str) -> Option<Vec<Self>> {
+        text.lines().filter_map(|line| line.strip_prefix("bert-xla state=")).map(Self::parse).collect()
+    }
+
+    fn parse(line: &str) -> Option<Self> {
         let (state, rest) = line.split_once(' ').unwrap_or((line, ""));
         let value = |name: &str| {
             let word = rest.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
@@ -144,7 +150,8 @@ impl Observed {
             "killed" => RunState::Killed,
             _ => return None,
         };
-        Some(Self { setup: value("setup"), job: value("job"), is_chief: value("chief") == "yes", state })
+        let (setup, job, address) = (value("setup"), value("job"), value("address"));
+        Some(Self { address, setup, job, is_chief: value("chief") == "yes", state })
     }
 }
 

@@ -43,7 +43,7 @@ impl Watching {
     /// Waits until it has said this.
     #[track_caller]
     fn wait_for(&mut self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_secs(300);
         while !self.said.iter().any(|line| line.contains(text)) {
             self.catch_up();
             assert!(Instant::now() < deadline, "not said: {text}: {:#?}", self.said);
@@ -64,7 +64,7 @@ impl Watching {
     /// Its exit status, once it ends.
     #[track_caller]
     fn end(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + Duration::from_secs(180);
+        let deadline = Instant::now() + Duration::from_secs(400);
         while !self.has_ended() {
             self.catch_up();
             assert!(Instant::now() < deadline, "it goes on: {:#?}", self.said);
@@ -199,16 +199,16 @@ fn a_job_outlives_its_machines_its_watch_and_the_api() {
         rehearsal.vm.api.state().without_stock = random.usize(..3);
         let mut watching = Watching::start(&mut rehearsal.run(queued));
         let mut log = vec![];
-        let mut preemptions = 0;
-        let deadline = Instant::now() + Duration::from_secs(600);
+        let (mut preemptions, mut kills) = (0, 0);
+        let deadline = Instant::now() + Duration::from_secs(1200);
         while !watching.has_ended() {
             assert!(Instant::now() < deadline, "{seed}: {log:?} {:#?}", watching.said);
-            sleep(Duration::from_millis(random.u64(..1500)));
+            sleep(Duration::from_millis(random.u64(..8000)));
             watching.catch_up();
             let event = random.u32(..6);
             log.push(event);
             match event {
-                // Not so often that it never gets anywhere.
+                // Not so often that it never gets anywhere: a set-up takes ten calls of gcloud.
                 0 if preemptions < 3 && rehearsal.has_checkpoint() => {
                     preemptions += 1;
                     let how =
@@ -226,7 +226,8 @@ fn a_job_outlives_its_machines_its_watch_and_the_api() {
                     );
                 }
                 2 => rehearsal.vm.cut_connections(),
-                3 => {
+                3 if kills < 3 => {
+                    kills += 1;
                     watching.kill();
                     watching = Watching::start(&mut rehearsal.run(queued));
                 }
@@ -236,7 +237,7 @@ fn a_job_outlives_its_machines_its_watch_and_the_api() {
         assert_eq!(watching.end(), Some(0), "{seed}: {log:?} {:#?}", watching.said);
         rehearsal.check_run("watch_random_outcome");
         rehearsal.check_machines();
-        eprintln!("{seed}: {preemptions} preemptions, {} events", log.len());
+        eprintln!("{seed}: {preemptions} preemptions, {kills} kills, {} events", log.len());
     }
 }
 
@@ -272,11 +273,15 @@ fn a_second_watch_is_refused_and_verbs_that_it_would_undo() {
 #[test]
 fn a_watch_waits_for_the_commands_of_an_earlier_one() {
     let Some(rehearsal) = Rehearsal::new("watch_orphan") else { return };
+    let path = std::env::var_os("PATH").unwrap();
+    let real =
+        std::env::split_paths(&path).map(|folder| folder.join("gcloud")).find(|file| file.is_file()).unwrap();
     // The first `create` hangs.
     let gcloud = format!(
         "#!/bin/sh\ncase \"$*\" in *' create '*) [ -e '{0}/hung' ] || {{ >'{0}/hung'; sleep 3; }} ;; esac\n\
-         PATH=${{PATH#*:}} exec gcloud \"$@\"\n",
-        rehearsal.vm.folder.display()
+         exec '{1}' \"$@\"\n",
+        rehearsal.vm.folder.display(),
+        real.display()
     );
     write_program(&rehearsal.vm.path("bin/gcloud"), &gcloud);
     let mut first = Watching::start(&mut rehearsal.run(&[]));
@@ -319,7 +324,11 @@ fn a_program_that_fails_is_started_again_so_many_times() {
 #[test]
 fn hours_that_are_over_stop_the_run_and_the_bill() {
     let Some(vm) = TpuVm::none_yet("watch_hours", 1) else { return };
-    let mut watching = ends(&vm, "trap stop=yes TERM", &["--max-hours", "0.001"]);
+    let mut watching = ends(&vm, "trap stop=yes TERM", &[]);
+    watching.wait_for("running on 1 of 1 workers");
+    watching.kill();
+    // Those before count.
+    let mut watching = ends(&vm, "trap stop=yes TERM", &["--max-hours", "0.0001"]);
     assert_eq!(watching.end(), Some(75), "{:#?}", watching.said);
     let last = watching
         .said

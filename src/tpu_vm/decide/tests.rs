@@ -11,7 +11,7 @@ fn ready(workers: &[Observed]) -> Sight {
 }
 
 fn worker(state: RunState) -> Observed {
-    Observed { setup: "s".to_owned(), job: "j".to_owned(), is_chief: false, state }
+    Observed { setup: "s".to_owned(), job: "j".to_owned(), state, ..Observed::default() }
 }
 
 fn sight(queued: Option<Lookup<Queued>>, node: Lookup<Node>) -> Sight {
@@ -145,15 +145,19 @@ fn a_run_is_set_up_started_and_started_again() {
 }
 
 #[test]
-fn what_a_worker_says_is_found_among_what_ssh_says() {
-    let text = "Warning: Permanently added\nbert-xla state=ended status=75 setup=a1 job=b2 chief=yes\nbye\n";
-    let state = RunState::Ended(75);
-    let expected = Observed { setup: "a1".to_owned(), job: "b2".to_owned(), is_chief: true, state };
-    assert_eq!(Observed::parse(text), Some(expected));
-    assert_eq!(Observed::parse("bert-xla state=none\n"), Some(Observed::default()));
+fn what_workers_say_is_found_among_what_ssh_says() {
+    let text = "Warning: Permanently added\nbert-xla state=ended status=75 setup=a1 job=b2 chief=yes address=10.0.0.2\n\
+                bert-xla state=none address=10.0.0.1\nbye\n";
+    let address = "10.0.0.2".to_owned();
+    let (setup, job, state) = ("a1".to_owned(), "b2".to_owned(), RunState::Ended(75));
+    let chief = Observed { address, setup, job, is_chief: true, state };
+    let other = Observed { address: "10.0.0.1".to_owned(), ..Observed::default() };
+    assert_eq!(Observed::parse_all(text), Some(vec![chief, other]));
     let fresh = Observed { setup: "a1".to_owned(), ..Observed::default() };
-    assert_eq!(Observed::parse("bert-xla state=none status= setup=a1 job= chief=\n"), Some(fresh));
-    for text in ["", "bert-xla state=ended status= setup= job= chief=", "bert-xla state=odd"] {
-        assert_eq!(Observed::parse(text), Option::None, "{text}");
+    let text = "bert-xla state=none status= setup=a1 job= chief= address=\n";
+    assert_eq!(Observed::parse_all(text), Some(vec![fresh]));
+    assert_eq!(Observed::parse_all("nothing"), Some(vec![]));
+    for text in ["bert-xla state=ended status= setup= job= chief=", "bert-xla state=odd"] {
+        assert_eq!(Observed::parse_all(text), Option::None, "{text}");
     }
 }

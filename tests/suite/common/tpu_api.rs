@@ -171,7 +171,11 @@ impl State {
         node.looks += 1;
         match (node.looks >= ENOUGH, &*node.state) {
             (true, "CREATING") => self.make_ready(name),
-            (true, "DELETING") => self.remove_node(name),
+            (true, "DELETING") => {
+                let queued = self.nodes[name].queued.clone();
+                self.remove_node(name);
+                queued.map(|queued| self.queued.remove(&queued));
+            }
             _ => {}
         }
     }
@@ -269,7 +273,9 @@ impl State {
             ("GET", [.., "queuedResources", name]) => {
                 self.queued(name).map_or_else(Answer::not_found, Answer::ok)
             }
-            ("DELETE", [.., "queuedResources", name]) => self.delete_queued(name, query("force") == "true"),
+            ("DELETE", [.., "queuedResources", name]) => {
+                self.delete_queued(name, query("force").eq_ignore_ascii_case("true"))
+            }
             // Guest attributes: none are set.
             _ => Answer::not_found(),
         }
@@ -321,11 +327,17 @@ impl State {
         if queued.state != "SUSPENDED" {
             self.note_alive(&node);
         }
+        let queued = self.queued.get_mut(name).unwrap();
+        (queued.state, queued.ahead) = ("DELETING".to_owned(), vec![]);
+        if let Some(node) = self.nodes.get_mut(&node) {
+            (node.state, node.looks) = ("DELETING".to_owned(), 0);
+        }
         self.begin(Operation::DeleteQueued(name.to_owned()))
     }
 
     fn note_alive(&mut self, name: &str) {
-        if self.nodes.get(name).is_some_and(|node| !GONE.contains(&&*node.state)) {
+        let is_alive = |node: &Node| node.state != "DELETING" && !GONE.contains(&&*node.state);
+        if self.nodes.get(name).is_some_and(is_alive) {
             self.deleted_alive.push(name.to_owned());
         }
     }

@@ -93,13 +93,14 @@ impl Workers {
         );
         write_program(&folder.join(format!("shell{worker}")), &shell);
         let config = format!(
-            "ListenAddress 127.0.0.1\nPort {}\nHostKey {2}/host_key\nAuthorizedKeysFile {2}/authorized_keys\n\
+            "ListenAddress {4}\nPort {0}\nHostKey {2}/host_key\nAuthorizedKeysFile {2}/authorized_keys\n\
              StrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nPermitRootLogin yes\n\
              MaxStartups 100\nSubsystem sftp {3}\nForceCommand {2}/shell{1}\n",
             self.ports[worker],
             worker,
             folder.display(),
             SFTP_SERVER,
+            internal(worker),
         );
         let path = folder.join(format!("sshd{worker}.config"));
         fs::write(&path, config).unwrap();
@@ -125,9 +126,9 @@ impl Machines for Workers {
             fs::create_dir_all(&home).unwrap();
             let daemon = self.start(worker);
             self.daemons.push(daemon);
-            let address = ("127.0.0.1", self.ports[worker]);
+            let address = (internal(worker), self.ports[worker]);
             let deadline = Instant::now() + Duration::from_secs(30);
-            while std::net::TcpStream::connect(address).is_err() {
+            while std::net::TcpStream::connect(&address).is_err() {
                 assert!(Instant::now() < deadline, "sshd of worker {worker} doesn't answer");
                 thread::sleep(Duration::from_millis(10));
             }
@@ -174,7 +175,7 @@ impl Drop for Workers {
 }
 
 fn internal(worker: usize) -> String {
-    format!("10.0.0.{}", worker + 1)
+    format!("127.0.1.{}", worker + 1)
 }
 
 fn public(worker: usize) -> String {
@@ -235,7 +236,7 @@ impl TpuVm {
         let _ = fs::create_dir_all("/run/sshd");
         let machines = Workers::new(&folder, workers);
         let hosts = machines.ports.iter().enumerate().map(|(worker, port)| {
-            format!("Host {} {}\nHostName 127.0.0.1\nPort {port}\n", internal(worker), public(worker))
+            format!("Host {0} {1}\nHostName {0}\nPort {port}\n", internal(worker), public(worker))
         });
         fs::write(folder.join("ssh_config"), hosts.collect::<String>()).unwrap();
         // The only thing that is not as anywhere else: where addresses lead.
