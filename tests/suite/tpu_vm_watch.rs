@@ -237,6 +237,7 @@ fn a_job_outlives_its_machines_its_watch_and_the_api() {
         assert_eq!(watching.end(), Some(0), "{seed}: {log:?} {:#?}", watching.said);
         rehearsal.check_run("watch_random_outcome");
         rehearsal.check_machines();
+        eprintln!("{}", watching.said.join("\n"));
         eprintln!("{seed}: {preemptions} preemptions, {kills} kills, {} events", log.len());
     }
 }

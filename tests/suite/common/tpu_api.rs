@@ -218,6 +218,10 @@ impl State {
 
     /// What is asked of a queued resource moves it on.
     fn queued(&mut self, name: &str) -> Option<Json> {
+        let is_gone = |queued: &Queued| queued.state == "DELETING" && !self.nodes.contains_key(&queued.node);
+        if self.queued.get(name).is_some_and(is_gone) {
+            self.queued.remove(name);
+        }
         let queued = self.queued.get_mut(name)?;
         if !queued.ahead.is_empty() {
             queued.state = queued.ahead.remove(0).to_owned();
