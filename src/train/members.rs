@@ -16,7 +16,7 @@ use crate::data::LabelMap;
 use crate::exec::Replicas;
 use crate::infer::Evaluation;
 use crate::report::{Classification, EpochRecord, markdown_table, markdown_text};
-use crate::run::card;
+use crate::run::card::{self, Measured};
 use crate::run::layout::{MEMBERS, OUT_OF_FOLD, SUMMARY, TEST};
 use crate::run::{
     Provenance, conclude_ensemble, is_concluded, kept_record, read_probabilities, reopen_ensemble,
@@ -83,21 +83,25 @@ impl Outcome {
         let header = ["member", "epoch", "val_accuracy", "f1", "val_loss"];
         let mut results = markdown_table(&header, members.iter().map(member).chain([means]));
         let table = provenance.test_table.clone().unwrap_or_default();
-        let measured =
-            [("test", table, test), ("train", format!("{}, out of fold", provenance.table), out_of_fold)];
+        let Provenance { format, test_format, .. } = provenance;
+        let folds = format!("{}, out of fold", provenance.table);
+        let measured = [("test", table, test_format, test), ("train", folds, format, out_of_fold)];
         let mut shown = None;
-        for (split, data, report) in measured {
+        for (split, data, format, report) in measured {
             let Some(Classification { rows, accuracy, loss, macro_average, .. }) = report else { continue };
             let f1 = macro_average.f1;
             results.push_str(&format!(
                 "\nThe ensemble on the {rows} rows of {}: accuracy {accuracy:.4}, f1 {f1:.4}, loss {loss:.4}.\n",
                 markdown_text(&data)
             ));
-            shown.get_or_insert((split, data, [*accuracy, f1, *loss]));
+            shown.get_or_insert((Measured { split, data, format }, [*accuracy, f1, *loss]));
         }
-        let of_members = || ("validation", "mean of the members".to_owned(), names.map(|name| mean[name]));
-        let (split, data, metrics) = shown.unwrap_or_else(of_members);
-        Some(card::ensemble_card(provenance, labels, (split, &data), metrics.map(Some), &results))
+        let of_members = || {
+            let data = "mean of the members".to_owned();
+            (Measured { split: "validation", data, format }, names.map(|name| mean[name]))
+        };
+        let (measured, metrics) = shown.unwrap_or_else(of_members);
+        Some(card::ensemble_card(provenance, labels, &measured, metrics.map(Some), &results))
     }
 }
 
