@@ -97,13 +97,17 @@ fn check_output(args: &TrainArgs) -> Result<()> {
     let EvaluationArgs { dev, test, .. } = &args.evaluation;
     let tables = [("--train", Some(&args.train)), ("--dev", dev.as_ref()), ("--test", test.as_ref())];
     for (flag, path) in tables {
-        let is_written = |table: &Path| WRITTEN.iter().any(|name| root.join(name) == *table);
-        if let Some(path) = path
-            && canonical(path).is_ok_and(|table| is_written(&table))
-        {
-            let path = path.display();
+        let Some(path) = path else { continue };
+        let Ok(table) = canonical(path) else { continue };
+        let path = path.display();
+        if WRITTEN.iter().any(|name| root.join(name) == table) {
             return Err(Error::Usage(format!(
                 "{flag} {path}: training writes this file; name another --output"
+            )));
+        }
+        if runs.iter().any(|folder| table.starts_with(folder)) {
+            return Err(Error::Usage(format!(
+                "{flag} {path}: it is among the runs in --output, which training writes to; name another --output"
             )));
         }
     }

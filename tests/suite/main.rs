@@ -3,6 +3,7 @@
 mod bad_inputs;
 mod cache;
 mod cards;
+mod claimed_ensembles;
 mod cli;
 mod cli_errors;
 #[cfg(feature = "cloud")]

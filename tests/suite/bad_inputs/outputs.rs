@@ -63,7 +63,7 @@ pub fn cases() -> Vec<Case> {
         holds(
             "summary.json",
             "--seeds 2",
-            "{}/run already holds summary.json of a single run, where an ensemble is to go; choose another --output",
+            "{}/run already holds summary.json, which a run would replace; choose another --output, or pass --overwrite",
         ),
         holds(
             "test.json",
