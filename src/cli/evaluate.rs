@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::options::TrainedArgs;
-use super::output::{check_is_csv, check_is_other, check_is_outside, check_name, place};
+use super::output::{check_is_csv, check_is_other, check_is_outside, check_is_png, place};
 use super::{Console, Error, Result, guess_note, plural};
 use crate::data::{Labels, Purpose, TableFile};
 use crate::infer::Ensemble;
@@ -52,9 +52,7 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
         check_is_csv("--errors", errors)?;
     }
     if let Some(confusion) = &args.confusion {
-        const OTHERS: [&str; 6] = ["svg", "pdf", "jpg", "jpeg", "gif", "webp"];
-        let extension = confusion.extension().unwrap_or_default().to_ascii_lowercase();
-        check_name("--confusion", confusion, "PNG", OTHERS.iter().any(|other| extension == *other))?;
+        check_is_png("--confusion", confusion)?;
     }
     if let (Some(confusion), Some(errors)) = (&args.confusion, &args.errors)
         && place(confusion) == place(errors)

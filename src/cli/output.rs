@@ -1,13 +1,12 @@
 //! A file that the chief of a slice writes while all processes take the steps that fill it.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf, absolute};
 use std::sync::Arc;
 
 use super::{Error, Result};
-use crate::data::Format;
 use crate::exec::Replicas;
-use crate::storage::is_bucket;
+use crate::storage::{is_bucket, link_target};
 
 /// Tells the processes of one another's failures where none waits for another in a step: before the steps, and after
 /// them.
@@ -45,10 +44,9 @@ pub fn check_is_other(flag: &str, inputs: &[impl AsRef<Path>], output: &Path) ->
 }
 
 /// Refuses to write where the checkpoints of runs are.
-pub fn check_is_outside(flag: &str, folders: impl Iterator<Item = PathBuf>, output: &Path) -> Result<()> {
-    let place = place(output);
-    let canonical = |folder: PathBuf| folder.canonicalize().unwrap_or(folder);
-    match folders.map(canonical).any(|folder| place.starts_with(folder)) {
+pub fn check_is_outside(flag: &str, mut folders: impl Iterator<Item = PathBuf>, output: &Path) -> Result<()> {
+    let written = place(output);
+    match folders.any(|folder| written.starts_with(place(&folder))) {
         true => {
             let path = output.display();
             Err(Error::Usage(format!("{flag} {path}: it is among a run's checkpoints; name another file")))
@@ -59,24 +57,55 @@ pub fn check_is_outside(flag: &str, folders: impl Iterator<Item = PathBuf>, outp
 
 /// Where a file is, or would be, however its path is written.
 pub fn place(path: &Path) -> PathBuf {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match (folder.canonicalize(), path.file_name()) {
-        (Ok(folder), Some(name)) if !is_bucket(path) => folder.join(name),
-        _ => path.to_owned(),
+    if is_bucket(path) {
+        return path.to_owned();
     }
+    let path = absolute(link_target(path)).unwrap_or_else(|_| path.to_owned());
+    let mut place = PathBuf::new();
+    for part in path.components() {
+        match part {
+            // Of a folder that isn't there, the one that it would be in.
+            Component::ParentDir => _ = place.pop(),
+            part => place.push(part),
+        }
+        if let Ok(found) = place.canonicalize() {
+            place = found;
+        }
+    }
+    place
 }
 
+const PICTURES: [&str; 7] = ["png", "svg", "pdf", "jpg", "jpeg", "gif", "webp"];
+const TABLES: [&str; 7] = ["csv", "tsv", "txt", "json", "jsonl", "ndjson", "parquet"];
+
 /// Refuses a name that promises another format than what is written, which `is` it.
-pub fn check_name(flag: &str, output: &Path, is: &str, is_others: bool) -> Result<()> {
-    match is_others {
+fn check_name(
+    flag: &str,
+    output: &Path,
+    is: &str,
+    others: impl IntoIterator<Item = &'static str>,
+) -> Result<()> {
+    let extension = output.extension().unwrap_or_default().to_ascii_lowercase();
+    match others.into_iter().any(|other| extension == other) {
         true => Err(Error::Usage(format!("{flag} {}: {is} is written; name the file so", output.display()))),
         false => Ok(()),
     }
 }
 
-/// [`check_name`] of a table.
+/// Refuses a name of another format than of a table in CSV.
 pub fn check_is_csv(flag: &str, output: &Path) -> Result<()> {
-    check_name(flag, output, "CSV", Format::of(output) != Format::Csv)
+    let is_csv = |name: &&str| ["csv", "tsv", "txt"].contains(name);
+    check_name(flag, output, "CSV", TABLES.into_iter().filter(|name| !is_csv(name)).chain(PICTURES))
+}
+
+/// Refuses a name of another format than of a picture in PNG.
+pub fn check_is_png(flag: &str, output: &Path) -> Result<()> {
+    check_name(
+        flag,
+        output,
+        "PNG",
+        TABLES.into_iter().chain(PICTURES.into_iter().filter(|name| *name != "png")),
+    )
 }
 
 impl Output {

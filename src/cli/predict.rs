@@ -1,6 +1,7 @@
 //! `bert-xla predict`: labels the rows of a table.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::data::{Labels, Purpose, Summary, TableFile, Tokens};
 use crate::infer::Ensemble;
 use crate::report::one_line;
 use crate::run::{Submission, write_submission};
-use crate::storage::FileError;
+use crate::storage::{FileError, is_stdout};
 
 /// Label the rows of a table, and write ID,label in its order.
 ///
@@ -75,7 +76,12 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
         true => write_submission(&args.output, |submission| label(Some(submission))),
         false => label(None),
     };
-    output.end(labelled)?;
+    // A reader that closes it early, as `head` does, is no failure.
+    let is_closed = |error: &Error| {
+        matches!(error, Error::File(failed) if failed.source.kind() == ErrorKind::BrokenPipe)
+            && is_stdout(&args.output)
+    };
+    output.end(labelled.or_else(|error| if is_closed(&error) { Ok(()) } else { Err(error) }))?;
     let skipped = match checked.skipped {
         0 => String::new(),
         skipped => format!(", {} left out", plural(skipped, "bad row")),

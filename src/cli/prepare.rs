@@ -3,8 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::model::MAX_LENGTH;
 use super::recipe::EvaluationArgs;
 use super::train_args::TrainArgs;
@@ -48,7 +46,10 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     if let Some(labels) = &known {
         args.recipe.recipe(&args.evaluation, layers, labels.clone())?;
     }
-    let config = |own: Option<&LabelMap>| model_config(args, bert.clone(), &labels, own, before.as_ref());
+    let classifier = classifier_labels(&original);
+    let config = |own: Option<&LabelMap>| {
+        model_config(args, bert.clone(), &labels, own, before.as_ref(), classifier.as_ref())
+    };
     // The table's own labels are yet to come: until then, its head has one class.
     let model = config(known.as_ref())?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, model.max_length)?;
@@ -59,7 +60,7 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
     model.bert.pad_token_id = tokenizer.pad_id();
     let keeps_head = match before {
         Some((before, its)) => its == labels && fits(&before, &model),
-        None => matches!(model.head, HeadConfig::Cls(_)) && stands_for(&original, &labels),
+        None => is_cls(&model) && classifier.as_ref().is_some_and(|its| has_all(its, &labels)),
     };
     let recipe = args.recipe.recipe(&args.evaluation, layers, labels)?;
     let members = members(args, &recipe, &tables)?;
@@ -96,13 +97,17 @@ fn check_output(args: &TrainArgs) -> Result<()> {
     let EvaluationArgs { dev, test, .. } = &args.evaluation;
     let tables = [("--train", Some(&args.train)), ("--dev", dev.as_ref()), ("--test", test.as_ref())];
     for (flag, path) in tables {
-        let is_written = |table: &Path| WRITTEN.iter().any(|name| root.join(name) == *table);
-        if let Some(path) = path
-            && canonical(path).is_ok_and(|table| is_written(&table))
-        {
-            let path = path.display();
+        let Some(path) = path else { continue };
+        let Ok(table) = canonical(path) else { continue };
+        let path = path.display();
+        if WRITTEN.iter().any(|name| root.join(name) == table) {
             return Err(Error::Usage(format!(
                 "{flag} {path}: training writes this file; name another --output"
+            )));
+        }
+        if runs.iter().any(|folder| table.starts_with(folder)) {
+            return Err(Error::Usage(format!(
+                "{flag} {path}: it is among the runs in --output, which training writes to; name another --output"
             )));
         }
     }
@@ -116,10 +121,14 @@ fn fits(before: &ClassifierConfig, model: &ClassifierConfig) -> bool {
     before.head.name() == model.head.name() && weights(before) == weights(model)
 }
 
-/// Whether the classes of a classifier that isn't ours stand for these labels.
-fn stands_for(config: &Value, labels: &LabelMap) -> bool {
-    let its = classifier_labels(config);
-    its.is_some_and(|its| labels.iter().all(|(label, class)| its.class_of(label) == Some(class)))
+/// Whether the head is the classifier of transformers.
+fn is_cls(model: &ClassifierConfig) -> bool {
+    matches!(model.head, HeadConfig::Cls(_))
+}
+
+/// Whether `labels` are the same classes in a classifier's, which may have more.
+fn has_all(its: &LabelMap, labels: &LabelMap) -> bool {
+    labels.iter().all(|(label, class)| its.class_of(label) == Some(class))
 }
 
 /// All rows, those of one file after those of another.
@@ -202,25 +211,30 @@ fn members(args: &TrainArgs, recipe: &Recipe, tables: &Tables) -> Result<Vec<(St
         .collect())
 }
 
-/// The classifier that the flags ask for, on an encoder, which may be that of `before`, with a class for each label of `own`,
-/// once that is known; where they are the labels of `before`, with as many classes as that has.
+/// The classifier that the flags ask for, on an encoder, with a class for each label of `own`, once that is known. Where they
+/// are the labels of `before`, the run that it is of, or, under the head of transformers, among those of the `classifier` that
+/// it is of, it has as many classes as that.
 fn model_config(
     args: &TrainArgs,
     bert: BertConfig,
     labels: &Labels,
     own: Option<&LabelMap>,
     before: Option<&(ClassifierConfig, LabelMap)>,
+    classifier: Option<&LabelMap>,
 ) -> Result<ClassifierConfig> {
     let args = &args.model.classifier;
     let needed = own.map_or(1, LabelMap::num_classes);
+    if let Some(given) = args.num_classes.filter(|given| *given < needed) {
+        return Err(Error::Usage(format!("--num-classes {given}: --labels {labels} needs {needed}")));
+    }
     let same = before.filter(|(_, its)| own == Some(its));
-    match args.num_classes {
-        Some(given) if given < needed => {
-            Err(Error::Usage(format!("--num-classes {given}: --labels {labels} needs {needed}")))
-        }
-        _ => {
-            let num_classes = same.map_or(needed, |(model, _)| model.head.num_classes());
-            args.config(bert, MAX_LENGTH, num_classes, before.map(|(model, _)| model))
-        }
+    let num_classes = same.map_or(needed, |(model, _)| model.head.num_classes());
+    let config =
+        |num_classes| args.config(bert.clone(), MAX_LENGTH, num_classes, before.map(|(model, _)| model));
+    let config_of_own = config(num_classes)?;
+    let has_own = |its: &&LabelMap| own.is_some_and(|own| has_all(its, own));
+    match classifier.filter(has_own) {
+        Some(its) if before.is_none() && is_cls(&config_of_own) => config(its.num_classes()),
+        _ => Ok(config_of_own),
     }
 }

@@ -25,6 +25,7 @@ impl TrainArgs {
             dev_table: self.evaluation.dev.as_deref().map(arguments::file_name),
             test_table: self.evaluation.test.as_deref().map(arguments::file_name),
             format: self.format_of(self.evaluation.dev.as_ref().unwrap_or(&self.train)).to_owned(),
+            test_format: self.evaluation.test.as_ref().map_or("", |test| self.format_of(test)).to_owned(),
             command: arguments::told(self.written.clone()),
         }
     }

@@ -90,9 +90,11 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
             return Ok(Exit::Stopped);
         }
     }
-    if run.trained || members.lack_outcome(shared.replicas())? {
+    if run.trained || members.lack_outcome(&shared)? {
         let outcome = members.conclude(&shared, &args.provenance(&source))?;
         tell(&outcome, console, args.json)?;
+    } else {
+        members.tidy(&shared)?;
     }
     if run.trained {
         console.note(&format!("Saved in {}", args.output.display()));
@@ -194,7 +196,7 @@ impl Training<'_> {
             )));
         }
         if let Some(process) = elsewhere
-            && members.lack_outcome(self.shared.replicas())?
+            && members.lack_outcome(self.shared)?
         {
             return Err(train::Error::Elsewhere { path, process }.into());
         }

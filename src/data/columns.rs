@@ -79,7 +79,7 @@ impl Columns {
         let named = |name: &str| header.iter().position(|column| column.trim().eq_ignore_ascii_case(name));
         let by_name = ["text", "label", "id"].iter().any(|name| named(name).is_some());
         // The order of columns that have names always says nothing.
-        let has_order = width == 1 || options.format_of(path) == Format::Csv;
+        let has_order = options.format_of(path) == Format::Csv;
         let by_position =
             has_order && !by_name && options.text_column.is_none() && options.label_column.is_none();
         let (text, label, id) = match width {

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::vec::IntoIter;
 
 use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, Type};
@@ -24,7 +23,8 @@ use super::{DataError, Header, MAX_ROW, Purpose, TableOptions, read_error};
 /// How many rows are read at a time, as parts of pages.
 const ROWS: usize = 256;
 
-/// How many bytes of texts are made of them at a time: a dictionary gives a row of 64 MiB for nothing.
+/// From how many bytes on no more are: each row may have a page of its own in memory, and a dictionary gives one of 64 MiB
+/// for nothing.
 const BYTES: usize = 1 << 20;
 
 pub(super) struct ParquetReader {
@@ -35,8 +35,6 @@ pub(super) struct ParquetReader {
     leaves: Leaves<Leaf>,
     /// Of the row group that is being read, and how many of its rows are left.
     readers: Option<(Leaves<LeafReader>, usize)>,
-    /// Rows that are read, of which no texts are made yet.
-    pending: Option<Leaves<IntoIter<Cell>>>,
     /// Row groups that were begun, and rows that were read.
     groups: usize,
     rows: usize,
@@ -96,30 +94,30 @@ impl ParquetReader {
             label: columns.label.map(|column| leaf(Role::Label, column)).transpose()?,
             id: columns.id.map(|column| leaf(Role::Id, column)).transpose()?,
         };
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            columns,
-            leaves,
-            readers: None,
-            pending: None,
-            groups: 0,
-            rows: 0,
-        })
+        Ok(Self { path: path.to_owned(), file, columns, leaves, readers: None, groups: 0, rows: 0 })
     }
 
     /// The next rows; none at the end of the file.
-    fn next(&mut self) -> Result<Option<Leaves<IntoIter<Cell>>>, ParquetError> {
-        if let Some(pending) = self.pending.take().filter(|pending| pending.text.len() > 0) {
-            return Ok(Some(pending));
+    fn rows(&mut self) -> Result<Vec<Leaves<Cell>>, ParquetError> {
+        let (mut rows, mut bytes) = (vec![], 0);
+        while bytes < BYTES && rows.len() < ROWS {
+            let Some(row) = self.row()? else { break };
+            let Leaves { text, label, id } = &row;
+            let all = [Some(text), label.as_ref(), id.as_ref()].into_iter().flatten().flatten();
+            bytes += all.map(Value::len).sum::<usize>();
+            rows.push(row);
         }
+        Ok(rows)
+    }
+
+    /// One at a time: a page that is read stays in memory as long as a value of it does.
+    fn row(&mut self) -> Result<Option<Leaves<Cell>>, ParquetError> {
         loop {
             if let Some((readers, left)) = &mut self.readers
                 && *left > 0
             {
-                let count = (*left).min(ROWS);
-                *left -= count;
-                return readers.try_map(|reader| Ok(reader.read(count)?.into_iter())).map(Some);
+                *left -= 1;
+                return readers.try_map(LeafReader::read).map(Some);
             }
             if self.groups == self.file.num_row_groups() {
                 return Ok(None);
@@ -140,19 +138,14 @@ impl ParquetReader {
 
 impl Reader for ParquetReader {
     fn read(&mut self, bad: &mut BadRows) -> Result<Option<Batch>, DataError> {
-        let Some(mut pending) = reading(|| self.next()).map_err(damage(&self.path))? else {
+        let read = reading(|| self.rows()).map_err(damage(&self.path))?;
+        if read.is_empty() {
             return Ok(None);
-        };
-        let (mut rows, mut bytes) = (vec![], 0);
-        while bytes < BYTES {
-            let Leaves { text, label, id } = &mut pending;
-            let Some(text) = text.next() else { break };
+        }
+        let mut rows = vec![];
+        for Leaves { text, label, id } in read {
             self.rows += 1;
             let place = Place::Row(self.rows);
-            // Each has as many.
-            let [label, id] = [label, id].map(|cells| cells.as_mut().and_then(Iterator::next));
-            let all = [Some(&text), label.as_ref(), id.as_ref()].into_iter().flatten().flatten();
-            bytes += all.map(Value::len).sum::<usize>();
             let string = |role: Role, cell: Cell| {
                 cell.map(Value::into_string).transpose().map_err(|reason| format!("the {role} is {reason}"))
             };
@@ -168,7 +161,6 @@ impl Reader for ParquetReader {
                 Err(reason) => bad.add(place, || reason),
             }
         }
-        self.pending = Some(pending);
         Ok(Some(Batch::of(rows)))
     }
 
@@ -233,30 +225,26 @@ struct LeafReader {
 }
 
 impl LeafReader {
-    /// The next `rows` values.
-    fn read(&mut self, rows: usize) -> Result<Vec<Cell>, ParquetError> {
+    /// The next value.
+    fn read(&mut self) -> Result<Cell, ParquetError> {
         let is_signed = self.is_signed;
         let number =
-            |signed: String, unsigned: String| Some(Value::Text(if is_signed { signed } else { unsigned }));
+            |signed: String, unsigned: String| Value::Text(if is_signed { signed } else { unsigned });
         match &mut self.reader {
-            ColumnReader::ByteArrayColumnReader(reader) => {
-                read(reader, rows, |value| Some(Value::Bytes(value.clone())))
-            }
+            ColumnReader::ByteArrayColumnReader(reader) => Ok(read(reader)?.map(Value::Bytes)),
             ColumnReader::BoolColumnReader(reader) => {
-                read(reader, rows, |value| Some(Value::Text(boolean(*value).to_owned())))
+                Ok(read(reader)?.map(|value| Value::Text(boolean(value).to_owned())))
             }
             ColumnReader::Int32ColumnReader(reader) => {
-                read(reader, rows, |value| number(value.to_string(), value.cast_unsigned().to_string()))
+                let value = read(reader)?;
+                Ok(value.map(|value| number(value.to_string(), value.cast_unsigned().to_string())))
             }
             ColumnReader::Int64ColumnReader(reader) => {
-                read(reader, rows, |value| number(value.to_string(), value.cast_unsigned().to_string()))
+                let value = read(reader)?;
+                Ok(value.map(|value| number(value.to_string(), value.cast_unsigned().to_string())))
             }
-            ColumnReader::FloatColumnReader(reader) => {
-                read(reader, rows, |value| float(*value).map(Value::Text))
-            }
-            ColumnReader::DoubleColumnReader(reader) => {
-                read(reader, rows, |value| float(*value).map(Value::Text))
-            }
+            ColumnReader::FloatColumnReader(reader) => Ok(read(reader)?.and_then(float).map(Value::Text)),
+            ColumnReader::DoubleColumnReader(reader) => Ok(read(reader)?.and_then(float).map(Value::Text)),
             // None of those that `leaf` gives.
             ColumnReader::Int96ColumnReader(_) | ColumnReader::FixedLenByteArrayColumnReader(_) => {
                 Err(ParquetError::NYI("another type in a row group than in the schema".to_owned()))
@@ -265,24 +253,15 @@ impl LeafReader {
     }
 }
 
-fn read<T: DataType>(
-    reader: &mut ColumnReaderImpl<T>,
-    rows: usize,
-    show: impl Fn(&T::T) -> Cell,
-) -> Result<Vec<Cell>, ParquetError> {
+/// `None` for null.
+fn read<T: DataType>(reader: &mut ColumnReaderImpl<T>) -> Result<Option<T::T>, ParquetError> {
     // 1 where there is a value, and none at all where every row must have one.
     let (mut levels, mut values) = (vec![], vec![]);
-    let (found, _, _) = reader.read_records(rows, Some(&mut levels), None, &mut values)?;
-    if found != rows {
-        return Err(ParquetError::EOF(format!("a column has {found} more rows where {rows} are expected")));
+    let (found, _, _) = reader.read_records(1, Some(&mut levels), None, &mut values)?;
+    if found != 1 {
+        return Err(ParquetError::EOF("a column has fewer rows than others".to_owned()));
     }
-    let mut values = values.iter().map(show);
-    Ok(match levels.is_empty() {
-        true => values.collect(),
-        false => {
-            levels.iter().map(|level| if *level == 0 { None } else { values.next().flatten() }).collect()
-        }
-    })
+    Ok(values.pop())
 }
 
 fn text(value: &ByteArray) -> Result<String, String> {
@@ -401,5 +380,52 @@ mod tests {
             rows += 1;
         }
         assert_eq!((rows, bad.total), (256, 0));
+    }
+
+    #[test]
+    fn no_more_pages_are_held_than_a_few_texts_need() {
+        use parquet::basic::{Compression, Encoding, ZstdLevel};
+        use parquet::data_type::ByteArrayType;
+        use parquet::file::properties::WriterProperties;
+        use parquet::file::writer::SerializedFileWriter;
+        use parquet::schema::parser::parse_message_type;
+
+        let schema = parse_message_type("message rows { required binary text (UTF8); }").unwrap();
+        // A page for each row.
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_dictionary_enabled(false)
+            .set_encoding(Encoding::PLAIN)
+            .set_data_page_row_count_limit(1)
+            .set_write_batch_size(1)
+            .build();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut writer =
+            SerializedFileWriter::new(file.reopen().unwrap(), schema.into(), properties.into()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        const LONG: usize = 5;
+        let texts = (0..LONG + 3).map(|row| {
+            let length = if row < LONG { 2 * BYTES } else { 1 };
+            ByteArray::from(row.to_string().repeat(length).as_str())
+        });
+        let texts = texts.collect::<Vec<_>>();
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+
+        let (path, options) = (file.path(), TableOptions::default());
+        let mut reader =
+            ParquetReader::new(path, Arc::new(File::open(path).unwrap()), &options, Purpose::Predict)
+                .unwrap();
+        let mut counts = vec![];
+        loop {
+            match reader.rows().unwrap().len() {
+                0 => break,
+                count => counts.push(count),
+            }
+        }
+        assert_eq!(counts, [1, 1, 1, 1, 1, 3]);
     }
 }

@@ -157,7 +157,7 @@ impl Executable {
         let first = outputs.swap_remove(0);
         // From the first read on, what has been started is to end before its memory goes.
         let ended = completion.ended();
-        let work = Work { completion, ended, reads: vec![] };
+        let work = Work { completion, ended, known: None, reads: vec![] };
         let mut pending = Pending { work: Some(work), watch: replicas.watch() };
         for (port, array) in ports.iter().zip(first) {
             let read = replicas.waiting(A_STEP, || array.read(vec![]))?;
@@ -183,6 +183,8 @@ pub struct Pending {
 struct Work {
     completion: Completion,
     ended: Receiver<Instant>,
+    /// That, once it was asked for.
+    known: Option<Instant>,
     reads: Vec<(OutputId, Readback)>,
 }
 
@@ -200,16 +202,24 @@ pub struct Outputs {
 }
 
 impl Pending {
+    /// When the step had ended on every local device; `None` as long as that isn't told.
+    pub fn ended(&mut self) -> Option<Instant> {
+        let work = self.work.as_mut()?;
+        work.known = work.known.or_else(|| work.ended.try_recv().ok());
+        work.known
+    }
+
     /// Blocks until the step has ended on every local device.
     pub fn wait(mut self) -> Result<Outputs> {
         // So long, at most, the time of a step's end comes after it.
         const LATE: Duration = Duration::from_secs(1);
-        let Some(Work { completion, ended, reads }) = self.work.take() else {
+        let Some(Work { completion, ended, known, reads }) = self.work.take() else {
             return Ok(Outputs { values: vec![], ended: Instant::now() });
         };
         let wait = || {
             completion.wait()?;
-            let ended = ended.recv_timeout(LATE).unwrap_or_else(|_| Instant::now());
+            let told = || ended.recv_timeout(LATE).unwrap_or_else(|_| Instant::now());
+            let ended = known.unwrap_or_else(told);
             let read = |(id, read): (OutputId, Readback)| Ok((id, read.wait()?));
             Ok(Outputs { values: reads.into_iter().map(read).collect::<Result<_>>()?, ended })
         };

@@ -19,8 +19,11 @@ use crate::storage::Folder;
 const OURS: &str =
     "<!-- Written by bert-xla, and anew after each epoch. Without this line, it is yours and stays. -->";
 
+const RESULTS: &str = "## Results";
+const TEST: &str = "## Test";
 /// The heading of what comes after all results.
 const TRAINING: &str = "## How it was trained";
+const USAGE: &str = "## How to use it";
 /// How a folder is asked.
 const USE: &str = "bert-xla predict --run . --data texts.csv --output labels.csv";
 
@@ -36,11 +39,39 @@ pub fn told(root: &Folder) -> Result<Option<(String, String)>> {
     let card = String::from_utf8_lossy(&card);
     let parts = || {
         let (front, body) = card.strip_prefix("---\n")?.split_once("\n---\n")?;
-        let results = &body[body.find("## Results")?..body.find("## How to use it")?];
+        // Somebody may have put its parts in another order.
+        let results = body.get(heading(body, RESULTS)?..heading(body, USAGE)?)?;
         let paragraphs = results.split("\n\n").filter(|paragraph| !paragraph.starts_with("!["));
         Some((front.to_owned(), paragraphs.collect::<Vec<_>>().join("\n\n")))
     };
     Ok(parts())
+}
+
+/// Where a line of Markdown begins that is this heading, and no part of a text or of a command.
+fn heading(markdown: &str, heading: &str) -> Option<usize> {
+    headings(markdown).find(|(_, line)| *line == heading).map(|(at, _)| at)
+}
+
+/// The headings of sections, and where their lines begin.
+fn headings(markdown: &str) -> impl Iterator<Item = (usize, &str)> {
+    let (mut at, mut fence) = (0, None);
+    markdown.split_inclusive('\n').filter_map(move |line| {
+        let begin = at;
+        at += line.len();
+        let line = line.trim_end();
+        let ticks = line.len() - line.trim_start_matches('`').len();
+        match fence {
+            Some(count) => {
+                fence = if ticks >= count && ticks == line.len() { None } else { fence };
+                None
+            }
+            None if ticks >= 3 => {
+                fence = Some(ticks);
+                None
+            }
+            None => line.starts_with("## ").then_some((begin, line)),
+        }
+    })
 }
 
 /// Where a model comes from, in words for people.
@@ -56,8 +87,10 @@ pub struct Provenance {
     pub dev_table: Option<String>,
     /// The one that it is tested on at its end, if there is one.
     pub test_table: Option<String>,
-    /// Their format, as the Hub's datasets library names it: csv, json or parquet.
+    /// The format of the table whose rows it is evaluated on, as the Hub's datasets library names it: csv, json or parquet.
     pub format: String,
+    /// That of the one that it is tested on.
+    pub test_format: String,
     /// The command that trains it.
     pub command: String,
 }
@@ -118,7 +151,8 @@ impl Card {
         let library = if self.is_whole() { "transformers" } else { "bert-xla" };
         let data = dev_table.clone().unwrap_or_else(|| format!("{table}, {rows} rows held out"));
         let metrics = kept.map_or([None; 3], |record| [record.val_accuracy, record.val_f1, record.val_loss]);
-        front_matter(&self.provenance, library, ("validation", &data), metrics)
+        let measured = Measured { split: "validation", data, format: &self.provenance.format };
+        front_matter(&self.provenance, library, &measured, metrics)
     }
 
     /// Whether transformers has a class for the head, too.
@@ -180,7 +214,7 @@ impl Card {
             ),
         };
         let imports = format!("{class}, PreTrainedTokenizerFast");
-        format!("## How to use it\n\n{command}\n{lead}{}", python(&imports, &tokenizer, class, result))
+        format!("{USAGE}\n\n{command}\n{lead}{}", python(&imports, &tokenizer, class, result))
     }
 }
 
@@ -190,12 +224,18 @@ impl Provenance {
     }
 }
 
-/// What the Hub reads: see huggingface.co/docs/hub/model-cards. `metrics` are accuracy, F1 and loss on the `data`, a split
-/// and its name.
+/// What a model was measured on.
+pub struct Measured<'a> {
+    pub split: &'a str,
+    pub data: String,
+    pub format: &'a str,
+}
+
+/// What the Hub reads: see huggingface.co/docs/hub/model-cards. `metrics` are accuracy, F1 and loss on what is `measured`.
 fn front_matter(
     provenance: &Provenance,
     library: &str,
-    (split, data): (&str, &str),
+    Measured { split, data, format }: &Measured<'_>,
     metrics: [Option<f64>; 3],
 ) -> String {
     let base = &provenance.base_model;
@@ -215,7 +255,7 @@ fn front_matter(
                  dataset:\n      type: {}\n      name: {}\n      split: {split}\n    \
                  metrics:\n{metrics}",
             yaml(&provenance.title()),
-            yaml(&provenance.format),
+            yaml(format),
             yaml(data),
         ),
     };
@@ -229,22 +269,22 @@ fn front_matter(
 pub fn ensemble_card(
     provenance: &Provenance,
     labels: &LabelMap,
-    data: (&str, &str),
+    measured: &Measured<'_>,
     metrics: [Option<f64>; 3],
     results: &str,
 ) -> String {
     let labels = labels.iter().map(|(label, _)| format!("- {}\n", text(label))).collect::<String>();
     [
-        front_matter(provenance, "bert-xla", data, metrics),
+        front_matter(provenance, "bert-xla", measured, metrics),
         format!("{OURS}\n\n# {}\n", text(&provenance.title())),
         format!(
             "An ensemble of BERT text classifiers, trained with bert-xla {}. It answers with the mean of the members' \
              probabilities.\n\nLabels:\n\n{labels}",
             env!("CARGO_PKG_VERSION")
         ),
-        format!("## Results\n\n{results}"),
+        format!("{RESULTS}\n\n{results}"),
         format!("{TRAINING}\n\n{}", code_block("sh", &provenance.command)),
-        format!("## How to use it\n\n{}", code_block("sh", USE)),
+        format!("{USAGE}\n\n{}", code_block("sh", USE)),
     ]
     .join("\n")
 }
@@ -259,11 +299,14 @@ pub fn write_card(root: &Folder, card: &str) -> Result<()> {
 
 /// Adds what was measured on a table to test to the card of a run, if it is ours.
 pub fn add_test(root: &Folder, table: &str, report: &Classification) -> Result<()> {
-    const TEST: &str = "## Test";
     let Some(card) = root.read(CARD)?.filter(|card| is_ours(card)) else { return Ok(()) };
-    let card = String::from_utf8_lossy(&card);
-    let Some((before, after)) = card.split_once(TRAINING) else { return Ok(()) };
-    let before = before.split(TEST).next().unwrap_or_default();
+    let mut card = String::from_utf8_lossy(&card).into_owned();
+    if let Some(begin) = heading(&card, TEST) {
+        let end = headings(&card).map(|(at, _)| at).find(|at| *at > begin);
+        card.replace_range(begin..end.unwrap_or(card.len()), "");
+    }
+    let Some(at) = heading(&card, TRAINING) else { return Ok(()) };
+    let (before, after) = card.split_at(at);
     let Classification { rows, accuracy, loss, macro_average, .. } = report;
     let section = format!(
         "{TEST}\n\nOn the {rows} rows of {}: accuracy {accuracy:.4}, f1 {:.4}, loss {loss:.4}. The accuracy is of labels \
@@ -271,7 +314,7 @@ pub fn add_test(root: &Folder, table: &str, report: &Classification) -> Result<(
         text(table),
         macro_average.f1
     );
-    Ok(root.write(CARD, format!("{before}{section}\n{TRAINING}{after}").as_bytes())?)
+    Ok(root.write(CARD, format!("{before}{section}\n{after}").as_bytes())?)
 }
 
 /// Which classes a model has, and what becomes of texts.
@@ -331,7 +374,7 @@ fn results(history: &History, kept: u32, dev_rows: &str) -> String {
         cells.push((learning_rate as f32).to_string());
         cells
     };
-    let mut results = format!("## Results\n\n{}", table(&header, history.epochs().iter().map(line)));
+    let mut results = format!("{RESULTS}\n\n{}", table(&header, history.epochs().iter().map(line)));
     let _ = write!(
         results,
         "\n`val_loss`, `val_accuracy` and `f1`, the mean of the classes', are {dev_rows}.\n\n![loss]({LOSS_CHART}) ![accuracy]({ACCURACY_CHART})\n"

@@ -217,7 +217,7 @@ fn newest_first(root: &Folder, pointer: &Pointer) -> Result<Vec<Result<Committed
 /// Those that there are are damaged.
 pub fn last_arguments(root: &Path) -> Result<Option<Vec<String>>> {
     if let Some(arguments) = ensemble_arguments(root)? {
-        return Ok(Some(arguments));
+        return Ok(Some(arguments).filter(|arguments| !arguments.is_empty()));
     }
     let root = Folder::new(root);
     let (pointer, mut damaged) = pointer(&root)?;

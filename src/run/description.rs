@@ -47,8 +47,14 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     if let Some(original) = original.as_object_mut() {
         // What would contradict the labels, or have transformers return other things than its model does; and a folder of
         // the machine that it comes from.
-        const OTHERS: [&str; 5] =
-            ["num_labels", "return_dict", "output_hidden_states", "output_attentions", "torchscript"];
+        const OTHERS: [&str; 6] = [
+            "num_labels",
+            "problem_type",
+            "return_dict",
+            "output_hidden_states",
+            "output_attentions",
+            "torchscript",
+        ];
         original.retain(|name, _| !OTHERS.contains(&&**name));
         let is_path = |name: &Value| name.as_str().is_some_and(|name| Path::new(name).is_absolute());
         original.retain(|name, value| name != "_name_or_path" || !is_path(value));

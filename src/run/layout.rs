@@ -25,6 +25,8 @@ pub const SUMMARY: &str = "summary.json";
 pub const OUT_OF_FOLD: &str = "out_of_fold_predictions.csv";
 /// What was measured on the test table.
 pub const TEST: &str = "test.json";
+/// What runs have come to once they are trained.
+pub const OUTCOMES: [&str; 3] = [TEST, SUMMARY, OUT_OF_FOLD];
 /// A line per epoch.
 pub const HISTORY: &str = "history.jsonl";
 /// A line per step: not committed, and not read by us.

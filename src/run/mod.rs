@@ -15,6 +15,7 @@ mod snapshot;
 mod steps;
 mod strays;
 mod tensorboard;
+mod vacancy;
 mod writer;
 
 use std::path::PathBuf;
@@ -22,8 +23,8 @@ use std::path::PathBuf;
 pub use card::Provenance;
 pub use checkpoint::{Checkpoint, Newest, kept_record, last_arguments};
 pub use description::classifier_labels;
-pub use ensemble::{claim_ensemble, conclude_ensemble, is_concluded, reopen_ensemble};
-pub use names::started;
+pub use ensemble::{Ensemble, is_ensemble};
+pub use names::{attempt, started};
 pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
 pub use reader::{Run, model_files, model_folder, read_json, read_probabilities, settings};
@@ -31,6 +32,7 @@ pub use runs::Runs;
 pub use snapshot::{Description, Snapshot, Tensor};
 pub use steps::StepLog;
 pub use tensorboard::TensorBoard;
+pub use vacancy::{check_outcomes, has_outcome};
 pub use writer::Writer;
 
 use crate::data::DataError;

@@ -3,11 +3,18 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A name for a run, which nothing else has, and tells when it was [`started`]: later than the `last`, whatever clocks say.
-pub(super) fn new_name(last: u64) -> String {
+/// A name for a run, which nothing else has, and tells when it was [`started`]: later than the `last`, whatever clocks say; and
+/// of a member of an ensemble, in which [`attempt`].
+pub(super) fn new_name(last: u64, attempt: Option<u64>) -> String {
     // A clock that is before 1970 tells nothing.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{}-{}", now.as_secs().max(last.saturating_add(1)), random())
+    let attempt = attempt.map_or_else(String::new, |attempt| format!("-{attempt:016x}"));
+    format!("{}-{}{attempt}", now.as_secs().max(last.saturating_add(1)), random())
+}
+
+/// The attempt to train an ensemble that a run of this name is of, if it is of one that replaces others.
+pub fn attempt(run: &str) -> Option<u64> {
+    u64::from_str_radix(run.splitn(3, '-').nth(2)?, 16).ok()
 }
 
 /// When a run of this name was started, in seconds since 1970; 0 if its name doesn't tell. Of two runs in one place, the

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use super::Result;
-use super::layout::{CARD, FILES, PROGRESS, RUN, STEPS, TRAINING_FILES, WRITTEN, step};
+use super::card::is_ours;
+use super::layout::{CARD, CHECKPOINTS, FILES, PROGRESS, RUN, STEPS, TENSORBOARD, TRAINING_FILES, step};
+use super::reader::Pointer;
+use super::tensorboard::remove_events;
+use super::{Error, Result};
 use crate::storage::{Folder, MANIFEST, Manifest, PART};
 
 /// Whether a folder is a checkpoint of ours, finished or not: by its name, by holding nothing else, and by what no other
@@ -24,15 +27,34 @@ pub(super) fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
     Ok(is_signed && files.iter().all(is_ours))
 }
 
-/// A file that a run or an ensemble has, in a folder that may be somebody's. A README isn't told: the one of another isn't
-/// replaced.
-pub(super) fn file_of_run(root: &Folder) -> Result<Option<&'static str>> {
-    for name in WRITTEN {
-        if name != CARD && root.exists(name)? {
-            return Ok(Some(name));
+/// Removes a run with all that is known to be of it; whatever else is there is somebody's, and stays. When it is cut short, what
+/// is left is known to be a run's.
+pub(super) fn remove_run(root: &Folder) -> Result<()> {
+    let pointer = match Pointer::read(root) {
+        Ok(Some(pointer)) => pointer,
+        Ok(None) | Err(Error::Input { .. }) => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    let checkpoints = root.folder(CHECKPOINTS);
+    // A link leads to where other runs may have theirs.
+    if !checkpoints.is_local() || !checkpoints.path().is_symlink() {
+        for name in checkpoints.list()? {
+            if is_checkpoint(&checkpoints, &name)? {
+                remove_checkpoint(&checkpoints, &name)?;
+            }
+        }
+        root.remove_if_empty(CHECKPOINTS)?;
+    }
+    remove_events(&root.folder(TENSORBOARD))?;
+    root.remove_if_empty(TENSORBOARD)?;
+    let is_card_ours = root.read(CARD)?.is_some_and(|card| is_ours(&card));
+    for name in root.list()? {
+        let is_written = name == STEPS || pointer.files.iter().any(|file| file.name == name);
+        if is_part(&name) || is_written && (name != CARD || is_card_ours) {
+            root.remove(&name)?;
         }
     }
-    Ok(None)
+    Ok(root.remove(RUN)?)
 }
 
 /// Removes a checkpoint so that what is left when it is cut short doesn't count as whole, and is known to be ours.

@@ -69,6 +69,22 @@ impl TensorBoard {
     }
 }
 
+/// Removes the event files in `folder`, and its own folders if nothing else is there.
+pub(super) fn remove_events(folder: &Folder) -> Result<()> {
+    let is_link = |folder: &Folder| folder.is_local() && folder.path().is_symlink();
+    for name in [TRAIN, VALIDATION] {
+        let files = folder.folder(name);
+        if is_link(folder) || is_link(&files) {
+            continue;
+        }
+        for file in files.list()?.into_iter().filter(|file| file.starts_with(PREFIX)) {
+            files.remove(&file)?;
+        }
+        folder.remove_if_empty(name)?;
+    }
+    Ok(())
+}
+
 /// How the names of all event files begin; then come seconds since 1970, the host, the process, and a number of its own.
 const PREFIX: &str = "events.out.tfevents.";
 

@@ -1,21 +1,22 @@
 //! What training leaves behind, committed as a whole.
 
-use std::io;
 use std::path::Path;
 
 use serde_json::json;
 
 use super::card::is_ours;
 use super::checkpoint::{Known, known, last_start, may_be_of};
+use super::ensemble::{holds_ensemble, remove_bare_ensemble};
 use super::hold::Hold;
-use super::layout::{CARD, CHECKPOINTS, ENSEMBLE, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
-use super::names::{new_name, random_number};
+use super::layout::{CARD, CHECKPOINTS, FILES, HISTORY, RUN, TOLD, WEIGHTS, checkpoint, step};
+use super::names::{attempt, new_name, random_number};
 use super::progress::Progress;
 use super::reader::{Pointer, name};
 use super::snapshot::{Description, Snapshot};
-use super::strays::{file_of_run, is_checkpoint, is_part, remove_checkpoint};
+use super::strays::{is_checkpoint, is_part, remove_checkpoint};
+use super::vacancy::{check_has_no_folders, held};
 use super::{Error, Result};
-use crate::storage::{Commit, FileError, Folder, Logged, MANIFEST, Manifest, Replaced, Version};
+use crate::storage::{Commit, Folder, Logged, MANIFEST, Manifest, Replaced, Version};
 
 /// The one that writes to a run folder.
 pub struct Writer {
@@ -77,22 +78,35 @@ impl Writer {
         Err(Error::TakenOver { path: self.root.path().to_owned() })
     }
 
+    /// Finds out whether a run may be started: with `attempt`, one of an ensemble's members, which replaces those that are of
+    /// none, or of another.
+    ///
+    /// # Errors
+    /// A folder that holds a run, or a file that one would replace, unless it may be replaced.
+    pub fn check_start(&self, replace: bool, of: Option<u64>) -> Result<()> {
+        if holds_ensemble(&self.root)? {
+            return Err(Error::HoldsEnsemble { path: self.root.path().to_owned() });
+        }
+        let is_of_it = || self.pointer.run.as_deref().is_some_and(|run| attempt(run) == of);
+        let replaces = replace || of.is_some() && !is_of_it();
+        match held(&self.root)?.filter(|_| !replaces) {
+            Some(name) => Err(Error::Holds { path: self.root.path().to_owned(), name }),
+            None => Ok(()),
+        }
+    }
+
     /// Starts a run, which has no checkpoint yet, and gives its name; `None` if another process has written there since it was
     /// opened. A run that the folder holds stays the one to go on with until this one's first checkpoint, and the one for
     /// readers until its first whole epoch; nothing else of what it holds is touched.
     ///
     /// # Errors
-    /// A folder that holds a run, or a file that one would replace, unless it may be replaced.
-    pub fn start(&mut self, keep_last: usize, replace: bool) -> Result<Option<String>> {
-        if self.root.exists(ENSEMBLE)? {
-            return Err(Error::HoldsEnsemble { path: self.root.path().to_owned() });
-        }
-        if let Some(name) = self.holds()?.filter(|_| !replace) {
-            return Err(Error::Holds { path: self.root.path().to_owned(), name });
-        }
+    /// Those of [`check_start`](Self::check_start).
+    pub fn start(&mut self, keep_last: usize, replace: bool, attempt: Option<u64>) -> Result<Option<String>> {
+        self.check_start(replace, attempt)?;
+        remove_bare_ensemble(&self.root)?;
         self.keep_last = keep_last;
         let before = self.pointer.clone();
-        let run = new_name(last_start(&self.root, before.run.as_deref())?);
+        let run = new_name(last_start(&self.root, before.run.as_deref())?, attempt);
         if before.newest.is_none() && before.checkpoint.is_none() {
             self.pointer.run = Some(run.clone());
         }
@@ -160,28 +174,10 @@ impl Writer {
         Ok(before)
     }
 
-    /// The file by which the folder holds a run, or another's.
-    fn holds(&self) -> Result<Option<&'static str>> {
-        // A run that was started and has left nothing is none.
-        let is_run = |pointer: &Pointer| pointer.checkpoint.is_some() || pointer.newest.is_some();
-        match Pointer::read(&self.root) {
-            Ok(Some(pointer)) => return Ok(is_run(&pointer).then_some(RUN)),
-            // Damaged.
-            Err(Error::Input { .. }) => return Ok(Some(RUN)),
-            Err(error) => return Err(error),
-            Ok(None) => {}
-        }
-        file_of_run(&self.root)
-    }
-
     /// From here on, this is the process that writes, and what the pointer names counts, which was `before`. False if another
     /// process has written it meanwhile.
     fn take_over(&mut self, before: &Pointer) -> Result<bool> {
-        let root = self.root.path();
-        if let Some(name) = FILES.into_iter().chain([RUN]).find(|name| root.join(name).is_dir()) {
-            let is_folder = io::ErrorKind::IsADirectory.into();
-            return Err(FileError::new("can't write", root.join(name))(is_folder).into());
-        }
+        check_has_no_folders(&self.root)?;
         self.root.folder(CHECKPOINTS).make()?;
         if let Hold::Name { name, found } = &mut self.hold {
             self.pointer.writer = Some(name.clone());

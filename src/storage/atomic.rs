@@ -36,13 +36,24 @@ pub fn write_atomic<E: From<io::Error>>(
         write(&mut writer)?;
         return Ok(writer.flush()?);
     }
-    let target = fs::canonicalize(path).ok().filter(|_| path.is_symlink());
-    let path = target.as_deref().unwrap_or(path);
+    let path = &link_target(path);
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     in_folder(folder, || write_named(folder, path, write))
+}
+
+/// The path that a link leads to, whether or not something is there; of what is no link, its own.
+pub fn link_target(path: &Path) -> PathBuf {
+    // As many as systems follow.
+    const LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// Makes `folder` if it isn't there, and those on the way to it; they stay if what is then written is.
@@ -211,4 +222,25 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_stays_one_whether_or_not_it_leads_to_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second, target] =
+            ["first", "second", "below/target"].map(|name| folder.path().join(name));
+        symlink("second", &first).unwrap();
+        symlink("below/target", &second).unwrap();
+        for text in ["a", "b"] {
+            write_atomic(&first, |file| file.write_all(text.as_bytes())).unwrap();
+            assert!(first.is_symlink() && second.is_symlink());
+            assert_eq!(fs::read(&target).unwrap(), text.as_bytes());
+        }
+    }
 }

@@ -43,6 +43,16 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a folder that holds nothing; whatever else is there stays.
+pub fn remove_if_empty(path: &Path) -> Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != ErrorKind::DirectoryNotEmpty && !is_absent(&error) => {
+            Err(FileError::new("can't remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Copies a file in place of any that is there.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     let copied = write_atomic(to, |file| io::copy(&mut fs::File::open(from)?, file).map(drop));

@@ -18,7 +18,7 @@ use std::fs;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
-pub use atomic::{PART, is_stdout, write_atomic};
+pub use atomic::{PART, is_stdout, link_target, write_atomic};
 use bucket::Bucket;
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, is_damage, sha256};
 pub use fetched::{Fetched, as_given};
@@ -189,6 +189,14 @@ impl Folder {
         match self.is_local() {
             true => local::remove(&self.path.join(name)),
             false => self.in_bucket("can't remove", name, |bucket| bucket.remove(name)),
+        }
+    }
+
+    /// Removes a folder that holds nothing; one in a bucket is gone by itself.
+    pub fn remove_if_empty(&self, name: &str) -> Result<()> {
+        match self.is_local() {
+            true => local::remove_if_empty(&self.path.join(name)),
+            false => Ok(()),
         }
     }
 

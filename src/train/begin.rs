@@ -4,7 +4,7 @@ use super::job::{Job, SaveOptions};
 use super::resume::Saved;
 use super::{Error, Result};
 use crate::exec::Replicas;
-use crate::run::{self, Progress, Terms, Writer, started};
+use crate::run::{self, Progress, Terms, Writer};
 use crate::storage::Folder;
 
 /// What a session has before it begins.
@@ -16,8 +16,10 @@ pub(super) struct Beginning<'a> {
     pub save: &'a SaveOptions,
     /// Whether a run of the same job that is finished is to be replaced.
     pub replaces_finished: bool,
-    /// In seconds since 1970: any that was started before is.
-    pub began: u64,
+    /// Of a member of an ensemble: a run that is of none, or of another, is replaced.
+    pub attempt: Option<u64>,
+    /// What the chief does before it writes.
+    pub claim: &'a dyn Fn() -> Result<()>,
 }
 
 /// What it begins with.
@@ -46,12 +48,10 @@ impl Beginning<'_> {
                 let claimed = writer.as_mut().map_or(Ok(()), |writer| writer.claim());
                 self.replicas.meet(PHASE, claimed.map_err(Error::from))?;
             }
-            let saved = Saved::find(self.replicas, self.root, self.job, self.terms, self.save, note)?;
+            let Self { replicas, root, job, terms, save, attempt, .. } = *self;
+            let saved = Saved::find(replicas, root, job, terms, save, attempt, note)?;
             let is_finished = |saved: &Saved| saved.is_finished(self.job.recipe.epochs, self.save.patience);
-            let is_earlier = |saved: &Saved| started(&saved.progress.run) < self.began;
-            let replaces = self.save.replace || saved.as_ref().is_some_and(is_earlier);
-            let saved =
-                saved.filter(|saved| !(self.replaces_finished && is_finished(saved) || is_earlier(saved)));
+            let saved = saved.filter(|saved| !(self.replaces_finished && is_finished(saved)));
             if let Some(saved) = &saved {
                 self.check_place(&saved.progress)?;
             }
@@ -60,12 +60,11 @@ impl Beginning<'_> {
                 (None, _) => Ok(Some(String::new())),
                 (Some(writer), Some(saved)) if is_finished => {
                     let finished = if saved.is_own() { writer.finish(&saved.progress) } else { Ok(()) };
-                    finished.map(|()| Some(String::new()))
+                    finished.map(|()| Some(String::new())).map_err(Error::from)
                 }
-                (Some(writer), Some(saved)) => writer.go_on(&saved.progress, self.save.keep_last),
-                (Some(writer), None) => writer.start(self.save.keep_last, replaces),
+                (Some(writer), saved) => self.write(writer, saved.as_ref()),
             };
-            let begun = self.replicas.meet(PHASE, begun.map_err(Error::from))?;
+            let begun = self.replicas.meet(PHASE, begun)?;
             if !self.has_all(begun.is_some())? {
                 continue;
             }
@@ -78,6 +77,19 @@ impl Beginning<'_> {
             });
         }
         Err(run::Error::TakenOver { path: self.root.path().to_owned() }.into())
+    }
+
+    /// Has the chief begin; `None` if another process has written there meanwhile.
+    fn write(&self, writer: &mut Writer, saved: Option<&Saved>) -> Result<Option<String>> {
+        let Self { save, attempt, .. } = self;
+        if saved.is_none() {
+            writer.check_start(save.replace, *attempt)?;
+        }
+        (self.claim)()?;
+        Ok(match saved {
+            Some(saved) => writer.go_on(&saved.progress, save.keep_last)?,
+            None => writer.start(save.keep_last, save.replace, *attempt)?,
+        })
     }
 
     /// Whether the chief has begun; nobody keeps it from that where there are locks.

@@ -16,11 +16,9 @@ use crate::data::LabelMap;
 use crate::exec::Replicas;
 use crate::infer::Evaluation;
 use crate::report::{Classification, EpochRecord, markdown_table, markdown_text};
-use crate::run::card;
-use crate::run::layout::{MEMBERS, OUT_OF_FOLD, SUMMARY, TEST};
-use crate::run::{
-    Provenance, conclude_ensemble, is_concluded, kept_record, read_probabilities, reopen_ensemble,
-};
+use crate::run::card::{self, Measured};
+use crate::run::layout::{MEMBERS, OUT_OF_FOLD, OUTCOMES, SUMMARY, TEST};
+use crate::run::{Ensemble, Provenance, has_outcome, kept_record, read_probabilities};
 use crate::storage::Folder;
 
 /// A job of several, or the only one, which has no name.
@@ -83,21 +81,25 @@ impl Outcome {
         let header = ["member", "epoch", "val_accuracy", "f1", "val_loss"];
         let mut results = markdown_table(&header, members.iter().map(member).chain([means]));
         let table = provenance.test_table.clone().unwrap_or_default();
-        let measured =
-            [("test", table, test), ("train", format!("{}, out of fold", provenance.table), out_of_fold)];
+        let Provenance { format, test_format, .. } = provenance;
+        let folds = format!("{}, out of fold", provenance.table);
+        let measured = [("test", table, test_format, test), ("train", folds, format, out_of_fold)];
         let mut shown = None;
-        for (split, data, report) in measured {
+        for (split, data, format, report) in measured {
             let Some(Classification { rows, accuracy, loss, macro_average, .. }) = report else { continue };
             let f1 = macro_average.f1;
             results.push_str(&format!(
                 "\nThe ensemble on the {rows} rows of {}: accuracy {accuracy:.4}, f1 {f1:.4}, loss {loss:.4}.\n",
                 markdown_text(&data)
             ));
-            shown.get_or_insert((split, data, [*accuracy, f1, *loss]));
+            shown.get_or_insert((Measured { split, data, format }, [*accuracy, f1, *loss]));
         }
-        let of_members = || ("validation", "mean of the members".to_owned(), names.map(|name| mean[name]));
-        let (split, data, metrics) = shown.unwrap_or_else(of_members);
-        Some(card::ensemble_card(provenance, labels, (split, &data), metrics.map(Some), &results))
+        let of_members = || {
+            let data = "mean of the members".to_owned();
+            (Measured { split: "validation", data, format }, names.map(|name| mean[name]))
+        };
+        let (measured, metrics) = shown.unwrap_or_else(of_members);
+        Some(card::ensemble_card(provenance, labels, &measured, metrics.map(Some), &results))
     }
 }
 
@@ -121,8 +123,8 @@ impl Members {
         if self.are_many() { self.root.join(MEMBERS).join(&member.name) } else { self.root.clone() }
     }
 
-    /// What they have in common on these devices. If they are many, the first session makes the folder the ensemble's: from then
-    /// on, it is known by its members.
+    /// What they have in common on these devices. If they are many, the first session that is trained makes the folder the
+    /// ensemble's: from then on, it is known by its members.
     pub fn share(&self, replicas: Arc<Replicas>, replace: bool) -> Shared {
         let shared = Shared::new(replicas);
         if !self.are_many() {
@@ -131,26 +133,32 @@ impl Members {
         shared.of_ensemble(EnsembleFolder {
             root: self.root.clone(),
             members: self.list.iter().map(|member| format!("{MEMBERS}/{}", member.name)).collect(),
+            outcomes: self.outcomes(),
             arguments: self.list[0].job.source.arguments.clone(),
             replace,
         })
     }
 
-    /// Whether what they have come to was not written, where something is to be.
-    pub fn lack_outcome(&self, replicas: &Replicas) -> Result<bool> {
-        const PHASE: &str = "looking for a checkpoint";
+    /// The files of what they come to.
+    fn outcomes(&self) -> Vec<&'static str> {
         let Job { parts, recipe, .. } = &self.list[0].job;
         let is_tested = !parts.test.is_empty();
-        let expected =
-            [(TEST, is_tested), (SUMMARY, self.are_many()), (OUT_OF_FOLD, recipe.held_out.is_fold())];
-        let mut expected = expected.into_iter().filter(|(_, is_expected)| *is_expected).peekable();
-        if expected.peek().is_none() {
+        let all = [(TEST, is_tested), (SUMMARY, self.are_many()), (OUT_OF_FOLD, recipe.held_out.is_fold())];
+        all.into_iter().filter(|(_, is_expected)| *is_expected).map(|(name, _)| name).collect()
+    }
+
+    /// Whether what they have come to was not written, where something is to be.
+    pub fn lack_outcome(&self, shared: &Shared) -> Result<bool> {
+        const PHASE: &str = "looking for a checkpoint";
+        let (replicas, root, outcomes) = (shared.replicas(), Folder::new(&self.root), self.outcomes());
+        if outcomes.is_empty() {
             return Ok(false);
         }
-        let root = Folder::new(&self.root);
-        let mut is_missing = || {
-            let is_open = self.are_many() && !is_concluded(&self.root)?;
-            expected.try_fold(is_open, |missing, (name, _)| Ok::<_, Error>(missing || !root.exists(name)?))
+        let is_missing = || {
+            let is_open = self.are_many() && !shared.with_ensemble(|ensemble| Ok(ensemble.is_concluded()))?;
+            outcomes
+                .iter()
+                .try_fold(is_open, |missing, name| Ok::<_, Error>(missing || !has_outcome(&root, name)?))
         };
         let own = if replicas.is_chief() { is_missing() } else { Ok(false) };
         let own = replicas.meet(PHASE, own)?;
@@ -158,19 +166,32 @@ impl Members {
         Ok(replicas.gather(PHASE, &[u32::from(own)])?[0][0] == 1)
     }
 
-    /// Forgets what runs have come to that are not at their end any more. What can't be removed is written anew at the end.
+    /// Forgets what a run has come to that is not at its end any more: what can't be removed is written anew at the end. What
+    /// an ensemble has come to stays until other members answer.
     pub fn reopen(&self, replicas: &Replicas) {
-        if !replicas.is_chief() {
-            return;
+        if replicas.is_chief() && !self.are_many() {
+            let _ = self.remove_outcomes(&[TEST]);
         }
+    }
+
+    /// Removes those that are ours.
+    fn remove_outcomes(&self, names: &[&str]) -> Result<()> {
         let root = Folder::new(&self.root);
-        let _ = root.remove(TEST);
-        if self.are_many() {
-            let _ = reopen_ensemble(&self.root);
-            for name in [SUMMARY, OUT_OF_FOLD] {
-                let _ = root.remove(name);
+        for name in names {
+            if has_outcome(&root, name)? {
+                root.remove(name)?;
             }
         }
+        Ok(())
+    }
+
+    /// Once nothing is left to train, and all of it has been told: does what a conclusion that was cut short has left to do.
+    ///
+    /// # Errors
+    /// In all processes: a folder that can't be written to.
+    pub fn tidy(&self, shared: &Shared) -> Result<()> {
+        let tidied = shared.with_ensemble(Ensemble::remove_replaced);
+        shared.replicas().meet("saving", tidied)
     }
 
     /// Once all are trained: writes and gives what they have come to. From then on, an ensemble's members answer.
@@ -187,17 +208,24 @@ impl Members {
         replicas.meet(PHASE, summed_up)?;
         outcome.test = self.test(shared)?;
         let write = || {
+            // The file comes last: what comes before is made up for where it isn't there.
             if let Some(test) = &outcome.test {
-                root.write(TEST, format!("{:#}\n", json!(test)).as_bytes())?;
                 if !self.are_many() {
                     let table = provenance.test_table.as_deref().unwrap_or_default();
                     card::add_test(&root, table, test)?;
                 }
+                root.write(TEST, format!("{:#}\n", json!(test)).as_bytes())?;
             }
             if let Some(card) = outcome.card(provenance, &self.list[0].job.recipe.labels) {
                 card::write_card(&root, &card)?;
             }
-            if self.are_many() { Ok::<_, Error>(conclude_ensemble(&self.root)?) } else { Ok(()) }
+            if self.are_many() {
+                // Of other members.
+                let written = self.outcomes();
+                let left = OUTCOMES.into_iter().filter(|name| !written.contains(name)).collect::<Vec<_>>();
+                self.remove_outcomes(&left)?;
+            }
+            shared.with_ensemble(Ensemble::conclude)
         };
         replicas.meet(PHASE, if is_chief { write() } else { Ok(()) })?;
         Ok(outcome)

@@ -87,14 +87,16 @@ pub(super) struct PendingStep {
 
 impl PendingStep {
     /// What it has measured, and whether a host asks to meet; the step before it ended at `last_end`, which becomes its own.
+    /// The step after it is known if it is queued.
     ///
     /// # Errors
     /// A loss that is not finite, or a failure of the device.
-    pub fn wait(self, last_end: &mut Instant) -> Result<(StepMetrics, bool)> {
+    pub fn wait(self, last_end: &mut Instant, next: Option<&mut Self>) -> Result<(StepMetrics, bool)> {
         let Self { examples, step, learning_rate, has_norm, pending } = self;
         let mut outputs = pending.wait()?;
-        let time = outputs.ended.saturating_duration_since(std::mem::replace(last_end, outputs.ended));
-        // Threads of the runtime tell the ends, which may be late.
+        let next_end = next.and_then(|next| next.pending.ended());
+        let end = end(*last_end, outputs.ended, next_end);
+        let time = end.saturating_duration_since(std::mem::replace(last_end, end));
         let time = time.max(Duration::from_micros(1));
         let metrics = outputs.take(&OutputId::Metrics);
         let [loss, correct, asking] =
@@ -113,5 +115,30 @@ impl PendingStep {
             time,
         };
         Ok((metrics, asking > 0.0))
+    }
+}
+
+/// When a step ended, by what is told of it and of the next one. Threads of the runtime tell that, and may be late: where one is
+/// told to have ended after the next one, it is taken to have done so halfway.
+fn end(last: Instant, told: Instant, next: Option<Instant>) -> Instant {
+    match next.filter(|next| *next <= told) {
+        Some(next) => last + next.saturating_duration_since(last) / 2,
+        None => told,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_is_told_late_leaves_the_next_step_its_time() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(end(start, after(3), None), after(3));
+        assert_eq!(end(start, after(3), Some(after(6))), after(3));
+        assert_eq!(end(start, after(7), Some(after(6))), after(3));
+        // The one before was told later still.
+        assert_eq!(end(after(8), after(7), Some(after(7))), after(8));
     }
 }

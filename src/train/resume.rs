@@ -9,7 +9,7 @@ use super::{Error, Result};
 use crate::exec::Replicas;
 use crate::report::History;
 use crate::run::layout::STEPS;
-use crate::run::{Checkpoint, Difference, Newest, Progress, Terms, differences, started};
+use crate::run::{self, Checkpoint, Difference, Newest, Progress, Terms, differences, started};
 use crate::storage::Folder;
 use crate::weights::{TensorFiles, key};
 
@@ -30,7 +30,7 @@ pub(super) struct Saved {
 impl Saved {
     /// The checkpoint that `job` goes on from: the newest of its run in the folder `root` of any host, since the first
     /// process may be another machine than the one that wrote it. `None` to start anew. Newer ones that are damaged are told
-    /// to `note`.
+    /// to `note`. Runs that aren't of this `attempt`, if one is given, don't count.
     ///
     /// # Errors
     /// In all processes: a checkpoint of another job, unless that may be replaced, or none where there must be one; one that
@@ -41,12 +41,18 @@ impl Saved {
         job: &Job,
         terms: &Terms,
         save: &SaveOptions,
+        attempt: Option<u64>,
         note: &mut dyn FnMut(&str),
     ) -> Result<Option<Self>> {
         // What is in a bucket is the same for all, and is brought once.
         let looks = replicas.is_chief() || root.is_local();
         let newest = if looks { Newest::find(root) } else { Ok(Newest::default()) };
-        let Newest { run, checkpoint, damaged } = replicas.meet(PHASE, newest.map_err(Error::from))?;
+        let newest = replicas.meet(PHASE, newest.map_err(Error::from))?;
+        let counts = |run: &str| attempt.is_none() || run::attempt(run) == attempt;
+        let Newest { run, checkpoint, damaged } = match newest.run.as_deref().is_none_or(counts) {
+            true => newest,
+            false => Newest::default(),
+        };
         damaged.iter().for_each(|error| note(&format!("Passed over: {error}")));
         let different = checkpoint.as_ref().map(|own| differences(&own.progress.terms.fixed, &terms.fixed));
         let claim = Claim::new(run.as_deref(), checkpoint.as_ref(), different.as_deref());

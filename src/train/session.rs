@@ -23,8 +23,8 @@ use crate::exec::{Fingerprint, Replicas};
 use crate::hlo::Graph;
 use crate::infer::Predictor;
 use crate::report::History;
-use crate::run::layout::STEPS;
-use crate::run::{Description, Progress, StepLog, Writer, differences};
+use crate::run::layout::{STEPS, TEST};
+use crate::run::{Description, Ensemble, Progress, StepLog, Writer, check_outcomes, differences};
 use crate::step::train_step;
 use crate::storage::Folder;
 
@@ -87,7 +87,10 @@ impl Session {
             let Source { original, tokenizer, model, .. } = &*job.source;
             let tokens = shared.tokens(&job.source)?;
             if replicas.is_chief() {
-                shared.claim()?;
+                shared.open()?;
+                if shared.folder().is_none() && !save.replace && !job.parts.test.is_empty() {
+                    check_outcomes(&root, [TEST])?;
+                }
             }
             let output = match replicas.is_chief() {
                 true => Some(Output {
@@ -111,20 +114,23 @@ impl Session {
             &job,
             &fed,
             replicas,
-            &(save.agreed(), root.is_local(), shared.ensemble().map(|folder| &folder.members)),
+            &(save.agreed(), root.is_local(), shared.folder().map(|folder| &folder.members)),
         )?;
         let terms = terms(&job, fed, replicas, &save);
-        let began = shared.began()?;
-        // Of an ensemble, what was finished earlier goes by when it was started.
-        let replaces_finished = save.replace && shared.ensemble().is_none();
+        let attempt = shared.attempt(save.resume)?;
+        let is_alone = shared.folder().is_none();
+        // Any member of an ensemble may be yet to come.
+        let save = SaveOptions { resume: save.resume && is_alone, ..save };
         let beginning = Beginning {
             replicas,
             root: &root,
             job: &job,
             terms: &terms,
             save: &save,
-            replaces_finished,
-            began,
+            // Of an ensemble, what was finished earlier goes by the attempt that it is of.
+            replaces_finished: save.replace && is_alone,
+            attempt,
+            claim: &|| shared.with_ensemble(Ensemble::claim),
         };
         let writer = output.as_mut().map(|output| &mut output.writer);
         let (saved, run) = match beginning.begin(writer, &mut |text| observer.note(text))? {

@@ -1,16 +1,17 @@
 //! What the members of an ensemble have in common: made once.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Result;
 use super::job::{Job, Source};
 use super::programs::Programs;
+use super::{Error, Result};
 use crate::data::Tokens;
 use crate::exec::Replicas;
-use crate::run::{self, claim_ensemble};
+use crate::run::{self, Ensemble, check_outcomes, is_ensemble};
+use crate::storage::Folder;
 
 /// The folder of an ensemble that is to be trained.
 #[derive(Clone, Debug)]
@@ -18,67 +19,87 @@ pub(super) struct EnsembleFolder {
     pub root: PathBuf,
     /// Of its members, relative to it.
     pub members: Vec<String>,
+    /// The files of what they come to.
+    pub outcomes: Vec<&'static str>,
     pub arguments: Vec<String>,
     /// Whether another one that is there may be replaced.
     pub replace: bool,
-}
-
-impl EnsembleFolder {
-    fn claim(&self) -> run::Result<u64> {
-        claim_ensemble(&self.root, &self.members, &self.arguments, self.replace)
-    }
 }
 
 /// The devices, and what sessions on the same source need of them and of their table.
 pub struct Shared {
     replicas: Arc<Replicas>,
     /// Of an ensemble.
-    ensemble: Option<EnsembleFolder>,
-    /// Known to the first process, once it has made the folder: see [`claim_ensemble`].
-    claimed: Cell<Option<u64>>,
-    began: OnceCell<u64>,
+    folder: Option<EnsembleFolder>,
+    /// What writes there: the first process's.
+    ensemble: RefCell<Option<Ensemble>>,
+    attempt: OnceCell<Option<u64>>,
     tokens: OnceCell<Rc<Tokens>>,
     programs: OnceCell<Rc<Programs>>,
 }
 
 impl Shared {
     pub fn new(replicas: Arc<Replicas>) -> Self {
-        let (claimed, began) = (Cell::new(None), OnceCell::new());
+        let (ensemble, attempt) = (RefCell::new(None), OnceCell::new());
         let (tokens, programs) = (OnceCell::new(), OnceCell::new());
-        Self { replicas, ensemble: None, claimed, began, tokens, programs }
+        Self { replicas, folder: None, ensemble, attempt, tokens, programs }
     }
 
-    /// Of the members of an ensemble: the first session makes its folder.
+    /// Of the members of an ensemble: the first session that is trained makes the folder theirs.
     pub(super) fn of_ensemble(self, folder: EnsembleFolder) -> Self {
-        Self { ensemble: Some(folder), ..self }
+        Self { folder: Some(folder), ..self }
     }
 
-    pub(super) fn ensemble(&self) -> Option<&EnsembleFolder> {
-        self.ensemble.as_ref()
+    pub(super) fn folder(&self) -> Option<&EnsembleFolder> {
+        self.folder.as_ref()
     }
 
-    /// In the first process: makes the ensemble's folder, if there is one to make.
-    pub(super) fn claim(&self) -> Result<()> {
-        match &self.ensemble {
-            Some(folder) if self.claimed.get().is_none() => self.claimed.set(Some(folder.claim()?)),
-            _ => {}
+    /// In the first process: finds out whether the ensemble can be written to its folder, if there is one, and keeps others
+    /// from that.
+    pub(super) fn open(&self) -> Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let mut ensemble = self.ensemble.borrow_mut();
+        if ensemble.is_none() {
+            let EnsembleFolder { root, members, outcomes, arguments, replace } = folder;
+            let opened = Ensemble::open(root, members, arguments, *replace)?;
+            if !*replace {
+                check_outcomes(&Folder::new(root), outcomes.iter().copied())?;
+            }
+            *ensemble = Some(opened);
         }
         Ok(())
     }
 
-    /// In seconds since 1970: a member's run that was started before is to be replaced. 0 where there is none to replace, or no
-    /// ensemble. The first process tells all.
-    pub(super) fn began(&self) -> Result<u64> {
-        if self.ensemble.is_none() {
-            return Ok(0);
+    /// Does something with what writes to the ensemble's folder, in the first process, if there is one.
+    pub(super) fn with_ensemble<T: Default>(
+        &self,
+        act: impl FnOnce(&mut Ensemble) -> run::Result<T>,
+    ) -> Result<T> {
+        Ok(self.ensemble.borrow_mut().as_mut().map(act).transpose()?.unwrap_or_default())
+    }
+
+    /// Which attempt to train the ensemble the runs of its members must be of: see [`Ensemble::attempt`]. The first process
+    /// tells all.
+    ///
+    /// # Errors
+    /// In all processes: none of them has the ensemble, if one must be there.
+    pub(super) fn attempt(&self, must_be_there: bool) -> Result<Option<u64>> {
+        const PHASE: &str = "preparing the output";
+        let Some(folder) = &self.folder else { return Ok(None) };
+        if let Some(attempt) = self.attempt.get() {
+            return Ok(*attempt);
         }
-        if let Some(began) = self.began.get() {
-            return Ok(*began);
+        let looks = || self.replicas.meet(PHASE, is_ensemble(&folder.root).map_err(Error::from));
+        let is_there = if must_be_there { looks()? } else { true };
+        let own = self.with_ensemble(|ensemble| Ok(ensemble.attempt()))?;
+        let value = own.unwrap_or_default();
+        let words = [is_there.into(), own.is_some().into(), (value >> 32) as u32, value as u32];
+        let all = self.replicas.gather(PHASE, &words)?;
+        if must_be_there && all.iter().all(|words| words[0] == 0) {
+            return Err(Error::NothingToResume { path: folder.root.clone() });
         }
-        let own = self.claimed.get().unwrap_or_default();
-        let all = self.replicas.gather("preparing the output", &[(own >> 32) as u32, own as u32])?;
-        let began = u64::from(all[0][0]) << 32 | u64::from(all[0][1]);
-        Ok(*self.began.get_or_init(|| began))
+        let attempt = u64::from(all[0][2]) << 32 | u64::from(all[0][3]);
+        Ok(*self.attempt.get_or_init(|| (all[0][1] == 1).then_some(attempt)))
     }
 
     pub fn replicas(&self) -> &Arc<Replicas> {

@@ -141,8 +141,8 @@ impl Trainer {
         let order = Order::Shuffled { seed: u64::from(self.options.seed), epoch };
         let done = metrics.steps as usize;
         let mut last_end = Instant::now();
-        let mut finish = |pending: PendingStep| {
-            let (step, asking) = pending.wait(&mut last_end)?;
+        let mut finish = |pending: PendingStep, next: Option<&mut PendingStep>| {
+            let (step, asking) = pending.wait(&mut last_end, next)?;
             metrics.add(&step);
             progress(&step, metrics);
             Ok::<_, Error>(asking)
@@ -158,7 +158,7 @@ impl Trainer {
             }
             let step = self.launch(&batch, asks)?;
             if let Some(done) = ahead.replace(step) {
-                meeting |= finish(done)?;
+                meeting |= finish(done, ahead.as_mut())?;
             }
             if meeting || is_due(self.steps_done) {
                 pause = Pause::Step;
@@ -166,7 +166,7 @@ impl Trainer {
             }
         }
         if let Some(last) = ahead {
-            meeting |= finish(last)?;
+            meeting |= finish(last, None)?;
         }
         Ok(if meeting { Pause::Meeting } else { pause })
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use bert_xla::run::{Run, layout};
 use serde_json::{Value as Json, json};
 
-use crate::common::cli::{command, demo, json_lines, train, works};
+use crate::common::cli::{asset, command, demo, json_lines, train, works};
 use crate::common::empty_folder;
 use crate::common::runs::{read_json, trains};
 
@@ -212,4 +212,52 @@ fn what_is_tested_is_on_the_card_and_an_ensemble_has_one() {
     assert_eq!(value(front, "split"), json!("test"));
     let accuracy = format!("      value: {}\n", report["accuracy"]);
     assert!(front.contains(&accuracy), "{front}");
+}
+
+#[test]
+fn parts_of_a_card_are_told_by_lines_of_their_own() {
+    let folder = empty_folder("cards_headings");
+    let (data, test, run) =
+        (folder.join("a ## How to use it.csv"), folder.join("b ## Test.csv"), folder.join("run"));
+    fs::copy(asset("sample.csv"), &data).unwrap();
+    fs::copy(asset("sample.csv"), &test).unwrap();
+    let mut command = command(&["train", "--backend", "cpu", "--random-weights", "--max-length", "8"]);
+    command.arg("--train").arg(&data).arg("--model").arg(asset("tiny")).arg("--output").arg(&run);
+    trains(command.args(["--epochs", "1", "--test"]).arg(&test));
+    let (committed, card) = (run.join("checkpoints/step-23").join(layout::CARD), run.join(layout::CARD));
+    let told = fs::read_to_string(&card).unwrap();
+    let (before, rest) = told.split_once("\n## Test\n").unwrap();
+    let (_, after) = rest.split_once("\n## How it was trained\n").unwrap();
+    assert_eq!(
+        format!("{before}\n## How it was trained\n{after}"),
+        fs::read_to_string(committed).unwrap(),
+        "all else is as it was"
+    );
+    let export = |name: &str| {
+        let output = folder.join(name);
+        let paths = ["--run", run.to_str().unwrap(), "--output", output.to_str().unwrap()];
+        works(&[&["export", "--format", "transformers"][..], &paths].concat());
+        fs::read_to_string(output.join("README.md")).unwrap()
+    };
+    let exported = export("export");
+    assert!(exported.contains("| option | value |") && !exported.contains("bert-xla predict"), "{exported}");
+    // Somebody has moved how it is used to the front.
+    let (mut front, mut usage) = told.split_once("\n## How to use it\n").unwrap();
+    let moved = front.replacen("\n## Results\n", &format!("\n## How to use it\n{usage}\n## Results\n"), 1);
+    (front, usage) = moved.split_once("\n## Results\n").unwrap();
+    assert!(front.ends_with("```\n") && usage.contains("## Test"));
+    fs::write(&card, &moved).unwrap();
+    let exported = export("moved");
+    assert!(!exported.contains("## Results") && exported.contains("| class | label |"), "{exported}");
+}
+
+#[test]
+fn the_format_is_that_of_the_table_that_is_named() {
+    let folder = empty_folder("cards_format");
+    let (root, test) = (folder.join("run"), folder.join("test.jsonl"));
+    fs::write(&test, "{\"text\": \"I love it\", \"label\": 1}\n{\"text\": \"so bad\", \"label\": -1}\n")
+        .unwrap();
+    trains(&mut train(&root, &["--epochs", "1", "--seeds", "1", "--test", test.to_str().unwrap()]));
+    let card = fs::read_to_string(root.join(layout::CARD)).unwrap();
+    assert!(card.contains("\n      type: \"json\"\n      name: \"test.jsonl\"\n"), "{card}");
 }

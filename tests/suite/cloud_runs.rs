@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bert_xla::run::layout;
 use bert_xla::storage::MANIFEST;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::common::cli::{fails, train};
 use crate::common::empty_folder;
@@ -264,4 +264,22 @@ fn a_checkpoint_is_removed_from_its_manifest_to_its_progress() {
             "{checkpoint}: {files:?}"
         );
     }
+}
+
+/// A bucket has no locks: the one that was started last has an ensemble, too.
+#[test]
+fn an_ensemble_in_a_bucket_is_the_last_ones() {
+    let gcs = Gcs::start();
+    let list = |gcs: &Gcs| -> Json { serde_json::from_slice(&objects(gcs)["run/ensemble.json"]).unwrap() };
+    let has_second = || objects(&gcs).keys().any(|name| name.starts_with("run/members/seed-1/checkpoints/"));
+    let first = training(&gcs, &["--seeds", "2", "--epochs", "20", "--checkpoint-every", "5"]);
+    let first = Training::until(first, 1, || vec![has_second().into()]);
+    assert_eq!(list(&gcs)["training"], json!(["members/seed-0", "members/seed-1"]));
+    let (code, stderr) = run(&mut training(&gcs, &["--seeds", "1", "--epochs", "1", "--overwrite"]));
+    assert_eq!(code, Some(0), "{stderr}");
+    let (code, stderr) = first.end();
+    assert!(code == Some(1) && stderr.contains("another process has taken the run over"), "{stderr}");
+    let list = list(&gcs);
+    assert_eq!(list["members"], json!(["members/seed-0"]));
+    assert!(list.get("training").is_none() && list.get("replaced").is_none(), "{list}");
 }

@@ -57,7 +57,7 @@ fn commit(root: &Path, step: u64) {
     let snapshot = Snapshot {
         progress: Progress {
             version: "0.0.0".to_owned(),
-            run: writer.start(1, true).unwrap().unwrap(),
+            run: writer.start(1, true, None).unwrap().unwrap(),
             arguments: vec![],
             terms: Terms::default(),
             step,
@@ -86,7 +86,7 @@ fn commit(root: &Path, step: u64) {
 /// Opens a folder and starts a run in it.
 fn start(root: &Path, replace: bool) -> Result<Writer, Error> {
     let mut writer = Writer::open(root)?;
-    writer.start(1, replace)?;
+    writer.start(1, replace, None)?;
     Ok(writer)
 }
 

@@ -243,9 +243,10 @@ fn lines_that_are_no_object_are_bad_rows() {
 
 #[test]
 fn keys_are_columns_by_their_names_alone() {
-    // Of one alone, there is no doubt.
-    let single = json("{\"tweet\": \"a\"}\n{\"tweet\": \"b\"}\n", &TableOptions::default(), Purpose::Predict);
-    assert_eq!(single.unwrap().texts, ["a", "b"]);
+    // The first row may lack others.
+    let single = "{\"review_id\": 1}\n{\"review_id\": 2, \"text\": \"good\"}\n";
+    let error = json(single, &TableOptions::default(), Purpose::Predict).unwrap_err();
+    assert!(error.to_string().ends_with("no column is the text; the columns are review_id"), "{error}");
     // Their order says nothing.
     let options = TableOptions {
         text_column: Some("b".parse().unwrap()),
@@ -257,7 +258,8 @@ fn keys_are_columns_by_their_names_alone() {
     assert_eq!((table.texts.join(""), table.classes), ("xy".into(), vec![3, 2]));
     for (rows, message) in [
         ("{}\n", "no column is the text; there are none"),
-        ("{\"tweet\": \"a\"}\n", "no column is the label; the columns are tweet"),
+        ("{\"tweet\": \"a\"}\n", "no column is the text; the columns are tweet"),
+        ("{\"text\": \"a\"}\n", "no column is the label; the columns are text"),
         ("{\"id\": 1, \"tweet\": \"a\"}\n", "no column is the text; the columns are id, tweet"),
         ("{\"n\": 7, \"tweet\": \"a\", \"y\": 1}\n", "no column is the text; the columns are n, tweet, y"),
         ("", "there are no rows"),

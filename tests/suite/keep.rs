@@ -298,4 +298,15 @@ fn a_classifier_of_transformers_is_trained_on() {
     assert!((before - now).abs() < 1e-6, "{before} and {now}");
     let stderr = on(&third, &["--labels", "-1=3,0=2,1=1"]);
     assert!(stderr.contains("2 starting anew (classifier)"), "{stderr}");
+    // It may have more classes than there are labels, and be for other problems.
+    let config = exported.join(layout::CONFIG);
+    let mut json = read_json(&config);
+    json["id2label"]["0"] = "other".into();
+    json["problem_type"] = "regression".into();
+    fs::write(&config, json.to_string()).unwrap();
+    let fourth = folder.join("fourth");
+    let stderr = on(&fourth, &["--labels", "-1=1,0=2", "--skip-bad-rows"]);
+    assert!(stderr.contains("encoder and head taken over\n"), "{stderr}");
+    let json = read_json(&fourth.join(layout::CONFIG));
+    assert_eq!((json["id2label"].as_object().unwrap().len(), json.get("problem_type")), (4, None));
 }

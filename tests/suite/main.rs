@@ -5,6 +5,7 @@ mod busy_tpu;
 mod cache;
 mod cards;
 mod chief;
+mod claimed_ensembles;
 mod cli;
 mod cli_errors;
 #[cfg(feature = "cloud")]

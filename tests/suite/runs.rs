@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Output, Stdio};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -120,7 +121,7 @@ fn a_pipe_is_a_table_too() {
     let mut predict = with_run("predict", &run, Path::new("/dev/stdin"), &[]);
     predict.arg("--output").arg(&labels);
     let mut feed = std::process::Command::new("cat");
-    let mut feed = feed.arg(data).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut feed = feed.arg(data).stdout(Stdio::piped()).spawn().unwrap();
     let ended = predict.stdin(feed.stdout.take().unwrap()).output().unwrap();
     assert!(ended.status.success() && feed.wait().unwrap().success(), "{}", text(ended.stderr));
     assert_eq!(fs::read(labels).unwrap(), fs::read(demo().join("submission.csv")).unwrap());
@@ -171,6 +172,13 @@ fn predict_writes_to_a_pipe_and_leaves_nothing_when_it_is_interrupted() {
     assert_eq!(output.stdout, fs::read(demo().join("submission.csv")).unwrap());
     let said = text(output.stderr);
     assert!(said.contains("/dev/stdout: 40 rows"), "{said}");
+
+    // Whose reader has seen enough.
+    let mut predict = with_run("predict", &run, &asset("sample_test.csv"), &["--output", "/dev/stdout"]);
+    let mut child = predict.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    assert_eq!(status.code(), Some(0), "{}", text(stderr));
 
     let folder = empty_folder("runs_interrupted");
     let (data, output) = (folder.join("data.csv"), folder.join("output"));
@@ -324,7 +332,7 @@ fn sentences_that_change_while_they_are_encoded_are_refused() {
     fs::write(&input, "one sentence\n".repeat(300)).unwrap();
     let mut encode = command(&["encode", "--backend", "cpu", "--max-length", "8", "--no-cache", "--model"]);
     encode.arg(demo().join("run")).arg("--input").arg(&input).arg("--output").arg(&output);
-    let mut child = encode.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = encode.stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     // The first pass is over, and the program is yet to be compiled.
     assert!(said.by_ref().any(|line| line.unwrap().starts_with("Number of replicas")));

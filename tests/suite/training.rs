@@ -49,7 +49,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
     let mut writer = Writer::open(folder).unwrap();
     let progress = Progress {
         version: String::new(),
-        run: writer.start(1, false).unwrap().unwrap(),
+        run: writer.start(1, false, None).unwrap().unwrap(),
         arguments: vec![],
         terms: Terms::default(),
         step: trainer.steps_done(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::ensembles::copy;
 use super::{Case, TRAIN};
 use crate::common::cli::demo;
 
@@ -62,7 +63,7 @@ pub fn cases() -> Vec<Case> {
         holds(
             "summary.json",
             "--seeds 2",
-            "{}/run already holds summary.json of a single run, where an ensemble is to go; choose another --output",
+            "{}/run already holds summary.json, which a run would replace; choose another --output, or pass --overwrite",
         ),
         holds(
             "test.json",
@@ -107,10 +108,38 @@ pub fn cases() -> Vec<Case> {
             "--errors {demo}/steps.jsonl: it is the input; name another file",
         ),
         to(
-            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors {}/a.png --confusion",
-            "{}/model/../a.png",
-            "--confusion and --errors name the same file, {}/model/../a.png",
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors {}/a --confusion",
+            "{}/model/../a",
+            "--confusion and --errors name the same file, {}/model/../a",
         ),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors {}/e.csv --confusion",
+            "{}/a.png",
+            "--confusion and --errors name the same file, {}/a.png",
+        )
+        .make(|folder| std::os::unix::fs::symlink("a.png", folder.join("e.csv")).unwrap()),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --errors",
+            "{}/errors.PNG",
+            "--errors {}/errors.PNG: CSV is written; name the file so",
+        ),
+        to(
+            "evaluate --backend cpu --run {demo} --data {}/data.csv --confusion",
+            "{}/confusion.csv",
+            "--confusion {}/confusion.csv: PNG is written; name the file so",
+        ),
+        // In folders that aren't there yet.
+        to(
+            PREDICT,
+            "{demo}/nope/../checkpoints/labels.csv",
+            "--output {demo}/nope/../checkpoints/labels.csv: it is among a run's checkpoints; name another file",
+        ),
+        to(
+            "predict --backend cpu --run {}/run --data {}/data.csv --output",
+            "run/checkpoints/step-9/labels.csv",
+            "--output run/checkpoints/step-9/labels.csv: it is among a run's checkpoints; name another file",
+        )
+        .make(|folder| copy(&folder.join("run"))),
         to(
             "evaluate --backend cpu --run {demo} --data {}/data.csv --confusion",
             "{}/confusion.svg",
