@@ -190,7 +190,7 @@ fn train(args: &TrainArgs, console: &Console) -> Result<Exit> {
     session.refuse_while_watched()?;
     let start = Start { arguments: args.arguments.clone() };
     session.verbs(|verbs| verbs.start(&start))?;
-    session.keep(|job| job.start = Some(start))?;
+    session.keep(|job| job.begin(start))?;
     Ok(Exit::Done)
 }
 
@@ -394,7 +394,7 @@ fn run_all(args: &RunArgs, console: &Console) -> Result<Exit> {
     session.keep(|job| {
         job.machine = Some(machine);
         job.set_up = Some(set_up);
-        job.start = Some(start);
+        job.begin(start);
     })?;
     watch_over(&session, &args.care, true)
 }

@@ -45,6 +45,11 @@ impl Node {
         matches!(&*self.state, "PREEMPTED" | "TERMINATED" | "STOPPED")
     }
 
+    /// Whether it is being deleted.
+    pub fn is_going(&self) -> bool {
+        self.state == "DELETING"
+    }
+
     /// Whether its host is being seen to.
     pub fn is_in_maintenance(&self) -> bool {
         self.health == "UNHEALTHY_MAINTENANCE"
@@ -83,6 +88,11 @@ impl Queued {
     /// Whether nothing comes of it any more: it was preempted, or refused.
     pub fn is_over(&self) -> bool {
         matches!(&*self.state, "SUSPENDED" | "FAILED")
+    }
+
+    /// Whether it is being deleted.
+    pub fn is_going(&self) -> bool {
+        self.state == "DELETING"
     }
 
     /// Its state, and why.

@@ -86,6 +86,19 @@ pub struct Progress {
     pub ready_seconds: f64,
     /// How many VMs were made.
     pub made: u32,
+    /// How it has ended, once nothing is left to do but to delete the VM.
+    #[serde(default)]
+    pub ended: Option<Watched>,
+}
+
+/// How a watch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Watched {
+    Done,
+    /// The program fails, or the VM doesn't come.
+    Failed,
+    /// Its hours are over; the run has saved, if it could.
+    OutOfHours,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -96,6 +109,16 @@ pub struct Job {
     pub start: Option<Start>,
     #[serde(default)]
     pub progress: Progress,
+}
+
+impl Job {
+    /// Has it start this. Of another run than before, nothing has been restarted, and none has ended.
+    pub fn begin(&mut self, start: Start) {
+        if self.start.as_ref() != Some(&start) {
+            self.progress = Progress::default();
+        }
+        self.start = Some(start);
+    }
 }
 
 /// The folder in which the job of one VM's name is kept.

@@ -12,9 +12,9 @@ pub use answers::{Node, Queued};
 pub use decide::Lookup;
 use gcloud::Failure;
 pub use gcloud::{Gcloud, Limits, Route, Vm, quote};
-pub use job::{Job, Machine, Record, SetUp, Start, new_id};
+pub use job::{Job, Machine, Record, SetUp, Start, Watched, new_id};
 pub use verbs::{Fetch, Verbs};
-pub use watch::{Watch, WatchOptions, Watched};
+pub use watch::{Watch, WatchOptions};
 
 use crate::storage::FileError;
 

@@ -12,7 +12,7 @@ use chrono::{SecondsFormat, Utc};
 
 use super::decide::{Decision, Goal, Lookup, Sight, decide};
 use super::gcloud::{Gcloud, Kind, Vm};
-use super::job::{Job, Machine, Record, SetUp, Start};
+use super::job::{Job, Machine, Record, SetUp, Start, Watched};
 use super::verbs::{Fetch, Verbs};
 use super::{Error, Result};
 use crate::storage::is_bucket;
@@ -34,16 +34,6 @@ pub struct WatchOptions {
     /// Where what comes of it is copied to.
     pub folder: PathBuf,
     pub delete_when_done: bool,
-}
-
-/// How a watch ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Watched {
-    Done,
-    /// The program fails, or the VM doesn't come.
-    Failed,
-    /// Its hours are over; the run has saved, if it could.
-    OutOfHours,
 }
 
 /// A watch over one job.
@@ -136,6 +126,9 @@ impl<'a> Watch<'a> {
     /// Watches until there is nothing more to do.
     pub fn run(&mut self) -> Result<Watched> {
         let (machine, set_up, start) = self.known()?;
+        if let Some(end) = self.job.progress.ended {
+            return self.conclude(&machine, end);
+        }
         if !is_bucket(start.output().as_ref()) {
             self.tell(
                 "the run's --output is on the VM: a preemption loses it; gs://BUCKET/... would keep it",
@@ -170,13 +163,13 @@ impl<'a> Watch<'a> {
                 Decision::SetUp => self.set_up(&set_up)?,
                 Decision::Start { why, after_failure } => self.start(&start, &why, after_failure)?,
                 Decision::Done => {
-                    if let Some(end) = self.finish(&machine, &start, &sight, Watched::Done)? {
+                    if let Some(end) = self.finish(&machine, &start, Watched::Done)? {
                         return Ok(end);
                     }
                 }
                 Decision::GiveUp(why) => {
                     self.tell(&format!("{why}, after {} restarts: giving up", self.job.progress.restarts));
-                    if let Some(end) = self.finish(&machine, &start, &sight, Watched::Failed)? {
+                    if let Some(end) = self.finish(&machine, &start, Watched::Failed)? {
                         return Ok(end);
                     }
                 }
@@ -310,13 +303,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The run has ended: brings what came of it, and deletes the VM if it is to. `None` where that has to be tried again.
-    fn finish(
-        &mut self,
-        machine: &Machine,
-        start: &Start,
-        sight: &Sight,
-        end: Watched,
-    ) -> Result<Option<Watched>> {
+    fn finish(&mut self, machine: &Machine, start: &Start, end: Watched) -> Result<Option<Watched>> {
         if end == Watched::Done {
             self.tell("the run is done");
         }
@@ -333,10 +320,10 @@ impl<'a> Watch<'a> {
             self.job.progress.restarts = 0;
             self.record.write(&self.job)?;
         }
-        if self.options.delete_when_done && !self.delete_at_last(machine, sight)? {
-            return Ok(None);
+        match self.options.delete_when_done {
+            true => self.conclude(machine, end).map(Some),
+            false => Ok(Some(end)),
         }
-        Ok(Some(end))
     }
 
     /// Copies the run here, or its log where the run is in a bucket, or is none.
@@ -363,16 +350,33 @@ impl<'a> Watch<'a> {
         Ok(is_brought)
     }
 
-    fn delete_at_last(&mut self, machine: &Machine, sight: &Sight) -> Result<bool> {
-        self.tell("deleting the VM");
-        let is_queued = machine.is_queued && !matches!(sight.queued, Some(Lookup::Absent));
-        let deleted = self.verbs().delete(is_queued);
-        let is_deleted = self.unless_refused(deleted)?;
-        if is_deleted {
-            self.tell("deleted: it costs nothing any more");
-            self.record.remove()?;
+    /// Deletes the VM, and sees to it that it is gone. That it is to go is kept first: one that is gone by then isn't missed.
+    fn conclude(&mut self, machine: &Machine, end: Watched) -> Result<Watched> {
+        self.job.progress.ended = Some(end);
+        self.record.write(&self.job)?;
+        loop {
+            let verbs = self.verbs();
+            let queued = if machine.is_queued { verbs.queued()? } else { Lookup::Absent };
+            match (queued, verbs.node()?) {
+                (Lookup::Absent, Lookup::Absent) => break,
+                (Lookup::Found(queued), _) if !queued.is_going() => self.delete_at_last(true)?,
+                (Lookup::Absent, Lookup::Found(node)) if !node.is_going() => self.delete_at_last(false)?,
+                (Lookup::Unknown(error), _) | (_, Lookup::Unknown(error)) => {
+                    self.tell(&format!("the API says nothing: {error}"));
+                }
+                _ => self.tell("DELETING"),
+            }
+            thread::sleep(self.options.poll);
         }
-        Ok(is_deleted)
+        self.tell("deleted: it costs nothing any more");
+        self.record.remove()?;
+        Ok(end)
+    }
+
+    fn delete_at_last(&mut self, is_queued: bool) -> Result<()> {
+        self.tell("deleting the VM");
+        let deleted = self.verbs().delete(is_queued);
+        self.unless_refused(deleted).map(drop)
     }
 
     /// Its hours are over: whatever comes of the rest, the VM goes.
@@ -389,13 +393,7 @@ impl<'a> Watch<'a> {
                 thread::sleep(self.options.poll);
             }
         }
-        while !self.delete_at_last(machine, sight)? {
-            thread::sleep(self.options.poll);
-            if let Lookup::Absent = self.verbs().node()? {
-                break;
-            }
-        }
-        Ok(Watched::OutOfHours)
+        self.conclude(machine, Watched::OutOfHours)
     }
 
     /// Says what the API or a worker refused, which is looked at anew; true where nothing was.

@@ -66,5 +66,6 @@ mod texts;
 mod tokens;
 mod tpu_vm;
 mod tpu_vm_runs;
+#[cfg(feature = "cloud")]
 mod tpu_vm_watch;
 mod training;
