@@ -182,7 +182,7 @@ fn load(load: &Load) -> Result<SetUp> {
         false => Ok(absolute("--data", item.as_ref(), "file or folder")?.display().to_string()),
     });
     let plugin = load.plugin.as_ref().map(|path| file("--plugin", path)).transpose()?;
-    Ok(SetUp { binary, plugin, data: data.collect::<Result<_>>()? })
+    Ok(SetUp::new(binary, plugin, data.collect::<Result<_>>()?)?)
 }
 
 fn train(args: &TrainArgs, console: &Console) -> Result<Exit> {

@@ -27,6 +27,8 @@ pub struct Machine {
 /// What every worker is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetUp {
+    /// Another one after each change, of a file of the program's, too.
+    pub id: String,
     pub binary: PathBuf,
     /// The wheel of the TPU plugin, where the workers can't download it.
     pub plugin: Option<PathBuf>,
@@ -35,17 +37,16 @@ pub struct SetUp {
 }
 
 impl SetUp {
-    /// Another one after each change, of a file of the program's, too.
-    ///
     /// # Errors
     /// A file that isn't there.
-    pub fn id(&self) -> Result<String> {
+    pub fn new(binary: PathBuf, plugin: Option<PathBuf>, data: Vec<String>) -> Result<Self> {
         let mut files = vec![];
-        for path in [Some(&self.binary), self.plugin.as_ref()].into_iter().flatten() {
+        for path in [Some(&binary), plugin.as_ref()].into_iter().flatten() {
             let found = fs::metadata(path).map_err(FileError::new("can't read", path))?;
             files.push(format!("{path:?} {} {:?}", found.len(), found.modified().ok()));
         }
-        Ok(short_hash(&format!("{files:?} {:?}", self.data)))
+        let id = short_hash(&format!("{files:?} {data:?}"));
+        Ok(Self { id, binary, plugin, data })
     }
 }
 
@@ -84,6 +85,9 @@ pub struct Progress {
     pub restarts: u32,
     /// For how many seconds the VM was seen ready, over all VMs of this name.
     pub ready_seconds: f64,
+    /// When it was last seen ready, in seconds since 1970; `None` if it was not when it was looked at last.
+    #[serde(default)]
+    pub ready_at: Option<f64>,
     /// How many VMs were made.
     pub made: u32,
     /// How it has ended, once nothing is left to do but to delete the VM.

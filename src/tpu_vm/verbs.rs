@@ -77,7 +77,7 @@ impl Verbs<'_> {
                 false => self.copy_to_all(item.trim_end_matches('/').to_owned(), "bert-xla/")?,
             }
         }
-        self.on(ALL, &worker::set_up(&set_up.id()?))
+        self.on(ALL, &worker::set_up(&set_up.id))
     }
 
     /// Starts the run on all workers; it goes on when this has ended.

@@ -46,8 +46,6 @@ pub struct Watch<'a> {
     job: Job,
     /// What was said last, which is not said again.
     said: String,
-    /// When the VM was last seen ready.
-    ready: Option<Instant>,
     /// Since when it waits for what can't be for long.
     waits: Option<(String, Instant)>,
     /// Creations, or starts, that came to nothing, and when the next one may be.
@@ -55,10 +53,15 @@ pub struct Watch<'a> {
     starts: Pause,
     /// How often what came of the run could not be copied.
     brings: u32,
+    /// How often the workers of one VM have refused to be set up, or to start the run, in a row.
+    refusals: u32,
 }
 
 /// How often it is tried to copy what came of a run.
 const MOST_BRINGS: u32 = 5;
+
+/// How often it is tried to set a VM up, or to start the run there: a program that doesn't run there never will.
+const MOST_REFUSALS: u32 = 5;
 
 /// Before something is tried again: twice as long each time, up to a limit.
 #[derive(Default)]
@@ -115,11 +118,11 @@ impl<'a> Watch<'a> {
             gcloud,
             job,
             said: String::new(),
-            ready: None,
             waits: None,
             creations: Pause::default(),
             starts: Pause::default(),
             brings: 0,
+            refusals: 0,
         })
     }
 
@@ -134,7 +137,7 @@ impl<'a> Watch<'a> {
                 "the run's --output is on the VM: a preemption loses it; gs://BUCKET/... would keep it",
             );
         }
-        let (set_up_id, start_id) = (set_up.id()?, start.id());
+        let start_id = start.id();
         loop {
             let sight = self.look(&machine)?;
             self.count_hours(&sight)?;
@@ -142,7 +145,7 @@ impl<'a> Watch<'a> {
                 return self.wind_down(&machine, &start, &sight);
             }
             let goal = Goal {
-                set_up: &set_up_id,
+                set_up: &set_up.id,
                 start: &start_id,
                 restarts_left: self.options.max_restarts.saturating_sub(self.job.progress.restarts),
             };
@@ -153,6 +156,10 @@ impl<'a> Watch<'a> {
                         return Ok(Watched::Failed);
                     }
                     self.tell(&why);
+                    // It has lasted.
+                    if matches!(sight.workers, Lookup::Found(_)) && self.starts.is_over() {
+                        self.starts = Pause::default();
+                    }
                 }
                 Decision::Delete(why) => self.delete(&machine, &sight, &why)?,
                 Decision::Create(why) => {
@@ -173,6 +180,13 @@ impl<'a> Watch<'a> {
                         return Ok(end);
                     }
                 }
+            }
+            if self.refusals >= MOST_REFUSALS {
+                self.tell("workers refuse it again and again: giving up");
+                return match self.options.delete_when_done {
+                    true => self.conclude(&machine, Watched::Failed),
+                    false => Ok(Watched::Failed),
+                };
             }
             thread::sleep(self.options.poll);
         }
@@ -203,21 +217,21 @@ impl<'a> Watch<'a> {
         Ok(Sight { queued, node, workers })
     }
 
-    /// From one look at which the VM is ready to the next, it is taken to have been.
+    /// From one look at which the VM is ready to the next, it is taken to have been, also while nobody watched.
     fn count_hours(&mut self, sight: &Sight) -> Result<()> {
         match &sight.node {
             Lookup::Found(node) if node.is_ready() => {
-                let now = Instant::now();
-                if let Some(before) = self.ready.replace(now) {
-                    self.job.progress.ready_seconds += (now - before).as_secs_f64();
-                    self.record.write(&self.job)?;
+                let now = Utc::now().timestamp_millis() as f64 / 1000.0;
+                if let Some(before) = self.job.progress.ready_at.replace(now) {
+                    self.job.progress.ready_seconds += (now - before).max(0.0);
                 }
             }
             // It may be ready still.
-            Lookup::Unknown(_) => {}
-            _ => self.ready = None,
+            Lookup::Unknown(_) => return Ok(()),
+            _ if self.job.progress.ready_at.is_none() => return Ok(()),
+            _ => self.job.progress.ready_at = None,
         }
-        Ok(())
+        self.record.write(&self.job)
     }
 
     fn is_out_of_hours(&self) -> bool {
@@ -251,6 +265,7 @@ impl<'a> Watch<'a> {
         match created {
             Ok(()) => {
                 self.creations = Pause::default();
+                self.refusals = 0;
                 self.job.progress.made += 1;
                 self.record.write(&self.job)?;
             }
@@ -273,7 +288,10 @@ impl<'a> Watch<'a> {
         }
         self.tell("setting it up");
         let done = self.verbs().set_up(set_up);
-        if !self.unless_refused(done)? {
+        if self.unless_refused(done)? {
+            self.refusals = 0;
+        } else {
+            self.refusals += 1;
             self.starts.tried(self.options.poll);
         }
         self.said.clear();
@@ -297,7 +315,7 @@ impl<'a> Watch<'a> {
         self.tell(&format!("{why}: starting the run{count}"));
         let started = self.verbs().start(start);
         self.starts.tried(self.options.poll);
-        self.unless_refused(started)?;
+        self.refusals = if self.unless_refused(started)? { 0 } else { self.refusals + 1 };
         self.said.clear();
         Ok(())
     }

@@ -383,3 +383,21 @@ fn the_chief_is_found_wherever_it_is() {
     assert_eq!(vm.read("my-tpu/run/history.jsonl"), "the chief's\n");
     assert!(layout::FILES.contains(&"history.jsonl"));
 }
+
+/// As a program that is built for another machine: it costs money while it is tried.
+#[test]
+fn what_workers_refuse_is_given_up() {
+    let Some(vm) = TpuVm::none_yet("watch_refused", 1) else { return };
+    write_program(&vm.path("program"), "#!/bin/sh\nexit 1\n");
+    let mut watching = ends(&vm, "exit 0", &[]);
+    assert_eq!(watching.end(), Some(1), "{:#?}", watching.said);
+    let count = |text: &str| watching.said.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(
+        (count("setting it up"), count(": the program does not run on ")),
+        (5, 5),
+        "{:#?}",
+        watching.said
+    );
+    assert_eq!(count("workers refuse it again and again: giving up"), 1);
+    assert!(vm.api.state().nodes.is_empty());
+}
