@@ -234,10 +234,10 @@ pub fn stage(run: &str, stage: &str, checkpoints: bool, is_guess: bool) -> Strin
     let (run, stage) = (quote(run), quote(stage));
     format!(
         "{ENTER}{known}run={run}; stage={stage}; checkpoints={checkpoints}; rm -rf \"$run/.fetch\"; {ONE_RUN}\
-         if [ -e \"$run/ensemble.json\" ]; then mkdir -p \"$stage/members\" || exit 1; \
+         if [ -e \"$run/ensemble.json\" ]; then mkdir -p \"$stage\" || exit 1; \
          for file in \"$run\"/*; do [ ! -f \"$file\" ] || put \"$file\" \"$stage/\"; done; \
          for member in $(tr -d '\\n\" ' <\"$run/ensemble.json\" | sed 's/.*members:\\[\\([^]]*\\)\\].*/\\1/; s/,/ /g'); \
-         do one_run \"$run/members/$member\" \"$stage/members/$member\"; done; \
+         do one_run \"$run/$member\" \"$stage/$member\"; done; \
          else one_run \"$run\" \"$stage\"; fi"
     )
 }

@@ -240,7 +240,7 @@ fn fetch_brings_an_ensemble() {
     vm.works("create", &["--type", "v2-8"]);
     let vm = vm.set_up();
     let members = "mkdir -p all/members; for m in seed-0 seed-1 seed-2; do cp -r run all/members/$m; done; \
-                   printf '{\n  \"members\": [\n    \"seed-0\",\n    \"seed-1\"\n  ],\n  \"training\": []\n}' \
+                   printf '{\n  \"members\": [\n    \"members/seed-0\",\n    \"members/seed-1\"\n  ],\n  \"training\": []\n}' \
                    >all/ensemble.json; echo {} >all/summary.json; exit 0";
     vm.works("train", &["--", "ends", members, "--output", "all"]);
     vm.wait_for(": done");
