@@ -361,11 +361,22 @@ impl TpuVm {
         names
     }
 
+    /// What `status` has a worker say, without gcloud, which takes its time.
+    fn report(&self, worker: usize) -> String {
+        let gcloud = format!(
+            "gcloud() {{ for word; do case $word in --command=*) \
+             SSH_ORIGINAL_COMMAND=\"${{word#--command=}}\" '{}/shell{worker}' ;; esac; done; }}; {}",
+            self.folder.display(),
+            self.works("status", &["--dry-run"])
+        );
+        output(self.command("bash").args(["-c", &gcloud])).1
+    }
+
     /// Waits for a report of all workers.
     #[track_caller]
     pub fn wait_for(&self, report: &str) {
         let all = |status: &str| status.lines().filter(|line| line.contains(report)).count() == self.workers;
-        wait_until(|| self.works("status", &[]), all);
+        wait_until(|| (0..self.workers).map(|worker| self.report(worker)).collect(), all);
     }
 
     /// Waits until all workers' programs have printed this: they listen for signals then, and have written the run.
