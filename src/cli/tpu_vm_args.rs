@@ -33,7 +33,7 @@ pub struct TpuVmArgs {
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// All of it, from nothing to a fetched run
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Make the TPU VM
     Create(CreateArgs),
     /// Copy the program and data to all workers, and install the TPU plugin; again after a new build
