@@ -313,7 +313,8 @@ fn fetch_says_why_there_is_nothing_to_fetch() {
 /// The real program, trained on the sample by the CPU of the machine that plays the TPU VM.
 #[test]
 fn the_program_trains_and_its_run_is_fetched() {
-    let Some(vm) = TpuVm::new("program") else { return };
+    let Some(vm) = TpuVm::none_yet("program", 1) else { return };
+    vm.works("create", &["--type", "v2-8"]);
     let (program, plugin) = (env!("CARGO_BIN_EXE_bert-xla"), cpu_plugin());
     // All but the download of the TPU plugin.
     let wrapper = format!(
