@@ -3,6 +3,7 @@
 use std::path::{Path, absolute};
 
 use crate::storage::is_bucket;
+use crate::tpu_vm::quote;
 
 /// Whose values are paths.
 const PATHS: [&str; 5] = ["--train", "--dev", "--test", "--output", "--tensorboard"];
@@ -79,8 +80,8 @@ pub fn told(kept: Vec<String>) -> String {
         let values = values.iter().map(value).collect::<Vec<_>>();
         let joins = values.first().is_some_and(|value| value.starts_with('-'));
         match &values[..] {
-            [value] if joins => quoted(&format!("{name}={value}")),
-            _ => [name].iter().chain(&values).map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+            [value] if joins => quote(&format!("{name}={value}")),
+            _ => [name].iter().chain(&values).map(|word| quote(word)).collect::<Vec<_>>().join(" "),
         }
     };
     ["bert-xla train".to_owned()].into_iter().chain(taken.map(told)).collect::<Vec<_>>().join(" ")
@@ -89,15 +90,6 @@ pub fn told(kept: Vec<String>) -> String {
 /// The last part of a path.
 pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-/// A word as a POSIX shell reads it back.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=+.,:/@%".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }
 
 fn from_root(name: &str, value: &str) -> String {

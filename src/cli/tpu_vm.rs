@@ -13,7 +13,7 @@ use super::tpu_vm_args::{
 use super::{Console, Error, Exit, Result};
 use crate::storage::is_bucket;
 use crate::tpu_vm::{
-    self, Fetch, Gcloud, Job, Limits, Lookup, Machine, Node, Record, Route, SetUp, Start, Verbs, Vm, Watch,
+    self, Fetch, Gcloud, Job, Limits, Lookup, Machine, Node, Record, Route, SetUp, Start, Verbs, Vm,
     WatchOptions, Watched,
 };
 
@@ -65,8 +65,16 @@ impl<'a> Session<'a> {
             _ => Route::Public,
         };
         let record = Record::of(&zone, &target.name)?;
-        let project = target.project.clone();
-        let project = if project.is_none() { record.read()?.project } else { project };
+        let project = match (record.read()?.project, target.project.clone()) {
+            // Of the same name and zone; a watch would delete the other one's.
+            (Some(known), Some(given)) if known != given => {
+                let name = &target.name;
+                return Err(usage(&format!(
+                    "--project {given}: {name} in {zone} was begun in {known} from here: delete it there, or choose another name"
+                )));
+            }
+            (known, given) => given.or(known),
+        };
         let flags = reach.map(|reach| reach.flags.clone()).unwrap_or_default();
         let vm = Vm { name: target.name.clone(), zone, project, flags, route, limits };
         Ok(Self { vm, dry_run: target.dry_run, console, record })
@@ -206,9 +214,7 @@ fn status(args: &StatusArgs, console: &Console) -> Result<Exit> {
                 let _ = console.print(&line);
                 return if node.is_ready() { verbs.report() } else { Ok(()) };
             }
-            Lookup::Unknown(error) => {
-                return Err(tpu_vm::Error::Told(format!("the API says nothing: {error}")));
-            }
+            Lookup::Unknown(error) => return Err(says_nothing(&error)),
             Lookup::Absent => verbs.queued()?,
         };
         match queued {
@@ -219,10 +225,14 @@ fn status(args: &StatusArgs, console: &Console) -> Result<Exit> {
             Lookup::Absent => {
                 Err(tpu_vm::Error::Told(format!("there is no {} in {}", session.vm.name, session.vm.zone)))
             }
-            Lookup::Unknown(error) => Err(tpu_vm::Error::Told(format!("the API says nothing: {error}"))),
+            Lookup::Unknown(error) => Err(says_nothing(&error)),
         }
     })?;
     Ok(Exit::Done)
+}
+
+fn says_nothing(error: &str) -> tpu_vm::Error {
+    tpu_vm::Error::Told(format!("the API says nothing: {error}"))
 }
 
 /// Since when a node may have been billed, and how much that is.
@@ -282,16 +292,18 @@ fn delete(args: &DeleteArgs, console: &Console) -> Result<Exit> {
             None => match verbs.queued()? {
                 Lookup::Found(_) => true,
                 Lookup::Absent => false,
-                Lookup::Unknown(error) => {
-                    return Err(tpu_vm::Error::Told(format!("the API says nothing: {error}")));
-                }
+                Lookup::Unknown(error) => return Err(says_nothing(&error)),
             },
         };
-        verbs.delete(is_queued)
+        let deleted = verbs.delete(is_queued);
+        // What is known of one that is gone already would stand in the way of the next of its name.
+        let is_gone =
+            || Ok::<_, tpu_vm::Error>(verbs.node()? == Lookup::Absent && verbs.queued()? == Lookup::Absent);
+        if !session.dry_run && (deleted.is_ok() || is_gone()?) {
+            session.record.remove()?;
+        }
+        deleted
     })?;
-    if !session.dry_run {
-        session.record.remove()?;
-    }
     Ok(Exit::Done)
 }
 
@@ -362,7 +374,7 @@ fn watch_over(session: &Session<'_>, care: &Care, delete_when_done: bool) -> Res
         delete_when_done,
     };
     let say = |line: &str| _ = session.console.print(&format!("{line}\n"));
-    let watched = Watch::over(&session.vm, &session.record, &options, &say, Watch::run)?;
+    let watched = tpu_vm::watch(&session.vm, &session.record, &options, &say)?;
     Ok(match watched {
         Watched::Done => Exit::Done,
         Watched::Failed => Exit::Status(1),

@@ -88,8 +88,6 @@ pub struct Progress {
     /// When it was last seen ready, in seconds since 1970; `None` if it was not when it was looked at last.
     #[serde(default)]
     pub ready_at: Option<f64>,
-    /// How many VMs were made.
-    pub made: u32,
     /// How it has ended, once nothing is left to do but to delete the VM.
     #[serde(default)]
     pub ended: Option<Watched>,

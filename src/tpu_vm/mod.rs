@@ -14,7 +14,7 @@ use gcloud::Failure;
 pub use gcloud::{Gcloud, Limits, Route, Vm, quote};
 pub use job::{Job, Machine, Record, SetUp, Start, Watched, new_id};
 pub use verbs::{Fetch, Verbs};
-pub use watch::{Watch, WatchOptions};
+pub use watch::{WatchOptions, watch};
 
 use crate::storage::FileError;
 

@@ -138,9 +138,7 @@ impl Verbs<'_> {
         let staged = format!("{run}/.fetch/{name}");
         let worker = self.worker_or_chief(None)?;
         self.on(&worker, &worker::stage(run, &staged, fetch.checkpoints, fetch.run.is_none()))?;
-        let folder = fetch.folder.display().to_string();
-        // A name that starts with a - is no option.
-        let folder = if folder.starts_with('-') { format!("./{folder}") } else { folder };
+        let folder = as_argument(fetch.folder);
         let copy = format!("{folder}/{name}");
         // An earlier copy's weights may be a link, through which a checkpoint's would be overwritten.
         self.gcloud.run(&Call::new(&["mkdir", "-p", &copy]))?;
@@ -158,7 +156,7 @@ impl Verbs<'_> {
     /// Copies the log alone here.
     pub fn fetch_log(&self, folder: &Path) -> Result<()> {
         let worker = self.worker_or_chief(None)?;
-        let folder = folder.display().to_string();
+        let folder = as_argument(folder);
         self.gcloud.run(&Call::new(&["mkdir", "-p", &folder]))?;
         self.gcloud.run(&self.vm.scp(&[self.vm.there("bert-xla/run.log")], &folder, &worker))
     }
@@ -234,10 +232,8 @@ impl Verbs<'_> {
         self.gcloud.run(&self.vm.ssh(worker, line))
     }
 
+    /// Copies what is at an absolute path, which is taken neither for an option nor for a path on another host.
     fn copy_to_all(&self, from: String, to: &str) -> Result<()> {
-        // So that none is taken for an option, or for a path on another host.
-        let is_plain = from.starts_with('/') || from.starts_with("./");
-        let from = if is_plain { from } else { format!("./{from}") };
         self.gcloud.run(&self.vm.scp(&[from], &self.vm.there(to), ALL))
     }
 
@@ -262,6 +258,12 @@ impl Verbs<'_> {
         }
         Ok(())
     }
+}
+
+/// A folder's path; one that starts with a - is no option.
+fn as_argument(folder: &Path) -> String {
+    let folder = folder.display().to_string();
+    if folder.starts_with('-') { format!("./{folder}") } else { folder }
 }
 
 /// Here, of a run and of the members of an ensemble.

@@ -37,7 +37,7 @@ pub struct WatchOptions {
 }
 
 /// A watch over one job.
-pub struct Watch<'a> {
+struct Watch<'a> {
     vm: &'a Vm,
     record: &'a Record,
     options: &'a WatchOptions,
@@ -83,51 +83,43 @@ impl Pause {
     }
 }
 
-impl<'a> Watch<'a> {
-    /// Begins to watch, once the commands of an earlier watch have ended.
-    ///
-    /// # Errors
-    /// [`Error::Watched`] where another process watches, and [`Error::Unknown`] of a job that wasn't begun here.
-    pub fn over<T>(
-        vm: &'a Vm,
-        record: &'a Record,
-        options: &'a WatchOptions,
-        say: &'a dyn Fn(&str),
-        then: impl FnOnce(&mut Self) -> Result<T>,
-    ) -> Result<T> {
-        let Some(_lock) = record.lock_watch()? else {
-            return Err(Error::Watched { name: vm.name.clone() });
-        };
-        let mut told = false;
-        let lock = loop {
-            match record.lock_commands()? {
-                Some(lock) => break lock,
-                None if !told => say("waiting for a command of an earlier watch to end"),
-                None => {}
-            }
-            told = true;
-            thread::sleep(Duration::from_millis(500));
-        };
-        let job = record.read()?;
-        let gcloud = Gcloud { dry_run: None, is_quiet: true, lock: Some(lock) };
-        then(&mut Self {
-            vm,
-            record,
-            options,
-            say,
-            gcloud,
-            job,
-            said: String::new(),
-            waits: None,
-            creations: Pause::default(),
-            starts: Pause::default(),
-            brings: 0,
-            refusals: 0,
-        })
-    }
+/// Watches, once the commands of an earlier watch have ended, until there is nothing more to do.
+///
+/// # Errors
+/// [`Error::Watched`] where another process watches, and [`Error::Unknown`] of a job that wasn't begun here.
+pub fn watch(vm: &Vm, record: &Record, options: &WatchOptions, say: &dyn Fn(&str)) -> Result<Watched> {
+    let Some(_lock) = record.lock_watch()? else {
+        return Err(Error::Watched { name: vm.name.clone() });
+    };
+    let mut told = false;
+    let lock = loop {
+        match record.lock_commands()? {
+            Some(lock) => break lock,
+            None if !told => say("waiting for a command of an earlier watch to end"),
+            None => {}
+        }
+        told = true;
+        thread::sleep(Duration::from_millis(500));
+    };
+    let mut watch = Watch {
+        vm,
+        record,
+        options,
+        say,
+        gcloud: Gcloud { dry_run: None, is_quiet: true, lock: Some(lock) },
+        job: record.read()?,
+        said: String::new(),
+        waits: None,
+        creations: Pause::default(),
+        starts: Pause::default(),
+        brings: 0,
+        refusals: 0,
+    };
+    watch.run()
+}
 
-    /// Watches until there is nothing more to do.
-    pub fn run(&mut self) -> Result<Watched> {
+impl Watch<'_> {
+    fn run(&mut self) -> Result<Watched> {
         let (machine, set_up, start) = self.known()?;
         if let Some(end) = self.job.progress.ended {
             return self.conclude(&machine, end);
@@ -266,8 +258,6 @@ impl<'a> Watch<'a> {
             Ok(()) => {
                 self.creations = Pause::default();
                 self.refusals = 0;
-                self.job.progress.made += 1;
-                self.record.write(&self.job)?;
             }
             Err(Error::Refused(failure)) if failure.kind == Kind::Invalid => {
                 self.tell(&format!("it can't be created: {}", failure.message));

@@ -14,7 +14,7 @@ pub const PREPARE: &str = "mkdir -p bert-xla; huge=/sys/kernel/mm/transparent_hu
     if [ -e /dev/vfio ] && ! grep -q '\\[always\\]' $huge; \
     then sudo -n sh -c \"echo always >$huge\" || echo \"$(hostname): transparent huge pages stay off\" >&2; fi";
 
-/// Takes the wheel's file apart, whose package may be unreachable from here.
+/// Installs the TPU plugin; from this wheel, where one was copied into the folder.
 pub fn install(wheel: Option<&str>) -> String {
     let from = wheel.map(|wheel| format!(" --wheel bert-xla/{}", quote(wheel)));
     format!("bert-xla/bert-xla plugins install tpu{}", from.unwrap_or_default())

@@ -268,6 +268,15 @@ fn what_the_api_refuses_is_told() {
     vm.api.preempt("my-tpu", Some("PREEMPTED"));
     assert!(vm.works("status", &[]).starts_with("my-tpu: PREEMPTED, HEALTHY; made "));
     refused("logs", &[], "PREEMPTED");
+    // One that is gone already is forgotten here, too.
+    vm.api.preempt("my-tpu", None);
+    refused("delete", &["--quiet"], "NOT_FOUND");
+    assert_eq!(vm.run("watch", &[]).0, 2);
+    // Another project's of the same name is another TPU VM.
+    vm.works("create", &["--type", "v3-8", "--project", "p"]);
+    let (status, _, stderr) = vm.run("status", &["--project", "q"]);
+    assert_eq!(status, 2);
+    assert!(stderr.starts_with("error: --project q: my-tpu in z was begun in p from here: "), "{stderr}");
     vm.works("delete", &["--quiet"]);
 }
 
