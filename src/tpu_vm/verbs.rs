@@ -11,6 +11,7 @@ use super::gcloud::{Call, Gcloud, Kind, Reply, Route, Vm, code};
 use super::job::{Machine, SetUp, Start, new_id};
 use super::worker::{self, Observed};
 use super::{Error, Result};
+use crate::storage::is_bucket;
 
 /// The verbs, on one TPU VM.
 pub struct Verbs<'a> {
@@ -59,25 +60,21 @@ impl Verbs<'_> {
     /// Brings the program, the plugin and the data to all workers.
     pub fn set_up(&self, set_up: &SetUp) -> Result<()> {
         self.say_what_fails_without_an_address(set_up)?;
-        self.on(ALL, worker::PREPARE)?;
-        self.on(ALL, &worker::room_for(bytes_of(set_up)?))?;
+        self.on(ALL, &worker::prepare(bytes_of(set_up)?))?;
         // Under another name: a running program can't be overwritten, and half a copy must not stay.
-        let binary = set_up.binary.display().to_string();
-        self.copy_to_all(binary, "bert-xla/bert-xla.new")?;
+        self.copy_to_all(&[set_up.binary.display().to_string()], "bert-xla/bert-xla.new")?;
         self.on(ALL, worker::CHECK)?;
+        let (urls, paths): (Vec<_>, Vec<_>) =
+            set_up.data.iter().map(String::as_str).partition(|item| is_bucket(item.as_ref()));
+        let plugin = set_up.plugin.iter().map(|path| path.display().to_string());
+        let paths =
+            paths.iter().map(|path| path.trim_end_matches('/').to_owned()).chain(plugin).collect::<Vec<_>>();
+        if !paths.is_empty() {
+            self.copy_to_all(&paths, "bert-xla/")?;
+        }
         let wheel =
             set_up.plugin.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-        if let Some(plugin) = &set_up.plugin {
-            self.copy_to_all(plugin.display().to_string(), "bert-xla/")?;
-        }
-        self.on(ALL, &worker::install(wheel.as_deref()))?;
-        for item in &set_up.data {
-            match item.starts_with("gs://") {
-                true => self.on(ALL, &worker::copy_from_bucket(item))?,
-                false => self.copy_to_all(item.trim_end_matches('/').to_owned(), "bert-xla/")?,
-            }
-        }
-        self.on(ALL, &worker::set_up(&set_up.id))
+        self.on(ALL, &worker::complete(wheel.as_deref(), &urls, &set_up.id))
     }
 
     /// Starts the run on all workers; it goes on when this has ended.
@@ -232,9 +229,9 @@ impl Verbs<'_> {
         self.gcloud.run(&self.vm.ssh(worker, line))
     }
 
-    /// Copies what is at an absolute path, which is taken neither for an option nor for a path on another host.
-    fn copy_to_all(&self, from: String, to: &str) -> Result<()> {
-        self.gcloud.run(&self.vm.scp(&[from], &self.vm.there(to), ALL))
+    /// Copies what is at absolute paths, which are taken neither for options nor for paths on another host.
+    fn copy_to_all(&self, from: &[String], to: &str) -> Result<()> {
+        self.gcloud.run(&self.vm.scp(from, &self.vm.there(to), ALL))
     }
 
     fn say_what_fails_without_an_address(&self, set_up: &SetUp) -> Result<()> {

@@ -10,20 +10,13 @@
 use super::gcloud::{quote, quote_all};
 
 /// Prepares the folder, and the machine: TPUs of v5e and later want transparent huge pages, which nobody but root turns on.
-pub const PREPARE: &str = "mkdir -p bert-xla; huge=/sys/kernel/mm/transparent_hugepage/enabled; \
-    if [ -e /dev/vfio ] && ! grep -q '\\[always\\]' $huge; \
-    then sudo -n sh -c \"echo always >$huge\" || echo \"$(hostname): transparent huge pages stay off\" >&2; fi";
-
-/// Installs the TPU plugin; from this wheel, where one was copied into the folder.
-pub fn install(wheel: Option<&str>) -> String {
-    let from = wheel.map(|wheel| format!(" --wheel bert-xla/{}", quote(wheel)));
-    format!("bert-xla/bert-xla plugins install tpu{}", from.unwrap_or_default())
-}
-
 /// Fails where there is less room than so many bytes: gcloud would try to copy ten times.
-pub fn room_for(bytes: u64) -> String {
+pub fn prepare(bytes: u64) -> String {
     format!(
-        "free=$(($(df --output=avail -k . | tail -n 1) * 1024)); [ $free -ge {bytes} ] || \
+        "mkdir -p bert-xla; huge=/sys/kernel/mm/transparent_hugepage/enabled; \
+         if [ -e /dev/vfio ] && ! grep -q '\\[always\\]' $huge; \
+         then sudo -n sh -c \"echo always >$huge\" || echo \"$(hostname): transparent huge pages stay off\" >&2; fi; \
+         free=$(($(df --output=avail -k . | tail -n 1) * 1024)); [ $free -ge {bytes} ] || \
          {{ echo \"error: $(hostname): $free bytes are free in $PWD, and {bytes} are to come\" >&2; exit 1; }}"
     )
 }
@@ -34,18 +27,16 @@ pub const CHECK: &str = "cd bert-xla && chmod +x bert-xla.new && \
     else echo \"error: $(hostname): the program does not run on $(uname -m) with $(ldd --version | head -n 1): \
     build it for that, docs/tpu-vm.md says how\" >&2; exit 1; fi";
 
-/// Copies from a bucket. Right after a VM was made, its gcloud is a snap that isn't there yet.
-pub fn copy_from_bucket(url: &str) -> String {
-    format!(
-        "PATH=$PATH:/snap/bin; command -v gcloud >/dev/null || timeout 300 snap wait system seed.loaded; \
-         gcloud storage cp -r {} bert-xla/",
-        quote(url)
-    )
-}
-
-/// Written when all of a set-up is done.
-pub fn set_up(id: &str) -> String {
-    format!("echo {id} >bert-xla/setup.id")
+/// Installs the TPU plugin, from this wheel where one was copied into the folder, copies what comes from buckets, and writes
+/// down that all of the set-up `id` is done. Right after a VM was made, its gcloud is a snap that isn't there yet.
+pub fn complete(wheel: Option<&str>, urls: &[&str], id: &str) -> String {
+    let from = wheel.map(|wheel| format!(" --wheel {}", quote(wheel))).unwrap_or_default();
+    let wait =
+        "PATH=$PATH:/snap/bin; command -v gcloud >/dev/null || timeout 300 snap wait system seed.loaded; ";
+    let wait = if urls.is_empty() { "" } else { wait };
+    let copy = |url: &&str| format!("gcloud storage cp -r {} . || exit; ", quote(url));
+    let copies = urls.iter().map(copy).collect::<String>();
+    format!("{ENTER}./bert-xla plugins install tpu{from} || exit; {wait}{copies}echo {id} >setup.id")
 }
 
 const ENTER: &str = "cd bert-xla && [ -x bert-xla ] || \

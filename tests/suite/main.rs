@@ -66,6 +66,7 @@ mod texts;
 mod tokens;
 mod tpu_vm;
 mod tpu_vm_runs;
+mod tpu_vm_try;
 #[cfg(feature = "cloud")]
 mod tpu_vm_watch;
 mod training;

@@ -108,6 +108,38 @@ fn a_wheel_with_the_wrong_hash_is_refused_and_leaves_nothing() {
     assert_eq!(downloads(&cache), 0);
 }
 
+/// For machines that reach no package index: no Python is run there.
+#[test]
+fn a_wheel_that_is_here_is_installed_without_a_download() {
+    let (cache, wheels) = (empty_folder("own_wheel_cache"), empty_folder("own_wheels"));
+    let install = |wheel: &Path| {
+        let mut command = bert_xla(&cache, &["plugins", "install", "cpu", "--wheel"]);
+        run(command.arg(wheel).env("PATH", ""))
+    };
+    let (code, _, stderr) = install(&fake_wheel(&wheels, b"not the plugin"));
+    assert!(code == 1 && stderr.contains(": sha256 is "), "{stderr}");
+    let (code, _, stderr) = install(&wheels.join("none.whl"));
+    assert!(code != 0 && stderr.contains("none.whl"), "{code}: {stderr}");
+    assert_eq!(files_below(&cache), Vec::<PathBuf>::new());
+
+    let real = empty_folder("real_wheels");
+    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--platform"];
+    let platform = format!("manylinux_2_27_{}", std::env::consts::ARCH);
+    let mut pip = Command::new("python3");
+    pip.args(download).args([&platform, "xla-cpu-pjrt==0.0.1", "--dest"]).arg(&real);
+    if !pip.output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: pip can't download a wheel");
+        return;
+    }
+    let wheel = files_below(&real).remove(0);
+    let (code, stdout, stderr) = install(&wheel);
+    assert_eq!((code, stdout), (0, format!("cpu: installed: {}\n", cache.join(FILE).display())), "{stderr}");
+    assert_eq!(files_below(&cache), [cache.join(FILE)]);
+    assert!(fs::read(cache.join(FILE)).unwrap() == fs::read(cpu_plugin()).unwrap());
+    let (_, stdout, _) = install(&wheel);
+    assert!(stdout.starts_with("cpu: already installed: "), "{stdout}");
+}
+
 /// Python would take modules from the folder that the user is in, such as one that was downloaded.
 #[test]
 fn a_pip_of_the_current_folder_is_not_run() {

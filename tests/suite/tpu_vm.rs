@@ -64,17 +64,14 @@ fn dry_runs_print_the_commands() {
     );
     let lines = dry("setup", &["--binary", "program", "--data", "my data/", "--data", "gs://b/it's"]);
     let lines = lines.lines().collect::<Vec<_>>();
-    assert_eq!(lines.len(), 8, "{lines:?}");
-    assert!(
-        lines[0].starts_with(&format!("{SSH} --worker=all '--command=mkdir -p bert-xla; ")),
-        "{}",
-        lines[0]
-    );
-    assert!(lines[2].starts_with(&format!("{SCP} /")), "{}", lines[2]);
-    assert!(lines[2].ends_with("/program my-tpu:bert-xla/bert-xla.new --worker=all"), "{}", lines[2]);
-    assert!(lines[5].ends_with("/my data' my-tpu:bert-xla/ --worker=all"), "{}", lines[5]);
-    let copied = r"gcloud storage cp -r '\''gs://b/it'\''\'\'''\''s'\'' bert-xla/'";
-    assert!(lines[6].ends_with(copied), "{}", lines[6]);
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    let first = format!("{SSH} --worker=all '--command=mkdir -p bert-xla; ");
+    assert!(lines[0].starts_with(&first), "{}", lines[0]);
+    assert!(lines[1].starts_with(&format!("{SCP} /")), "{}", lines[1]);
+    assert!(lines[1].ends_with("/program my-tpu:bert-xla/bert-xla.new --worker=all"), "{}", lines[1]);
+    assert!(lines[3].ends_with("/my data' my-tpu:bert-xla/ --worker=all"), "{}", lines[3]);
+    let copied = r"gcloud storage cp -r '\''gs://b/it'\''\'\'''\''s'\'' . || exit; echo ";
+    assert!(lines[4].contains(copied), "{}", lines[4]);
     for (verb, arguments, worker) in [
         ("train", &["--", "--train", "a.csv", "--dry-run"] as &[&str], "all"),
         ("status", &[], "all"),
@@ -208,7 +205,7 @@ fn the_api_is_asked_as_its_reference_says() {
     assert_eq!(updates.len(), 1, "{requests:?}");
     assert_eq!(updates[0].path, format!("{PARENT}/nodes/my-tpu"));
     assert!(updates[0].body["metadata"]["ssh-keys"].as_str().unwrap().contains(":ssh-rsa "));
-    assert_eq!(vm.read("0/installed"), "plugins install tpu\n");
+    assert_eq!(vm.read("0/bert-xla/installed"), "plugins install tpu\n");
 
     let status = vm.works("status", &["--price", "4.08"]);
     let line = status.lines().next().unwrap();
@@ -237,7 +234,10 @@ fn the_api_is_asked_as_its_reference_says() {
         .take_while(|status| !status.starts_with("my-tpu: READY"));
     let waited = waited.take(20).collect::<Vec<_>>();
     assert!(waited.contains(&"my-tpu: PROVISIONING\n".to_owned()) && waited.len() < 20, "{waited:?}");
-    vm.works("setup", &["--binary", "program"]);
+    fs::write(vm.path("my libtpu.whl"), "a wheel").unwrap();
+    vm.works("setup", &["--binary", "program", "--plugin", "my libtpu.whl"]);
+    assert_eq!(vm.read("0/bert-xla/installed"), "plugins install tpu --wheel my libtpu.whl\n");
+    assert_eq!(vm.read("0/bert-xla/my libtpu.whl"), "a wheel");
     asked();
     vm.works("delete", &["--quiet"]);
     let delete = asked().remove(0);

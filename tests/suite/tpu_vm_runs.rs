@@ -22,7 +22,7 @@ fn a_run_outlives_its_connection_and_reports_its_end() {
     vm.wait_for(": no run yet");
     for worker in ["0", "1"] {
         assert_eq!(vm.read(&format!("{worker}/bert-xla/it's data.csv")), "id,text,label\n");
-        assert_eq!(vm.read(&format!("{worker}/installed")), "plugins install tpu\n");
+        assert_eq!(vm.read(&format!("{worker}/bert-xla/installed")), "plugins install tpu\n");
     }
 
     // This returns although the program goes on: nothing of it holds the connection's stdout or stderr.

@@ -263,27 +263,28 @@ impl TpuVm {
         self.folder.join(name)
     }
 
+    /// What is set for the person at this machine.
+    pub fn environment(&self) -> [(&'static str, String); 11] {
+        let path = |name: &str| self.path(name).display().to_string();
+        [
+            ("PATH", format!("{}:{}", path("bin"), std::env::var("PATH").unwrap())),
+            ("TPU_VM", self.folder.display().to_string()),
+            ("HOME", path("laptop")),
+            ("CLOUDSDK_CONFIG", path("gcloud")),
+            ("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", self.api.url.clone()),
+            ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", format!("{}compute/v1/", self.api.url)),
+            ("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true".to_owned()),
+            ("CLOUDSDK_CORE_PROJECT", "p".to_owned()),
+            ("CLOUDSDK_CORE_DISABLE_PROMPTS", "1".to_owned()),
+            ("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true".to_owned()),
+            ("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "1".to_owned()),
+        ]
+    }
+
     /// Anything, as the person at this machine runs it.
     pub fn command(&self, program: &str) -> Command {
-        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new(program);
-        let (tpu, compute) = (self.api.url.clone(), format!("{}compute/v1/", self.api.url));
-        command
-            .env("PATH", path)
-            .env("TPU_VM", &self.folder)
-            .env("HOME", self.path("laptop"))
-            .env("CLOUDSDK_CONFIG", self.path("gcloud"))
-            .envs([
-                ("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", tpu),
-                ("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", compute),
-            ])
-            .envs([
-                ("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true"),
-                ("CLOUDSDK_CORE_PROJECT", "p"),
-                ("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true"),
-                ("CLOUDSDK_CORE_DISABLE_PROMPTS", "1"),
-                ("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "1"),
-            ]);
+        command.envs(self.environment());
         for variable in ["CLOUDSDK_COMPUTE_ZONE", "XDG_STATE_HOME", "SSH_AUTH_SOCK"] {
             command.env_remove(variable);
         }
