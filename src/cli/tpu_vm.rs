@@ -1,5 +1,6 @@
 //! `bert-xla tpu-vm`: launches on Cloud TPU VMs.
 
+use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,7 +53,7 @@ impl<'a> Session<'a> {
         let zone = target.zone.clone().or_else(from_environment);
         let zone = zone.ok_or_else(|| usage("--zone is missing, such as --zone europe-west4-a"))?;
         // It becomes a folder's name, too.
-        if !zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        if zone.is_empty() || !zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             return Err(usage(&format!("--zone {zone}: expected a zone, such as europe-west4-a")));
         }
         let limits = reach.map_or(Limits { connect: 10, keepalive: 30 }, |reach| Limits {
@@ -82,19 +83,38 @@ impl<'a> Session<'a> {
 
     /// Lends the verbs.
     fn verbs<T>(&self, then: impl FnOnce(&Verbs<'_>) -> tpu_vm::Result<T>) -> Result<T> {
-        let print = |line: &str| _ = self.console.print(&format!("{line}\n"));
-        let note = |line: &str| self.console.note(&format!("{}: {line}", self.vm.name));
+        self.verbs_after("", then)
+    }
+
+    /// Lends the verbs; a dry run's commands stand after this.
+    fn verbs_after<T>(&self, prefix: &str, then: impl FnOnce(&Verbs<'_>) -> tpu_vm::Result<T>) -> Result<T> {
+        let print = |line: &str| _ = self.console.print(&format!("{prefix}{line}\n"));
+        let note = |line: &str| self.note(line);
         let gcloud = Gcloud { dry_run: self.dry_run.then_some(&print), is_quiet: false, lock: None };
         let patience = Duration::from_secs(120);
         Ok(then(&Verbs { vm: &self.vm, gcloud: &gcloud, note: &note, patience })?)
     }
 
-    /// A watch would undo it.
-    fn refuse_while_watched(&self) -> Result<()> {
-        match !self.dry_run && self.record.is_watched()? {
-            true => Err(tpu_vm::Error::Watched { name: self.vm.name.clone() }.into()),
-            false => Ok(()),
+    /// For what a watch would undo, or what a command would that has outlived one. Both wait until the file is closed.
+    fn alone(&self) -> Result<Option<[File; 2]>> {
+        if self.dry_run || !self.record.is_known() {
+            return Ok(None);
         }
+        let watched = || tpu_vm::Error::Watched { name: self.vm.name.clone() };
+        let watch = self.record.lock_watch()?.ok_or_else(watched)?;
+        Ok(Some([watch, self.record.wait_for_commands(&|line| self.note(line))?]))
+    }
+
+    fn note(&self, line: &str) {
+        self.console.note(&format!("{}: {line}", self.vm.name));
+    }
+
+    /// Asks gcloud for its project, so that a setting that is changed meanwhile leads to no other one.
+    fn pin_project(&mut self) -> Result<()> {
+        if self.vm.project.is_none() && !self.dry_run {
+            self.vm.project = self.verbs(|verbs| verbs.project())?;
+        }
+        Ok(())
     }
 
     /// Keeps what was done for a watch.
@@ -115,9 +135,10 @@ fn usage(message: &str) -> Error {
 }
 
 fn create(args: &CreateArgs, console: &Console) -> Result<Exit> {
-    let session = Session::new(&args.target, None, console)?;
-    session.refuse_while_watched()?;
+    let mut session = Session::new(&args.target, None, console)?;
     let machine = machine(&args.kind, &args.flags)?;
+    session.pin_project()?;
+    let _alone = session.alone()?;
     session.verbs(|verbs| verbs.create(&machine))?;
     // What was known of one of this name that is gone says nothing of the new one.
     session
@@ -156,7 +177,7 @@ fn usual_version(accelerator_type: &str) -> Result<&'static str> {
 
 fn set_up(args: &SetupArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, Some(&args.reach), console)?;
-    session.refuse_while_watched()?;
+    let _alone = session.alone()?;
     let set_up = load(&args.load)?;
     session.verbs(|verbs| verbs.set_up(&set_up))?;
     session.keep(|job| {
@@ -165,6 +186,7 @@ fn set_up(args: &SetupArgs, console: &Console) -> Result<Exit> {
         let mut data = earlier.into_iter().filter(|item| !set_up.data.contains(item)).collect::<Vec<_>>();
         data.extend(set_up.data.iter().cloned());
         job.set_up = Some(SetUp { data, ..set_up.clone() });
+        job.begin_anew();
     })?;
     Ok(Exit::Done)
 }
@@ -172,8 +194,10 @@ fn set_up(args: &SetupArgs, console: &Console) -> Result<Exit> {
 /// What a set-up copies: paths that hold wherever a watch is started.
 fn load(load: &Load) -> Result<SetUp> {
     let absolute = |flag: &str, path: &Path, what: &str| {
+        // Without a slash at its end.
         std::path::absolute(path)
             .ok()
+            .map(|path| path.components().collect::<PathBuf>())
             .filter(|path| path.exists())
             .ok_or_else(|| usage(&format!("{flag} {}: no such {what}", path.display())))
     };
@@ -186,8 +210,15 @@ fn load(load: &Load) -> Result<SetUp> {
         None => std::env::current_exe().map_err(|error| usage(&format!("--binary is missing: {error}")))?,
     };
     let data = load.data.iter().map(|item| match is_bucket(item.as_ref()) {
-        true => Ok(item.clone()),
-        false => Ok(absolute("--data", item.as_ref(), "file or folder")?.display().to_string()),
+        true if item.starts_with("gs://") => Ok(item.clone()),
+        true => Err(usage(&format!("--data {item}: expected gs://BUCKET/PATH"))),
+        false => {
+            let path = absolute("--data", item.as_ref(), "file or folder")?;
+            // What ends in .. has no name to be copied to.
+            let path = if path.file_name().is_some() { Ok(path) } else { path.canonicalize() };
+            let path = path.ok().filter(|path| path.file_name().is_some());
+            Ok(path.ok_or_else(|| usage(&format!("--data {item}: it has no name")))?.display().to_string())
+        }
     });
     let plugin = load.plugin.as_ref().map(|path| file("--plugin", path)).transpose()?;
     Ok(SetUp::new(binary, plugin, data.collect::<Result<_>>()?)?)
@@ -195,10 +226,13 @@ fn load(load: &Load) -> Result<SetUp> {
 
 fn train(args: &TrainArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, Some(&args.reach), console)?;
-    session.refuse_while_watched()?;
+    let _alone = session.alone()?;
     let start = Start { arguments: args.arguments.clone() };
     session.verbs(|verbs| verbs.start(&start))?;
-    session.keep(|job| job.begin(start))?;
+    session.keep(|job| {
+        job.start = Some(start);
+        job.begin_anew();
+    })?;
     Ok(Exit::Done)
 }
 
@@ -256,7 +290,8 @@ fn logs(args: &LogsArgs, console: &Console) -> Result<Exit> {
 
 fn stop(args: &StopArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, Some(&args.reach), console)?;
-    session.refuse_while_watched()?;
+    // Another one may follow while it waits.
+    drop(session.alone()?);
     session.verbs(|verbs| if args.now { verbs.stop_now() } else { verbs.stop(args.wait) })?;
     Ok(Exit::Done)
 }
@@ -278,7 +313,7 @@ fn fetch(args: &FetchArgs, console: &Console) -> Result<Exit> {
 
 fn delete(args: &DeleteArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, None, console)?;
-    session.refuse_while_watched()?;
+    let _alone = session.alone()?;
     let Vm { name, zone, .. } = &session.vm;
     if !args.quiet && !session.dry_run && !agreed(&format!("Delete {name} in {zone} and everything on it?"))?
     {
@@ -327,13 +362,13 @@ fn list(args: &ListArgs, console: &Console) -> Result<Exit> {
 fn watch(args: &WatchArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, Some(&args.reach), console)?;
     if session.dry_run {
-        return dry_watch(&session, args.delete_when_done);
+        return dry_watch(&session, args);
     }
     watch_over(&session, &args.care, args.delete_when_done)
 }
 
 /// What a watch would do if nothing went wrong.
-fn dry_watch(session: &Session<'_>, delete_when_done: bool) -> Result<Exit> {
+fn dry_watch(session: &Session<'_>, args: &WatchArgs) -> Result<Exit> {
     let job = session.record.read()?;
     let unknown = || tpu_vm::Error::Unknown {
         name: session.vm.name.clone(),
@@ -341,15 +376,16 @@ fn dry_watch(session: &Session<'_>, delete_when_done: bool) -> Result<Exit> {
         what: "created",
     };
     let is_queued = job.machine.ok_or_else(unknown)?.is_queued;
-    dry_end(session, is_queued, job.start.as_ref(), delete_when_done)
+    dry_end(session, &args.care, job.start.as_ref(), args.delete_when_done.then_some(is_queued))
 }
 
-fn dry_end(session: &Session<'_>, is_queued: bool, start: Option<&Start>, delete: bool) -> Result<Exit> {
-    session
-        .console
-        .print("# looks again and again, and does what is above anew where the TPU VM is gone; then:\n")?;
-    let folder = PathBuf::from(&session.vm.name);
-    session.verbs(|verbs| {
+/// Not to be pasted with what comes before: the run has not ended then. `delete` says whether what is deleted was queued.
+fn dry_end(session: &Session<'_>, care: &Care, start: Option<&Start>, delete: Option<bool>) -> Result<Exit> {
+    session.console.print(
+        "# looks again and again, and does what is above anew where the TPU VM is gone; when the run has ended:\n",
+    )?;
+    let folder = folder(session, care);
+    session.verbs_after("# ", |verbs| {
         match start.map(Start::output).filter(|output| !is_bucket(output.as_ref())) {
             Some(output) => {
                 let run = Some(output).filter(|output| !output.is_empty());
@@ -357,9 +393,14 @@ fn dry_end(session: &Session<'_>, is_queued: bool, start: Option<&Start>, delete
             }
             None => verbs.fetch_log(&folder)?,
         }
-        if delete { verbs.delete(is_queued) } else { Ok(()) }
+        delete.map_or(Ok(()), |is_queued| verbs.delete(is_queued))
     })?;
     Ok(Exit::Done)
+}
+
+/// Where what comes of the run is copied to.
+fn folder(session: &Session<'_>, care: &Care) -> PathBuf {
+    care.folder.clone().unwrap_or_else(|| session.vm.name.clone().into())
 }
 
 fn watch_over(session: &Session<'_>, care: &Care, delete_when_done: bool) -> Result<Exit> {
@@ -370,7 +411,7 @@ fn watch_over(session: &Session<'_>, care: &Care, delete_when_done: bool) -> Res
         max_restarts: care.max_restarts,
         max_hours: care.max_hours,
         stop_wait: 300,
-        folder: care.folder.clone().unwrap_or_else(|| session.vm.name.clone().into()),
+        folder: folder(session, care),
         delete_when_done,
     };
     let say = |line: &str| _ = session.console.print(&format!("{line}\n"));
@@ -383,7 +424,7 @@ fn watch_over(session: &Session<'_>, care: &Care, delete_when_done: bool) -> Res
 }
 
 fn run_all(args: &RunArgs, console: &Console) -> Result<Exit> {
-    let session = Session::new(&args.target, Some(&args.reach), console)?;
+    let mut session = Session::new(&args.target, Some(&args.reach), console)?;
     let machine = machine(&args.kind, &args.create_flags)?;
     let (set_up, start) = (load(&args.load)?, Start { arguments: arguments(args)? });
     if session.dry_run {
@@ -392,31 +433,52 @@ fn run_all(args: &RunArgs, console: &Console) -> Result<Exit> {
             verbs.set_up(&set_up)?;
             verbs.start(&start)
         })?;
-        return dry_end(&session, machine.is_queued, Some(&start), true);
+        return dry_end(&session, &args.care, Some(&start), Some(machine.is_queued));
     }
-    session.refuse_while_watched()?;
-    let job = session.record.read()?;
-    if let Some(before) = job.machine.filter(|before| *before != machine) {
-        let Vm { name, zone, .. } = &session.vm;
-        let kind = before.accelerator_type;
-        return Err(usage(&format!(
-            "{name} in {zone} was begun as another TPU VM, of type {kind}: delete it first, or give the same options"
-        )));
+    let alone = session.alone()?;
+    session.pin_project()?;
+    match session.record.read()?.machine {
+        None => refuse_if_there(&session)?,
+        Some(before) if before != machine => {
+            let Vm { name, zone, .. } = &session.vm;
+            let kind = before.accelerator_type;
+            return Err(usage(&format!(
+                "{name} in {zone} was begun as another TPU VM, of type {kind}: delete it first, or give the same options"
+            )));
+        }
+        Some(_) => {}
     }
     session.keep(|job| {
         job.machine = Some(machine);
-        job.set_up = Some(set_up);
-        job.begin(start);
+        job.begin(set_up, start);
     })?;
+    drop(alone);
     watch_over(&session, &args.care, true)
+}
+
+/// It would be deleted in the end.
+fn refuse_if_there(session: &Session<'_>) -> Result<()> {
+    let Vm { name, zone, .. } = &session.vm;
+    let (node, queued) = session.verbs(|verbs| Ok((verbs.node()?, verbs.queued()?)))?;
+    match (node, queued) {
+        (Lookup::Absent, Lookup::Absent) => Ok(()),
+        (Lookup::Unknown(error), _) | (_, Lookup::Unknown(error)) => Err(says_nothing(&error).into()),
+        _ => Err(usage(&format!(
+            "there is a {name} in {zone} that was not made from this machine: `run` would delete it in the end; choose \
+             another name, or delete it"
+        ))),
+    }
 }
 
 /// What `train` gets.
 fn arguments(args: &RunArgs) -> Result<Vec<String>> {
     let start = Start { arguments: args.arguments.clone() };
+    if start.arguments.iter().any(|argument| argument == "--dry-run") {
+        return Err(usage("--dry-run after the -- would train nothing: before it, it prints the commands"));
+    }
     match &args.bucket {
         None => Ok(start.arguments),
-        Some(bucket) if !is_bucket(bucket.as_ref()) => {
+        Some(bucket) if !bucket.starts_with("gs://") => {
             Err(usage(&format!("--bucket {bucket}: expected gs://BUCKET/PATH")))
         }
         Some(_) if !start.output().is_empty() => {

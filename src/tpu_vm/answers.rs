@@ -87,7 +87,12 @@ impl Queued {
 
     /// Whether nothing comes of it any more: it was preempted, or refused.
     pub fn is_over(&self) -> bool {
-        matches!(&*self.state, "SUSPENDED" | "FAILED")
+        self.state == "SUSPENDED" || self.has_failed()
+    }
+
+    /// Whether it was refused, or its time has run out.
+    pub fn has_failed(&self) -> bool {
+        self.state == "FAILED"
     }
 
     /// Whether it is being deleted.

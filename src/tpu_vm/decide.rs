@@ -35,10 +35,10 @@ pub struct Goal<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Look again later. `is_bounded` where it can't be for long.
+    /// Look again later.
     Wait {
         why: String,
-        is_bounded: bool,
+        patience: Patience,
     },
     Delete(String),
     Create(String),
@@ -54,25 +54,40 @@ pub enum Decision {
     GiveUp(String),
 }
 
+/// How long something is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as it takes.
+    Endless,
+    /// A VM that can't be used costs money, and is waited for so long, from when it could be used last.
+    Limited,
+    /// Nothing is known of it: if it was limited before, it still is.
+    Unknown,
+}
+
 use Decision::{Create, Delete, Done, GiveUp, SetUp, Start};
 
 fn wait(why: impl Into<String>) -> Decision {
-    Decision::Wait { why: why.into(), is_bounded: false }
+    Decision::Wait { why: why.into(), patience: Patience::Endless }
 }
 
-fn wait_bounded(why: impl Into<String>) -> Decision {
-    Decision::Wait { why: why.into(), is_bounded: true }
+fn wait_limited(why: impl Into<String>) -> Decision {
+    Decision::Wait { why: why.into(), patience: Patience::Limited }
+}
+
+fn wait_for_the_api(error: &str) -> Decision {
+    Decision::Wait { why: format!("the API says nothing: {error}"), patience: Patience::Unknown }
 }
 
 /// The next step towards `goal`. Only what the API has called gone is ever deleted.
 pub fn decide(sight: &Sight, goal: Goal<'_>) -> Decision {
     match &sight.queued {
         None | Some(Lookup::Absent) => of_node(sight, goal),
-        Some(Lookup::Unknown(error)) => wait(format!("the API says nothing: {error}")),
+        Some(Lookup::Unknown(error)) => wait_for_the_api(error),
         Some(Lookup::Found(queued)) if queued.is_over() => Delete(queued.describe()),
         Some(Lookup::Found(queued)) if !queued.is_active() => wait(queued.describe()),
         Some(Lookup::Found(queued)) => match &sight.node {
-            Lookup::Absent => wait_bounded(format!("{}, without a node", queued.describe())),
+            Lookup::Absent => wait_limited(format!("{}, without a node", queued.describe())),
             _ => of_node(sight, goal),
         },
     }
@@ -80,15 +95,15 @@ pub fn decide(sight: &Sight, goal: Goal<'_>) -> Decision {
 
 fn of_node(sight: &Sight, goal: Goal<'_>) -> Decision {
     match &sight.node {
-        Lookup::Unknown(error) => wait(format!("the API says nothing: {error}")),
+        Lookup::Unknown(error) => wait_for_the_api(error),
         Lookup::Absent => Create("not there".to_owned()),
         Lookup::Found(node) if node.is_gone() => Delete(node.describe()),
-        Lookup::Found(node) if !node.is_ready() || node.is_in_maintenance() => wait_bounded(node.describe()),
+        Lookup::Found(node) if !node.is_ready() || node.is_in_maintenance() => wait_limited(node.describe()),
         Lookup::Found(node) => match &sight.workers {
             Lookup::Found(workers) => of_workers(workers, goal),
-            Lookup::Absent => wait_bounded(node.describe()),
+            Lookup::Absent => wait_limited(node.describe()),
             Lookup::Unknown(error) => {
-                wait_bounded(format!("{}, but its workers don't answer: {error}", node.describe()))
+                wait_limited(format!("{}, but its workers don't answer: {error}", node.describe()))
             }
         },
     }

@@ -72,11 +72,15 @@ impl Call {
 
 /// A word as a shell takes it.
 pub fn quote(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:=@%+,-".contains(&byte);
-    match !word.is_empty() && word.bytes().all(is_plain) {
+    match is_plain(word) {
         true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', r"'\''")),
     }
+}
+
+/// Whether a shell takes it as it is.
+fn is_plain(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_./:=@%+,-".contains(&byte))
 }
 
 /// Words as a shell takes them.
@@ -111,7 +115,11 @@ impl Vm {
 
     /// Files and folders to `to`; of the workers' they have the VM's name before them, as in [`there`](Self::there).
     pub fn scp(&self, from: &[String], to: &str, worker: &str) -> Call {
+        // Before OpenSSH 9, scp has a shell read the path there, unless it is told to speak SFTP.
+        let mut there = from.iter().filter(|path| path.starts_with(&self.there("")));
+        let sftp = there.any(|path| !is_plain(path)).then_some("--scp-flag=-s");
         self.connected("scp", "--scp-flag")
+            .with(sftp)
             .with(["--recurse".to_owned()])
             .with(from.iter().cloned())
             .with([to.to_owned(), format!("--worker={worker}")])
@@ -147,6 +155,9 @@ impl Vm {
     }
 }
 
+/// Stands for a name that no other call has, in a dry run: what is printed may be run more than once.
+pub const CALL_NAME: &str = "CALL-NAME";
+
 /// Runs what is called, or tells it.
 pub struct Gcloud<'a> {
     /// Where a dry run's commands go, a line each.
@@ -167,7 +178,8 @@ impl Gcloud<'_> {
     /// [`Error::Failed`], which it has explained itself; of a quiet one, [`Error::Refused`].
     pub fn run(&self, call: &Call) -> Result<()> {
         if let Some(print) = self.dry_run {
-            print(&call.quoted());
+            // Within quotes, which end before it.
+            print(&call.quoted().replace(CALL_NAME, "'$(date +%s%N)'"));
             return Ok(());
         }
         if self.is_quiet {
@@ -200,10 +212,8 @@ impl Gcloud<'_> {
             Some(status) if status.success() => Reply::Done(stdout),
             Some(status) => Reply::Failed(Failure::of(code(status), &stderr, stdout)),
             None => Reply::Failed(Failure {
-                status: 1,
-                kind: Kind::Unknown,
-                message: format!("gcloud took more than {} s", limit.as_secs()),
                 stdout,
+                ..Failure::told(format!("gcloud took more than {} s", limit.as_secs()))
             }),
         })
     }
@@ -250,6 +260,11 @@ pub enum Kind {
 }
 
 impl Failure {
+    /// Of something that nothing is known of but this.
+    pub fn told(message: String) -> Self {
+        Self { status: 1, kind: Kind::Unknown, message, stdout: String::new() }
+    }
+
     /// gcloud prints the API's status as `ERROR: (gcloud.COMMAND) STATUS: MESSAGE`, and a failed operation's as JSON with
     /// a `code` of `google.rpc.Code`.
     fn of(status: u8, stderr: &str, stdout: String) -> Self {

@@ -4,12 +4,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Error, Result};
-use crate::storage::{FileError, hex, write_atomic};
+use crate::storage::{FileError, hex, is_bucket, write_atomic};
 
 /// A TPU VM as it is to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +48,40 @@ impl SetUp {
             files.push(format!("{path:?} {} {:?}", found.len(), found.modified().ok()));
         }
         let id = short_hash(&format!("{files:?} {data:?}"));
-        Ok(Self { id, binary, plugin, data })
+        let set_up = Self { id, binary, plugin, data };
+        set_up.bytes()?;
+        Ok(set_up)
     }
+
+    /// What the workers copy themselves.
+    pub fn urls(&self) -> Vec<&str> {
+        self.data.iter().map(String::as_str).filter(|item| is_bucket(item.as_ref())).collect()
+    }
+
+    /// What is copied to them beside the program.
+    pub fn copied(&self) -> Vec<&Path> {
+        let data = self.data.iter().map(Path::new).filter(|item| !is_bucket(item));
+        data.chain(self.plugin.as_deref()).collect()
+    }
+
+    /// How much is copied to each of them.
+    ///
+    /// # Errors
+    /// A file that isn't there, or can't be looked at.
+    pub fn bytes(&self) -> Result<u64> {
+        let all = self.copied().into_iter().chain([self.binary.as_path()]);
+        Ok(all.map(bytes_in).sum::<std::result::Result<u64, FileError>>()?)
+    }
+}
+
+fn bytes_in(path: &Path) -> std::result::Result<u64, FileError> {
+    let failed = || FileError::new("can't read", path);
+    let found = fs::metadata(path).map_err(failed())?;
+    if !found.is_dir() {
+        return Ok(found.len());
+    }
+    let entries = fs::read_dir(path).map_err(failed())?;
+    entries.map(|entry| bytes_in(&entry.map_err(failed())?.path())).sum()
 }
 
 /// What every worker runs.
@@ -114,12 +148,19 @@ pub struct Job {
 }
 
 impl Job {
-    /// Has it start this. Of another run than before, nothing has been restarted, and none has ended.
-    pub fn begin(&mut self, start: Start) {
-        if self.start.as_ref() != Some(&start) {
-            self.progress = Progress::default();
+    /// Has it set this up, and start that. Of another program or run than before, nothing has been restarted, and none has
+    /// ended.
+    pub fn begin(&mut self, set_up: SetUp, start: Start) {
+        let is_known = self.set_up.as_ref().is_some_and(|before| before.id == set_up.id);
+        if !is_known || self.start.as_ref() != Some(&start) {
+            self.begin_anew();
         }
-        self.start = Some(start);
+        (self.set_up, self.start) = (Some(set_up), Some(start));
+    }
+
+    /// Whoever sets it up, or starts it, by hand has mended something.
+    pub fn begin_anew(&mut self) {
+        (self.progress.restarts, self.progress.ended) = (0, None);
     }
 }
 
@@ -177,13 +218,27 @@ impl Record {
     }
 
     /// The lock that every command of a watch holds, which may outlive a watch that is killed; `None` while one does.
-    pub fn lock_commands(&self) -> Result<Option<File>> {
+    fn lock_commands(&self) -> Result<Option<File>> {
         self.try_lock("commands.lock")
     }
 
-    /// Whether a watch goes on.
-    pub fn is_watched(&self) -> Result<bool> {
-        Ok(self.0.is_dir() && self.lock_watch()?.is_none())
+    /// That lock, once no command has it any more.
+    pub fn wait_for_commands(&self, note: &dyn Fn(&str)) -> Result<File> {
+        let mut told = false;
+        loop {
+            if let Some(lock) = self.lock_commands()? {
+                return Ok(lock);
+            }
+            if !std::mem::replace(&mut told, true) {
+                note("waiting for a command of an earlier watch to end");
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Whether a job of this name was ever begun here.
+    pub fn is_known(&self) -> bool {
+        self.0.is_dir()
     }
 
     fn try_lock(&self, name: &str) -> Result<Option<File>> {

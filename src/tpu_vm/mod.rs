@@ -36,9 +36,7 @@ pub enum Error {
     NoStateFolder,
     #[error("{name} in {zone} was not {what} from this machine")]
     Unknown { name: String, zone: String, what: &'static str },
-    #[error(
-        "{name} is watched by another process here: end that first, as it makes the VM anew and starts the run again"
-    )]
+    #[error("{name} is watched, or changed, by another process here: end that first, or wait for it")]
     Watched { name: String },
     #[error("can't run gcloud: {0}")]
     Io(std::io::Error),

@@ -1,17 +1,15 @@
 //! What is done to a TPU VM, one verb at a time.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use super::answers::{Node, Queued};
 use super::decide::Lookup;
-use super::gcloud::{Call, Gcloud, Kind, Reply, Route, Vm, code};
+use super::gcloud::{CALL_NAME, Call, Failure, Gcloud, Kind, Reply, Route, Vm, code};
 use super::job::{Machine, SetUp, Start, new_id};
 use super::worker::{self, Observed};
 use super::{Error, Result};
-use crate::storage::is_bucket;
 
 /// The verbs, on one TPU VM.
 pub struct Verbs<'a> {
@@ -60,26 +58,24 @@ impl Verbs<'_> {
     /// Brings the program, the plugin and the data to all workers.
     pub fn set_up(&self, set_up: &SetUp) -> Result<()> {
         self.say_what_fails_without_an_address(set_up)?;
-        self.on(ALL, &worker::prepare(bytes_of(set_up)?))?;
+        let paths = set_up.copied();
+        let names =
+            paths.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+        self.on(ALL, &worker::prepare(&names.collect::<Vec<_>>(), set_up.bytes()?))?;
         // Under another name: a running program can't be overwritten, and half a copy must not stay.
-        self.copy_to_all(&[set_up.binary.display().to_string()], "bert-xla/bert-xla.new")?;
+        self.copy_to_all(&[&set_up.binary], "bert-xla/bert-xla.new")?;
         self.on(ALL, worker::CHECK)?;
-        let (urls, paths): (Vec<_>, Vec<_>) =
-            set_up.data.iter().map(String::as_str).partition(|item| is_bucket(item.as_ref()));
-        let plugin = set_up.plugin.iter().map(|path| path.display().to_string());
-        let paths =
-            paths.iter().map(|path| path.trim_end_matches('/').to_owned()).chain(plugin).collect::<Vec<_>>();
         if !paths.is_empty() {
             self.copy_to_all(&paths, "bert-xla/")?;
         }
         let wheel =
             set_up.plugin.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-        self.on(ALL, &worker::complete(wheel.as_deref(), &urls, &set_up.id))
+        self.on(ALL, &worker::complete(wheel.as_deref(), &set_up.urls(), &set_up.id))
     }
 
     /// Starts the run on all workers; it goes on when this has ended.
     pub fn start(&self, start: &Start) -> Result<()> {
-        self.on(ALL, &worker::start(&start.arguments, start.output(), &start.id(), &new_id()))
+        self.on(ALL, &worker::start(&start.arguments, start.output(), &start.id(), &self.call_name()))
     }
 
     /// Says how the run does on each worker.
@@ -98,7 +94,7 @@ impl Verbs<'_> {
         let mut printed = 0;
         let mut breaks = 0;
         loop {
-            let call = self.vm.ssh(&worker, &worker::log(printed, follow, &new_id()));
+            let call = self.vm.ssh(&worker, &worker::log(printed, follow, &self.call_name()));
             if self.gcloud.dry_run.is_some() {
                 return self.gcloud.run(&call);
             }
@@ -130,12 +126,13 @@ impl Verbs<'_> {
 
     /// Copies a run and its log here.
     pub fn fetch(&self, fetch: &Fetch<'_>) -> Result<()> {
-        let run = fetch.run.unwrap_or("run").trim_end_matches('/');
-        let name = run.rsplit('/').next().unwrap_or(run);
+        let run = as_argument(fetch.run.unwrap_or("run").trim_end_matches('/'));
+        // Where it is the folder itself, or the one around it, it has no name of its own.
+        let name = run.rsplit('/').next().filter(|name| !matches!(*name, "" | "." | "..")).unwrap_or("run");
         let staged = format!("{run}/.fetch/{name}");
         let worker = self.worker_or_chief(None)?;
-        self.on(&worker, &worker::stage(run, &staged, fetch.checkpoints, fetch.run.is_none()))?;
-        let folder = as_argument(fetch.folder);
+        self.on(&worker, &worker::stage(&run, &staged, fetch.checkpoints, fetch.run.is_none()))?;
+        let folder = as_local_path(fetch.folder);
         let copy = format!("{folder}/{name}");
         // An earlier copy's weights may be a link, through which a checkpoint's would be overwritten.
         self.gcloud.run(&Call::new(&["mkdir", "-p", &copy]))?;
@@ -143,7 +140,7 @@ impl Verbs<'_> {
         let path = if staged.starts_with('/') { staged } else { format!("bert-xla/{staged}") };
         let from = [self.vm.there(&path), self.vm.there("bert-xla/run.log")];
         self.gcloud.run(&self.vm.scp(&from, &folder, &worker))?;
-        self.on(&worker, &worker::unstage(run))?;
+        self.on(&worker, &worker::unstage(&run))?;
         match fetch.checkpoints {
             true => self.gcloud.run(&Call::new(&["sh", "-c", LINK_WEIGHTS, "sh", &copy])),
             false => Ok(()),
@@ -153,7 +150,7 @@ impl Verbs<'_> {
     /// Copies the log alone here.
     pub fn fetch_log(&self, folder: &Path) -> Result<()> {
         let worker = self.worker_or_chief(None)?;
-        let folder = as_argument(folder);
+        let folder = as_local_path(folder);
         self.gcloud.run(&Call::new(&["mkdir", "-p", &folder]))?;
         self.gcloud.run(&self.vm.scp(&[self.vm.there("bert-xla/run.log")], &folder, &worker))
     }
@@ -163,6 +160,15 @@ impl Verbs<'_> {
         self.gcloud.run(&match is_queued {
             true => self.vm.queued("delete").with(["--force", "--quiet"]),
             false => self.vm.node("delete").with(["--quiet"]),
+        })
+    }
+
+    /// The project that gcloud is set to, if it is to any.
+    pub fn project(&self) -> Result<Option<String>> {
+        let asked = Call::new(&["gcloud", "config", "get-value", "project"]);
+        Ok(match self.gcloud.ask(&asked, self.patience)? {
+            Reply::Done(project) => Some(project.trim().to_owned()).filter(|project| !project.is_empty()),
+            Reply::Failed(_) => None,
         })
     }
 
@@ -206,23 +212,34 @@ impl Verbs<'_> {
         Ok(Lookup::Found(workers))
     }
 
-    /// The worker that is asked for, or else the one that writes the run, which need not be the first.
+    /// The worker that is asked for, or else the one that writes the run, which need not be the first; that one before
+    /// any is known to.
     fn worker_or_chief(&self, worker: Option<u32>) -> Result<String> {
         if let Some(worker) = worker {
             return Ok(worker.to_string());
         }
-        if self.gcloud.dry_run.is_some() {
-            return Ok("0".to_owned());
-        }
-        let workers = match self.node()? {
-            Lookup::Found(node) if node.addresses.len() > 1 => self.observe(&node)?,
-            _ => Lookup::Absent,
+        let unknown = |error| {
+            Error::Refused(Failure::told(format!("the worker that writes the run is not known: {error}")))
         };
-        let chief = match workers {
-            Lookup::Found(workers) => workers.iter().position(|worker| worker.is_chief),
+        let node = match self.gcloud.dry_run {
+            Some(_) => Lookup::Absent,
+            None => self.node()?,
+        };
+        let chief = match node {
+            Lookup::Unknown(error) => return Err(unknown(error)),
+            Lookup::Found(node) if node.addresses.len() > 1 => match self.observe(&node)? {
+                Lookup::Unknown(error) => return Err(unknown(error)),
+                Lookup::Found(workers) => workers.iter().position(|worker| worker.is_chief),
+                Lookup::Absent => None,
+            },
             _ => None,
         };
         Ok(chief.unwrap_or(0).to_string())
+    }
+
+    /// A name for one call, by which a worker knows a repetition of it; of a dry run, one that the shell makes.
+    fn call_name(&self) -> String {
+        if self.gcloud.dry_run.is_some() { CALL_NAME.to_owned() } else { new_id() }
     }
 
     fn on(&self, worker: &str, line: &str) -> Result<()> {
@@ -230,8 +247,9 @@ impl Verbs<'_> {
     }
 
     /// Copies what is at absolute paths, which are taken neither for options nor for paths on another host.
-    fn copy_to_all(&self, from: &[String], to: &str) -> Result<()> {
-        self.gcloud.run(&self.vm.scp(from, &self.vm.there(to), ALL))
+    fn copy_to_all(&self, from: &[&Path], to: &str) -> Result<()> {
+        let from = from.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        self.gcloud.run(&self.vm.scp(&from, &self.vm.there(to), ALL))
     }
 
     fn say_what_fails_without_an_address(&self, set_up: &SetUp) -> Result<()> {
@@ -257,10 +275,14 @@ impl Verbs<'_> {
     }
 }
 
-/// A folder's path; one that starts with a - is no option.
-fn as_argument(folder: &Path) -> String {
-    let folder = folder.display().to_string();
-    if folder.starts_with('-') { format!("./{folder}") } else { folder }
+/// A path that starts with a - is no option.
+fn as_argument(path: &str) -> String {
+    if path.starts_with('-') { format!("./{path}") } else { path.to_owned() }
+}
+
+/// A folder here; to gcloud, one that has a colon would be on a host.
+fn as_local_path(folder: &Path) -> String {
+    if folder.is_absolute() { folder.display().to_string() } else { format!("./{}", folder.display()) }
 }
 
 /// Here, of a run and of the members of an ensemble.
@@ -269,22 +291,7 @@ const UNLINK_WEIGHTS: &str = "rm -f \"$1\"/model.safetensors \"$1\"/members/*/mo
 /// Here, after checkpoints came, too: the weights of the one that counts are the run's.
 const LINK_WEIGHTS: &str = "for run in \"$1\" \"$1\"/members/*; do [ ! -f \"$run/run.json\" ] || (cd \"$run\" && \
     file=$(sed -n 's|.*\"checkpoint\": *\"\\([^\"]*\\)\".*|\\1|p' run.json)/model.safetensors; \
-    [ ! -f \"$file\" ] || ln -f \"$file\" .); done";
-
-/// How much is copied to a worker from here.
-fn bytes_of(set_up: &SetUp) -> Result<u64> {
-    let data = set_up.data.iter().filter(|item| !item.starts_with("gs://")).map(Path::new);
-    let files = data.chain([set_up.binary.as_path()]).chain(set_up.plugin.as_deref());
-    files.map(bytes_in).sum::<io::Result<u64>>().map_err(Error::Io)
-}
-
-fn bytes_in(path: &Path) -> io::Result<u64> {
-    let found = fs::metadata(path)?;
-    match found.is_dir() {
-        true => fs::read_dir(path)?.map(|entry| bytes_in(&entry?.path())).sum(),
-        false => Ok(found.len()),
-    }
-}
+    [ ! -f \"$file\" ] || ln -f \"$file\" . 2>/dev/null || cp \"$file\" .) || exit; done";
 
 /// Copies what comes, as it comes; a reader that closes its end early ends it.
 fn copy(from: &mut impl Read, to: &mut dyn Write) -> io::Result<u64> {

@@ -1,15 +1,18 @@
 //! Cloud Storage: against fake-gcs-server, and against a server that keeps to Google's reference where that one doesn't.
 //! What connects runs in processes of their own, since the endpoint comes from the environment.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use bert_xla::storage::{Commit, Folder, Manifest, Replaced};
 use sha2::{Digest, Sha256};
 
 use crate::common::buckets::FakeGcs;
 use crate::common::cli::text;
-use crate::common::gcs::{ACCOUNT, Fault, Gcs};
+use crate::common::gcs::{ACCOUNT, Fault, Gcs, TOKEN};
 
 /// Variables that say where Cloud Storage is, and who asks, unset.
 const UNSET: [&str; 5] = [
@@ -282,6 +285,36 @@ fn told<V: AsRef<str>>(folder: &str, variables: &[(&'static str, V)]) -> String 
     let said = apart("fails_to_make_a_folder", &all);
     assert!(!said.contains("ya29") && !said.contains("Bearer"), "{said}");
     said.lines().find_map(|line| line.strip_prefix("says: ")).unwrap().to_owned()
+}
+
+/// It comes some seconds after the pod; told is what comes after it, of a bucket that isn't there.
+#[test]
+fn a_pod_waits_for_its_metadata_server() {
+    let server = Gcs::start();
+    // Free, so that connections are refused until somebody listens.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    thread::spawn(move || {
+        thread::sleep(Duration::from_secs(12));
+        for stream in TcpListener::bind(address).unwrap().incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let body = format!(
+                "{{\"access_token\": \"{TOKEN}\", \"expires_in\": 3600, \"token_type\": \"Bearer\"}}"
+            );
+            let head = "HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nConnection: close\r\nContent-Length:";
+            let _ = write!(stream, "{head} {}\r\n\r\n{body}", body.len());
+        }
+    });
+    let address = address.to_string();
+    let variables = [
+        ("GOOGLE_BASE_URL", &*server.url),
+        ("GCE_METADATA_HOST", &address),
+        ("GCE_METADATA_IP", &address),
+        ("HOME", "/nonexistent"),
+        ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let said = told("gs://other/run", &variables);
+    assert!(said.contains("there is no bucket `other` (404)"), "{said}");
 }
 
 #[test]

@@ -65,6 +65,7 @@ mod tensorboard;
 mod texts;
 mod tokens;
 mod tpu_vm;
+mod tpu_vm_odd;
 mod tpu_vm_runs;
 mod tpu_vm_try;
 #[cfg(feature = "cloud")]

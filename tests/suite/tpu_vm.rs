@@ -65,7 +65,7 @@ fn dry_runs_print_the_commands() {
     let lines = dry("setup", &["--binary", "program", "--data", "my data/", "--data", "gs://b/it's"]);
     let lines = lines.lines().collect::<Vec<_>>();
     assert_eq!(lines.len(), 5, "{lines:?}");
-    let first = format!("{SSH} --worker=all '--command=mkdir -p bert-xla; ");
+    let first = format!("{SSH} --worker=all '--command=mkdir -p bert-xla && cd bert-xla && ");
     assert!(lines[0].starts_with(&first), "{}", lines[0]);
     assert!(lines[1].starts_with(&format!("{SCP} /")), "{}", lines[1]);
     assert!(lines[1].ends_with("/program my-tpu:bert-xla/bert-xla.new --worker=all"), "{}", lines[1]);

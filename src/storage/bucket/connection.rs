@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::future::Future;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use object_store::gcp::{GcpCredential, GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -17,6 +18,8 @@ use super::failure;
 
 /// How long to look for credentials: where there is no metadata server, nothing may answer at all.
 const CREDENTIALS_LIMIT: Duration = Duration::from_secs(10);
+/// How much later than a pod its metadata server may come.
+const LATEST_METADATA: Duration = Duration::from_secs(60);
 /// For one request, which is tried again after that.
 const REQUEST_LIMIT: &str = "60s";
 /// How long an outage is waited for.
@@ -109,17 +112,35 @@ fn connect(bucket: &str, retry: RetryConfig) -> io::Result<GoogleCloudStorage> {
     }
     let store = builder.build().map_err(|_| failure::bad_credentials())?;
     if emulator.is_none() {
-        let credentials = async {
-            let found = store.credentials().get_credential();
-            tokio::time::timeout(CREDENTIALS_LIMIT, found).await
-        };
-        match wait(credentials) {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(failure::no_credentials(Some(&error))),
-            Err(_) => return Err(failure::no_credentials(None)),
-        }
+        first_token(&store)?;
     }
     Ok(store)
+}
+
+/// Gets a token, or says why there is none. A pod of Kubernetes may be there before its metadata server is: that is waited
+/// for, and is no mistake of the user's.
+fn first_token(store: &GoogleCloudStorage) -> io::Result<()> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let started = Instant::now();
+    let is_pod = env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    loop {
+        let found = wait(async {
+            tokio::time::timeout(CREDENTIALS_LIMIT, store.credentials().get_credential()).await
+        });
+        let error = match found {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        let error = error.as_ref();
+        if !is_pod || !error.is_none_or(failure::is_outage) {
+            return Err(failure::no_credentials(error, ErrorKind::PermissionDenied));
+        }
+        if started.elapsed() >= LATEST_METADATA {
+            return Err(failure::no_credentials(error, ErrorKind::NotConnected));
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 /// Waits for what a [`store`](to) does.

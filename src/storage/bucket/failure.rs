@@ -53,7 +53,10 @@ pub fn told(error: &Error, bucket: &str) -> io::Error {
             let code = answer.code().map_or_else(String::new, |code| format!(", {code}"));
             (ErrorKind::Other, format!("Cloud Storage answered {status}{code}"))
         }
-        (None, _) if answer.text.contains("token request") => return no_credentials(Some(error)),
+        (None, _) if answer.text.contains("token request") => {
+            let kind = if is_outage(error) { ErrorKind::NotConnected } else { ErrorKind::PermissionDenied };
+            return no_credentials(Some(error), kind);
+        }
         (None, Some(HttpErrorKind::Connect)) => {
             (ErrorKind::NotConnected, "can't connect to Cloud Storage: is there a network?".to_owned())
         }
@@ -95,7 +98,7 @@ pub fn bad_credentials() -> io::Error {
 }
 
 /// No token: what was asked for one failed with `error`, or didn't answer in time.
-pub fn no_credentials(error: Option<&Error>) -> io::Error {
+pub fn no_credentials(error: Option<&Error>, kind: ErrorKind) -> io::Error {
     let answer = error.map(Answer::of);
     let message = match answer {
         Some(Answer { status: Some(status @ (400 | 401)), .. }) => {
@@ -113,7 +116,7 @@ pub fn no_credentials(error: Option<&Error>) -> io::Error {
             format!("there are no credentials for Google Cloud, and nothing that gives any answered: {LOGIN}")
         }
     };
-    io::Error::new(ErrorKind::PermissionDenied, message)
+    io::Error::new(kind, message)
 }
 
 /// What can be known of an answer, or of there being none.

@@ -93,14 +93,14 @@ fn only_what_is_gone_is_deleted() {
 fn workers_that_do_not_answer_are_left_alone() {
     for workers in [Lookup::Absent, unknown()] {
         let sight = Sight { queued: None, node: node("READY", "HEALTHY"), workers };
-        assert!(matches!(decide(&sight, GOAL), Decision::Wait { is_bounded: true, .. }));
+        assert!(matches!(decide(&sight, GOAL), Decision::Wait { patience: Patience::Limited, .. }));
     }
     let sight = Sight {
         queued: None,
         node: node("READY", "UNHEALTHY_MAINTENANCE"),
         workers: Lookup::Found(vec![worker(RunState::Killed)]),
     };
-    assert!(matches!(decide(&sight, GOAL), Decision::Wait { is_bounded: true, .. }));
+    assert!(matches!(decide(&sight, GOAL), Decision::Wait { patience: Patience::Limited, .. }));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_run_is_set_up_started_and_started_again() {
         with(|worker| worker.setup.clear(), Running),
         with(|worker| worker.job.clear(), Running),
     ] {
-        assert!(matches!(decide(&sight, GOAL), Decision::Wait { is_bounded: false, .. }));
+        assert!(matches!(decide(&sight, GOAL), Decision::Wait { patience: Patience::Endless, .. }));
     }
     assert!(starts(&all(None)));
     assert!(starts(&with(|worker| worker.job = "earlier".to_owned(), Ended(0))));

@@ -4,6 +4,7 @@
 pub mod buckets;
 pub mod cli;
 pub mod ensembles;
+pub mod gcloud;
 pub mod gcs;
 pub mod graph;
 pub mod hub;

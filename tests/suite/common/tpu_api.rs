@@ -120,6 +120,10 @@ impl TpuApi {
         std::mem::take(&mut self.state().requests)
     }
 
+    pub fn is_ready(&self, name: &str) -> bool {
+        self.state().nodes.get(name).is_some_and(|node| node.state == "READY")
+    }
+
     /// A node is taken away; `how` is the state that it is left in, or nothing if it vanishes.
     pub fn preempt(&self, name: &str, how: Option<&str>) {
         let mut state = self.state();
