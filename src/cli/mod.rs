@@ -22,7 +22,6 @@ mod provenance;
 mod recipe;
 mod signals;
 mod tpu_vm;
-mod tpu_vm_args;
 mod train;
 mod train_args;
 
@@ -64,7 +63,7 @@ enum Command {
     Graph(graph::GraphArgs),
     Plan(plan::PlanArgs),
     Plugins(plugins::PluginsArgs),
-    TpuVm(tpu_vm_args::TpuVmArgs),
+    TpuVm(tpu_vm::TpuVmArgs),
 }
 
 /// How a command ends that doesn't fail.

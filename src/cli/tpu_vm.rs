@@ -1,31 +1,33 @@
 //! `bert-xla tpu-vm`: launches on Cloud TPU VMs.
 
-use std::fs::File;
+mod args;
+mod session;
+mod whole;
+
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::tpu_vm_args::{
-    Care, CreateArgs, DeleteArgs, FetchArgs, Kind, ListArgs, Load, LogsArgs, Reach, RunArgs, SetupArgs,
-    StatusArgs, StopArgs, Target, TpuVmArgs, TrainArgs, Verb, WatchArgs,
+pub use args::TpuVmArgs;
+use args::{
+    CreateArgs, DeleteArgs, FetchArgs, Kind, ListArgs, Load, LogsArgs, SetupArgs, StatusArgs, StopArgs,
+    TrainArgs, Verb,
 };
+use session::Session;
+
 use super::{Console, Error, Exit, Result};
 use crate::storage::is_bucket;
-use crate::tpu_vm::{
-    self, Fetch, Gcloud, Job, Limits, Lookup, Machine, Node, Record, Route, SetUp, Start, Verbs, Vm,
-    WatchOptions, Watched,
-};
+use crate::tpu_vm::{self, Fetch, Gcloud, Job, Lookup, Machine, Node, SetUp, Start, Vm};
 
 /// Does what the verb says.
 pub fn run(args: &TpuVmArgs, console: &Console) -> Result<Exit> {
     let done = match &args.verb {
-        Verb::Run(args) => run_all(args, console),
+        Verb::Run(args) => whole::run(args, console),
         Verb::Create(args) => create(args, console),
         Verb::Setup(args) => set_up(args, console),
         Verb::Train(args) => train(args, console),
-        Verb::Watch(args) => watch(args, console),
+        Verb::Watch(args) => whole::watch(args, console),
         Verb::Status(args) => status(args, console),
         Verb::Logs(args) => logs(args, console),
         Verb::Stop(args) => stop(args, console),
@@ -37,101 +39,6 @@ pub fn run(args: &TpuVmArgs, console: &Console) -> Result<Exit> {
         Err(Error::TpuVm(tpu_vm::Error::Failed { status })) => Ok(Exit::Status(status)),
         other => other,
     }
-}
-
-/// One TPU VM, and where what it does is said.
-struct Session<'a> {
-    vm: Vm,
-    dry_run: bool,
-    console: &'a Console,
-    record: Record,
-}
-
-impl<'a> Session<'a> {
-    fn new(target: &Target, reach: Option<&Reach>, console: &'a Console) -> Result<Self> {
-        let from_environment = || std::env::var("CLOUDSDK_COMPUTE_ZONE").ok().filter(|zone| !zone.is_empty());
-        let zone = target.zone.clone().or_else(from_environment);
-        let zone = zone.ok_or_else(|| usage("--zone is missing, such as --zone europe-west4-a"))?;
-        // It becomes a folder's name, too.
-        if zone.is_empty() || !zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(usage(&format!("--zone {zone}: expected a zone, such as europe-west4-a")));
-        }
-        let limits = reach.map_or(Limits { connect: 10, keepalive: 30 }, |reach| Limits {
-            connect: reach.connect_timeout,
-            keepalive: reach.keepalive,
-        });
-        let route = match reach {
-            Some(reach) if reach.internal_ip => Route::Internal,
-            Some(reach) if reach.tunnel_through_iap => Route::Tunnel,
-            _ => Route::Public,
-        };
-        let record = Record::of(&zone, &target.name)?;
-        let project = match (record.read()?.project, target.project.clone()) {
-            // Of the same name and zone; a watch would delete the other one's.
-            (Some(known), Some(given)) if known != given => {
-                let name = &target.name;
-                return Err(usage(&format!(
-                    "--project {given}: {name} in {zone} was begun in {known} from here: delete it there, or choose another name"
-                )));
-            }
-            (known, given) => given.or(known),
-        };
-        let flags = reach.map(|reach| reach.flags.clone()).unwrap_or_default();
-        let vm = Vm { name: target.name.clone(), zone, project, flags, route, limits };
-        Ok(Self { vm, dry_run: target.dry_run, console, record })
-    }
-
-    /// Lends the verbs.
-    fn verbs<T>(&self, then: impl FnOnce(&Verbs<'_>) -> tpu_vm::Result<T>) -> Result<T> {
-        self.verbs_after("", then)
-    }
-
-    /// Lends the verbs; a dry run's commands stand after this.
-    fn verbs_after<T>(&self, prefix: &str, then: impl FnOnce(&Verbs<'_>) -> tpu_vm::Result<T>) -> Result<T> {
-        let print = |line: &str| _ = self.console.print(&format!("{prefix}{line}\n"));
-        let note = |line: &str| self.note(line);
-        let gcloud = Gcloud { dry_run: self.dry_run.then_some(&print), is_quiet: false, lock: None };
-        let patience = Duration::from_secs(120);
-        Ok(then(&Verbs { vm: &self.vm, gcloud: &gcloud, note: &note, patience })?)
-    }
-
-    /// For what a watch would undo, or what a command would that has outlived one. Both wait until the file is closed.
-    fn alone(&self) -> Result<Option<[File; 2]>> {
-        if self.dry_run || !self.record.is_known() {
-            return Ok(None);
-        }
-        let watched = || tpu_vm::Error::Watched { name: self.vm.name.clone() };
-        let watch = self.record.lock_watch()?.ok_or_else(watched)?;
-        Ok(Some([watch, self.record.wait_for_commands(&|line| self.note(line))?]))
-    }
-
-    fn note(&self, line: &str) {
-        self.console.note(&format!("{}: {line}", self.vm.name));
-    }
-
-    /// Asks gcloud for its project, so that a setting that is changed meanwhile leads to no other one.
-    fn pin_project(&mut self) -> Result<()> {
-        if self.vm.project.is_none() && !self.dry_run {
-            self.vm.project = self.verbs(|verbs| verbs.project())?;
-        }
-        Ok(())
-    }
-
-    /// Keeps what was done for a watch.
-    fn keep(&self, change: impl FnOnce(&mut Job)) -> Result<()> {
-        if self.dry_run {
-            return Ok(());
-        }
-        let project = self.vm.project.clone();
-        Ok(self.record.change(|job| {
-            job.project = project;
-            change(job);
-        })?)
-    }
-}
-
-fn usage(message: &str) -> Error {
-    Error::Usage(message.to_owned())
 }
 
 fn create(args: &CreateArgs, console: &Console) -> Result<Exit> {
@@ -359,134 +266,6 @@ fn list(args: &ListArgs, console: &Console) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn watch(args: &WatchArgs, console: &Console) -> Result<Exit> {
-    let session = Session::new(&args.target, Some(&args.reach), console)?;
-    if session.dry_run {
-        return dry_watch(&session, args);
-    }
-    watch_over(&session, &args.care, args.delete_when_done)
-}
-
-/// What a watch would do if nothing went wrong.
-fn dry_watch(session: &Session<'_>, args: &WatchArgs) -> Result<Exit> {
-    let job = session.record.read()?;
-    let unknown = || tpu_vm::Error::Unknown {
-        name: session.vm.name.clone(),
-        zone: session.vm.zone.clone(),
-        what: "created",
-    };
-    let is_queued = job.machine.ok_or_else(unknown)?.is_queued;
-    dry_end(session, &args.care, job.start.as_ref(), args.delete_when_done.then_some(is_queued))
-}
-
-/// Not to be pasted with what comes before: the run has not ended then. `delete` says whether what is deleted was queued.
-fn dry_end(session: &Session<'_>, care: &Care, start: Option<&Start>, delete: Option<bool>) -> Result<Exit> {
-    session.console.print(
-        "# looks again and again, and does what is above anew where the TPU VM is gone; when the run has ended:\n",
-    )?;
-    let folder = folder(session, care);
-    session.verbs_after("# ", |verbs| {
-        match start.map(Start::output).filter(|output| !is_bucket(output.as_ref())) {
-            Some(output) => {
-                let run = Some(output).filter(|output| !output.is_empty());
-                verbs.fetch(&Fetch { folder: &folder, run, checkpoints: false })?;
-            }
-            None => verbs.fetch_log(&folder)?,
-        }
-        delete.map_or(Ok(()), |is_queued| verbs.delete(is_queued))
-    })?;
-    Ok(Exit::Done)
-}
-
-/// Where what comes of the run is copied to.
-fn folder(session: &Session<'_>, care: &Care) -> PathBuf {
-    care.folder.clone().unwrap_or_else(|| session.vm.name.clone().into())
-}
-
-fn watch_over(session: &Session<'_>, care: &Care, delete_when_done: bool) -> Result<Exit> {
-    let options = WatchOptions {
-        poll: Duration::from_secs_f64(care.poll),
-        patience: Duration::from_secs_f64(care.patience),
-        longest_wait: Duration::from_secs_f64(care.longest_wait * 3600.0),
-        max_restarts: care.max_restarts,
-        max_hours: care.max_hours,
-        stop_wait: 300,
-        folder: folder(session, care),
-        delete_when_done,
-    };
-    let say = |line: &str| _ = session.console.print(&format!("{line}\n"));
-    let watched = tpu_vm::watch(&session.vm, &session.record, &options, &say)?;
-    Ok(match watched {
-        Watched::Done => Exit::Done,
-        Watched::Failed => Exit::Status(1),
-        Watched::OutOfHours => Exit::Stopped,
-    })
-}
-
-fn run_all(args: &RunArgs, console: &Console) -> Result<Exit> {
-    let mut session = Session::new(&args.target, Some(&args.reach), console)?;
-    let machine = machine(&args.kind, &args.create_flags)?;
-    let (set_up, start) = (load(&args.load)?, Start { arguments: arguments(args)? });
-    if session.dry_run {
-        session.verbs(|verbs| {
-            verbs.create(&machine)?;
-            verbs.set_up(&set_up)?;
-            verbs.start(&start)
-        })?;
-        return dry_end(&session, &args.care, Some(&start), Some(machine.is_queued));
-    }
-    let alone = session.alone()?;
-    session.pin_project()?;
-    match session.record.read()?.machine {
-        None => refuse_if_there(&session)?,
-        Some(before) if before != machine => {
-            let Vm { name, zone, .. } = &session.vm;
-            let kind = before.accelerator_type;
-            return Err(usage(&format!(
-                "{name} in {zone} was begun as another TPU VM, of type {kind}: delete it first, or give the same options"
-            )));
-        }
-        Some(_) => {}
-    }
-    session.keep(|job| {
-        job.machine = Some(machine);
-        job.begin(set_up, start);
-    })?;
-    drop(alone);
-    watch_over(&session, &args.care, true)
-}
-
-/// It would be deleted in the end.
-fn refuse_if_there(session: &Session<'_>) -> Result<()> {
-    let Vm { name, zone, .. } = &session.vm;
-    let (node, queued) = session.verbs(|verbs| Ok((verbs.node()?, verbs.queued()?)))?;
-    match (node, queued) {
-        (Lookup::Absent, Lookup::Absent) => Ok(()),
-        (Lookup::Unknown(error), _) | (_, Lookup::Unknown(error)) => Err(says_nothing(&error).into()),
-        _ => Err(usage(&format!(
-            "there is a {name} in {zone} that was not made from this machine: `run` would delete it in the end; choose \
-             another name, or delete it"
-        ))),
-    }
-}
-
-/// What `train` gets.
-fn arguments(args: &RunArgs) -> Result<Vec<String>> {
-    let start = Start { arguments: args.arguments.clone() };
-    if start.arguments.iter().any(|argument| argument == "--dry-run") {
-        return Err(usage("--dry-run after the -- would train nothing: before it, it prints the commands"));
-    }
-    match &args.bucket {
-        None => Ok(start.arguments),
-        Some(bucket) if !bucket.starts_with("gs://") => {
-            Err(usage(&format!("--bucket {bucket}: expected gs://BUCKET/PATH")))
-        }
-        Some(_) if !start.output().is_empty() => {
-            Err(usage("--bucket and train's --output say where the run is"))
-        }
-        Some(bucket) => {
-            let output = format!("{}/run", bucket.trim_end_matches('/'));
-            Ok([start.arguments, vec!["--output".to_owned(), output]].concat())
-        }
-    }
+fn usage(message: &str) -> Error {
+    Error::Usage(message.to_owned())
 }
