@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -218,9 +219,10 @@ pub struct TpuVm {
 impl TpuVm {
     /// A machine from which nothing has been made; `None`, after a word, where `gcloud` or `sshd` is missing.
     pub fn none_yet(test: &str, workers: usize) -> Option<Self> {
-        let has_gcloud =
-            Command::new("gcloud").arg("version").output().is_ok_and(|output| output.status.success());
-        if !has_gcloud || !Path::new(SSHD).exists() {
+        static HAS_GCLOUD: LazyLock<bool> = LazyLock::new(|| {
+            Command::new("gcloud").arg("version").output().is_ok_and(|output| output.status.success())
+        });
+        if !*HAS_GCLOUD || !Path::new(SSHD).exists() {
             eprintln!("skipped: {test}: needs gcloud and {SSHD}");
             return None;
         }
