@@ -1,6 +1,6 @@
 //! What signals do to a command that can stop in good order.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -44,6 +44,25 @@ fn listen(stop: Stop) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// From now on, what ends the process with a signal has it say this first.
+///
+/// # Errors
+/// As [`install`].
+pub fn say_when_ended(line: String) -> Result<()> {
+    let listen = || {
+        let heard = [SIGTERM, SIGINT, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+        let mut signals = Signals::new(heard)?;
+        thread::Builder::new().spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                // Where nobody reads it any more, it is not said.
+                let _ = writeln!(io::stderr(), "{line}");
+                std::process::exit(128 + signal);
+            }
+        })
+    };
+    listen().map(drop).map_err(Error::Signals)
 }
 
 /// From now on, a file that grows beyond the limit on its size (`ulimit -f`) is an error of writing it, and doesn't end the

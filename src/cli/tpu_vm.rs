@@ -4,6 +4,7 @@ mod args;
 mod session;
 mod whole;
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use args::{
 };
 use session::Session;
 
-use super::{Console, Error, Exit, Result};
+use super::{Cli, Console, Error, Exit, Result};
 use crate::storage::is_bucket;
 use crate::tpu_vm::{self, Fetch, Gcloud, Job, Lookup, Machine, Node, SetUp, Start, Vm};
 
@@ -77,7 +78,8 @@ fn usual_version(accelerator_type: &str) -> Result<&'static str> {
         "v5p" => Ok("v2-alpha-tpuv5"),
         "v6e" => Ok("v2-alpha-tpuv6e"),
         _ => Err(usage(&format!(
-            "--type {accelerator_type}: its runtime version is not known here: give --version"
+            "--type {accelerator_type}: expected one such as v2-8, v3-8, v4-8, v5litepod-8, v5p-8 or v6e-8: its runtime \
+             version is not known here: give --version"
         ))),
     }
 }
@@ -135,12 +137,32 @@ fn train(args: &TrainArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, Some(&args.reach), console)?;
     let _alone = session.alone()?;
     let start = Start { arguments: args.arguments.clone() };
+    if let Some(set_up) = session.record.read()?.set_up {
+        check_arguments(&set_up, &start)?;
+    }
     session.verbs(|verbs| verbs.start(&start))?;
     session.keep(|job| {
         job.start = Some(start);
         job.begin_anew();
     })?;
     Ok(Exit::Done)
+}
+
+/// Told before a VM is made, or asked, for it. Another program may know other arguments.
+fn check_arguments(set_up: &SetUp, start: &Start) -> Result<()> {
+    if std::env::current_exe().is_ok_and(|own| own == set_up.binary) {
+        let line = ["bert-xla", "train"].into_iter().chain(start.arguments.iter().map(String::as_str));
+        let line = line.map(OsString::from).collect::<Vec<_>>();
+        Cli::parse_line(&line)
+            .map_err(|error| usage(&format!("after the --: {}", first_paragraph(&error))))?;
+    }
+    Ok(())
+}
+
+fn first_paragraph(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 fn status(args: &StatusArgs, console: &Console) -> Result<Exit> {
@@ -215,6 +237,9 @@ fn fetch(args: &FetchArgs, console: &Console) -> Result<Exit> {
     let folder = args.folder.clone().unwrap_or_else(|| session.vm.name.clone().into());
     let fetch = Fetch { folder: &folder, run, checkpoints: args.checkpoints };
     session.verbs(|verbs| verbs.fetch(&fetch))?;
+    if !session.dry_run {
+        session.note(&format!("its run and log are in {}", folder.display()));
+    }
     Ok(Exit::Done)
 }
 
@@ -222,31 +247,36 @@ fn delete(args: &DeleteArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, None, console)?;
     let _alone = session.alone()?;
     let Vm { name, zone, .. } = &session.vm;
+    let known = session.record.read()?.machine.map(|machine| machine.is_queued);
+    let is_queued = match session.dry_run {
+        true => known.unwrap_or(false),
+        false => is_queued(&session, known)?,
+    };
     if !args.quiet && !session.dry_run && !agreed(&format!("Delete {name} in {zone} and everything on it?"))?
     {
         return Err(tpu_vm::Error::Told(format!("{name} was not deleted, and still costs money")).into());
     }
-    let machine = session.record.read()?.machine;
     session.verbs(|verbs| {
-        let is_queued = match machine {
-            Some(machine) => machine.is_queued,
-            None if session.dry_run => false,
-            None => match verbs.queued()? {
-                Lookup::Found(_) => true,
-                Lookup::Absent => false,
-                Lookup::Unknown(error) => return Err(says_nothing(&error)),
-            },
-        };
-        let deleted = verbs.delete(is_queued);
-        // What is known of one that is gone already would stand in the way of the next of its name.
-        let is_gone =
-            || Ok::<_, tpu_vm::Error>(verbs.node()? == Lookup::Absent && verbs.queued()? == Lookup::Absent);
-        if !session.dry_run && (deleted.is_ok() || is_gone()?) {
-            session.record.remove()?;
-        }
-        deleted
+        verbs.delete(is_queued)?;
+        if session.dry_run { Ok(()) } else { session.record.remove() }
     })?;
     Ok(Exit::Done)
+}
+
+/// Whether what is to be deleted was queued. What is known of one that is gone already would stand in the way of the next of
+/// its name.
+fn is_queued(session: &Session<'_>, known: Option<bool>) -> Result<bool> {
+    let (node, queued) = session.verbs(|verbs| Ok((verbs.node()?, verbs.queued()?)))?;
+    match (node, queued) {
+        (Lookup::Absent, Lookup::Absent) => {
+            session.record.remove()?;
+            let Vm { name, zone, .. } = &session.vm;
+            Err(tpu_vm::Error::Told(format!("there is no {name} in {zone}")).into())
+        }
+        (_, Lookup::Found(_)) => Ok(true),
+        (_, Lookup::Absent) => Ok(false),
+        (_, Lookup::Unknown(error)) => known.ok_or_else(|| says_nothing(&error).into()),
+    }
 }
 
 fn agreed(question: &str) -> Result<bool> {

@@ -112,6 +112,8 @@ fn of_node(sight: &Sight, goal: Goal<'_>) -> Decision {
 /// Statuses of the run as the trainer has them, and of shells: 75 after it was asked to stop, 128 and more by a signal.
 fn of_workers(workers: &[Observed], goal: Goal<'_>) -> Decision {
     const STOPPED: u8 = 75;
+    /// Input or arguments that it can't work with, which starting it again doesn't mend.
+    const USAGE: u8 = 2;
     /// HUP, INT and TERM before the program listened to them: the machine was shut down, or somebody ended it.
     const ASKED: [u8; 3] = [129, 130, 143];
     let runs = workers.iter().filter(|worker| worker.state == RunState::Running).count();
@@ -129,15 +131,20 @@ fn of_workers(workers: &[Observed], goal: Goal<'_>) -> Decision {
     if workers.iter().all(is_done) || workers.iter().any(|worker| worker.is_chief && is_done(worker)) {
         return Done;
     }
-    let failed = workers.iter().find_map(|worker| match worker.state {
+    let failed = |worker: &Observed| match worker.state {
         RunState::Ended(status) if status != 0 && status != STOPPED && !ASKED.contains(&status) => {
-            Some(status)
+            let why = if worker.error.is_empty() { String::new() } else { format!(": {}", worker.error) };
+            Some((status, format!("failed with status {status}{why}")))
         }
         _ => None,
-    });
-    match failed {
-        Some(status) if goal.restarts_left == 0 => GiveUp(format!("failed with status {status}")),
-        Some(status) => Start { why: format!("failed with status {status}"), after_failure: true },
+    };
+    // The others of a slice fail because one has.
+    let mut failed = workers.iter().filter_map(failed).collect::<Vec<_>>();
+    failed.sort_by_key(|(status, _)| *status != USAGE);
+    match failed.into_iter().next() {
+        Some((USAGE, why)) => GiveUp(why),
+        Some((_, why)) if goal.restarts_left == 0 => GiveUp(why),
+        Some((_, why)) => Start { why, after_failure: true },
         None if workers.iter().any(|worker| worker.state == RunState::Killed) => start("killed"),
         None => start("stopped and saved"),
     }

@@ -26,6 +26,19 @@ pub struct Machine {
     pub flags: Vec<String>,
 }
 
+impl Machine {
+    /// The options that it is made with.
+    pub fn describe(&self) -> String {
+        let mut options =
+            vec![format!("--type {}", self.accelerator_type), format!("--version {}", self.runtime_version)];
+        options.extend(self.is_spot.then(|| "--spot".to_owned()));
+        options.extend(self.is_queued.then(|| "--queued".to_owned()));
+        options.extend(self.valid_until.iter().map(|until| format!("--valid-until {until}")));
+        options.extend(self.flags.iter().cloned());
+        options.join(" ")
+    }
+}
+
 /// What every worker is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetUp {
@@ -98,17 +111,16 @@ impl Start {
 
     /// What train's `--output` is.
     pub fn output(&self) -> &str {
-        let mut output = "";
-        let mut before = "";
-        for argument in &self.arguments {
-            if let Some(value) = argument.strip_prefix("--output=") {
-                output = value;
-            } else if before == "--output" {
-                output = argument;
-            }
-            before = argument;
-        }
-        output
+        self.value("--output").unwrap_or_default()
+    }
+
+    /// What an option of train's is, in either form; the last one counts.
+    pub fn value(&self, option: &str) -> Option<&str> {
+        let followed =
+            self.arguments.windows(2).filter(|pair| pair[0] == option).map(|pair| &*pair[1]).next_back();
+        let joined =
+            self.arguments.iter().rev().find_map(|argument| argument.strip_prefix(option)?.strip_prefix('='));
+        joined.or(followed)
     }
 }
 

@@ -90,6 +90,9 @@ impl Pause {
 /// # Errors
 /// [`Error::Watched`] where another process watches, and [`Error::Unknown`] of a job that wasn't begun here.
 pub fn watch(vm: &Vm, record: &Record, options: &WatchOptions, say: &dyn Fn(&str)) -> Result<Watched> {
+    if !record.is_known() {
+        return Err(Error::Unknown { name: vm.name.clone(), zone: vm.zone.clone(), what: "created" });
+    }
     let Some(_lock) = record.lock_watch()? else {
         return Err(Error::Watched { name: vm.name.clone() });
     };

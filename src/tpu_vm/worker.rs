@@ -37,17 +37,18 @@ pub const CHECK: &str = "cd bert-xla && { [ -e bert-xla.new ] || [ ! -x bert-xla
 /// gcloud is a snap that isn't there yet.
 pub fn complete(wheel: Option<&str>, urls: &[&str], id: &str) -> String {
     let from = wheel.map(|wheel| format!(" --wheel {}", quote(&format!("./{wheel}")))).unwrap_or_default();
+    let used = wheel.map(|wheel| format!("rm -f {}; ", quote(&format!("./{wheel}")))).unwrap_or_default();
     let wait =
         "PATH=$PATH:/snap/bin; command -v gcloud >/dev/null || timeout 300 snap wait system seed.loaded; ";
     let wait = if urls.is_empty() { "" } else { wait };
     let copy = |url: &&str| format!("gcloud storage cp -r {} . || exit; ", quote(url));
     let copies = urls.iter().map(copy).collect::<String>();
     format!(
-        "{ENTER}./bert-xla plugins install tpu{from} || exit; {wait}{copies}rm -f run.job; echo {id} >setup.id"
+        "{ENTER}./bert-xla plugins install tpu{from} || exit; {used}{wait}{copies}rm -f run.job; echo {id} >setup.id"
     )
 }
 
-const ENTER: &str = "cd bert-xla && [ -x bert-xla ] || \
+const ENTER: &str = "cd bert-xla 2>/dev/null && [ -x bert-xla ] || \
     { echo \"error: $(hostname): no program: run setup first\" >&2; exit 1; }; ";
 
 /// Starts the run, unless that is done: `call` is this start's name, `job` that of what it is to do. `output` is what
@@ -103,7 +104,8 @@ pub fn observe() -> String {
          status=; if {RUNNING}; then state=running; elif [ ! -e run.job ]; then state=none; \
          elif {ENDED}; then state=ended; status=$(cat run.status); else state=killed; fi; \
          echo \"bert-xla state=$state status=$status setup=$(cat setup.id 2>/dev/null) \
-         job=$(cat run.job 2>/dev/null) chief=$([ ! -e run.chief ] || echo yes) address=$address\""
+         job=$(cat run.job 2>/dev/null) chief=$([ ! -e run.chief ] || echo yes) address=$address \
+         error=$([ $state != ended ] || tac run.log | sed '/^--- started again on /q' | grep -m 1 '^error: ')\""
     )
 }
 
@@ -118,6 +120,8 @@ pub struct Observed {
     /// Whether it is the one that writes the run.
     pub is_chief: bool,
     pub state: RunState,
+    /// What it said last of why it failed; empty if nothing.
+    pub error: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,6 +142,8 @@ impl Observed {
     }
 
     fn parse(line: &str) -> Option<Self> {
+        let (line, error) = line.split_once(" error=").unwrap_or((line, ""));
+        let error = error.strip_prefix("error: ").unwrap_or_default().to_owned();
         let (state, rest) = line.split_once(' ').unwrap_or((line, ""));
         let value = |name: &str| {
             let word = rest.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
@@ -151,7 +157,7 @@ impl Observed {
             _ => return None,
         };
         let (setup, job, address) = (value("setup"), value("job"), value("address"));
-        Some(Self { address, setup, job, is_chief: value("chief") == "yes", state })
+        Some(Self { address, setup, job, is_chief: value("chief") == "yes", state, error })
     }
 }
 
@@ -237,7 +243,7 @@ pub fn stage(run: &str, stage: &str, checkpoints: bool, is_guess: bool) -> Strin
     let known = if is_guess { IN_BUCKET } else { "" };
     let (run, stage, one_run) = (quote(run), quote(stage), one_run());
     format!(
-        "cd bert-xla || exit {NO_RUN}; {known}run={run}; stage={stage}; checkpoints={checkpoints}; rm -rf \"$run/.fetch\"; {one_run}\
+        "({ENTER}) || exit {NO_RUN}; cd bert-xla; {known}run={run}; stage={stage}; checkpoints={checkpoints}; rm -rf \"$run/.fetch\"; {one_run}\
          if [ -e \"$run/ensemble.json\" ]; then mkdir -p \"$stage\" || exit 1; \
          for file in \"$run\"/*; do [ ! -f \"$file\" ] || put \"$file\" \"$stage/\"; done; \
          for member in $(tr -d '\\n\" ' <\"$run/ensemble.json\" | sed 's/.*members:\\[\\([^]]*\\)\\].*/\\1/; s/,/ /g'); \

@@ -298,3 +298,55 @@ fn what_was_started_anew_goes_on() {
     assert_eq!((status, lines[0].as_str()), (0, "the run is done"), "{lines:?}");
     assert!(machine.has("node.p"));
 }
+
+/// By the program itself, as it is the one that the workers get.
+#[test]
+fn what_train_would_refuse_is_told_before_a_vm_is_made() {
+    let machine = Machine::new("arguments");
+    let run = |arguments: &[&str]| {
+        let mut run = machine.verb("run", &["--type", "v2-8", "--data", "project"]);
+        run.args(["--", "--output", BUCKET]).args(arguments);
+        machine.end(run)
+    };
+    for (arguments, expected) in [
+        (
+            &["--train", "project", "--epohs", "3"] as &[&str],
+            "after the --: unexpected argument '--epohs' found",
+        ),
+        (&["--train", "./train.csv"], "--train ./train.csv: no --data brings it to the workers"),
+        (&["--train", "gs://b/t.csv", "--dry-run"], "--dry-run after the -- would train nothing"),
+        (&[], "after the --: the following required arguments were not provided: --train <FILE>"),
+    ] {
+        let (status, lines) = run(arguments);
+        assert!(status == 2 && lines[0].contains(expected), "{lines:?}");
+    }
+    assert!(!machine.has("calls"));
+    // Of another program, nothing is known.
+    let (status, lines) = machine.end(machine.run(&[], "exit 2 # --epohs", BUCKET));
+    assert_eq!(status, 1, "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("restart")), "{lines:?}");
+}
+
+/// What it failed with is said; and when the watch is ended, that the VM is there.
+#[test]
+fn a_failure_and_an_end_say_what_one_wants_to_know() {
+    let machine = Machine::new("said");
+    let fails = "echo 'error: no such column: row 3'; exit 1";
+    let (_, lines) = machine.end(machine.run(&["--max-restarts", "0"], fails, BUCKET));
+    let expected = "failed with status 1: no such column: row 3, after 0 restarts: giving up";
+    assert!(lines.iter().any(|line| line == expected), "{lines:#?}");
+
+    let machine = Machine::new("ended");
+    let mut run = machine.run(&[], LONG, BUCKET);
+    let child = run.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    machine.wait_until("the run", || machine.has("worker/bert-xla/run.job"));
+    let interrupt = std::process::Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("my-tpu: if it is there, it goes on, and costs money: the same command"),
+        "{said}"
+    );
+}

@@ -165,7 +165,7 @@ pub struct RunArgs {
     /// Pass FLAG on to the command that makes the TPU VM, such as --network=N; may repeat
     #[arg(long = "create-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub create_flags: Vec<String>,
-    /// Keep the run there, in gs://BUCKET/PATH/run: train's --output
+    /// Keep the run in gs://BUCKET/run, or gs://BUCKET/PATH/run: train's --output
     #[arg(long, value_name = "gs://...")]
     pub bucket: Option<String>,
     #[command(flatten)]

@@ -1,13 +1,14 @@
 //! `run` and `watch`: jobs from their beginning, or from where they are, to their end.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::args::{Care, RunArgs, WatchArgs};
 use super::session::Session;
-use super::{Console, Exit, Result, load, machine, says_nothing, usage};
+use super::{Console, Exit, Result, check_arguments, load, machine, says_nothing, usage};
+use crate::cli::signals;
 use crate::storage::is_bucket;
-use crate::tpu_vm::{self, Fetch, Lookup, Start, Vm, WatchOptions, Watched};
+use crate::tpu_vm::{self, Fetch, Lookup, SetUp, Start, Vm, WatchOptions, Watched};
 
 pub fn watch(args: &WatchArgs, console: &Console) -> Result<Exit> {
     let session = Session::new(&args.target, Some(&args.reach), console)?;
@@ -64,6 +65,11 @@ fn watch_over(session: &Session<'_>, care: &Care, delete_when_done: bool) -> Res
         folder: folder(session, care),
         delete_when_done,
     };
+    let Vm { name, zone, .. } = &session.vm;
+    signals::say_when_ended(format!(
+        "{name}: if it is there, it goes on, and costs money: the same command watches it again, and `bert-xla tpu-vm delete \
+         {name} --zone {zone}` ends it"
+    ))?;
     let say = |line: &str| _ = session.console.print(&format!("{line}\n"));
     let watched = tpu_vm::watch(&session.vm, &session.record, &options, &say)?;
     Ok(match watched {
@@ -77,6 +83,8 @@ pub fn run(args: &RunArgs, console: &Console) -> Result<Exit> {
     let mut session = Session::new(&args.target, Some(&args.reach), console)?;
     let machine = machine(&args.kind, &args.create_flags)?;
     let (set_up, start) = (load(&args.load)?, Start { arguments: arguments(args)? });
+    check_arguments(&set_up, &start)?;
+    check_table(&set_up, &start)?;
     if session.dry_run {
         session.verbs(|verbs| {
             verbs.create(&machine)?;
@@ -91,9 +99,9 @@ pub fn run(args: &RunArgs, console: &Console) -> Result<Exit> {
         None => refuse_if_there(&session)?,
         Some(before) if before != machine => {
             let Vm { name, zone, .. } = &session.vm;
-            let kind = before.accelerator_type;
             return Err(usage(&format!(
-                "{name} in {zone} was begun as another TPU VM, of type {kind}: delete it first, or give the same options"
+                "{name} in {zone} was begun with {}: give the same options, or delete it first",
+                before.describe()
             )));
         }
         Some(_) => {}
@@ -138,5 +146,21 @@ fn arguments(args: &RunArgs) -> Result<Vec<String>> {
             let output = format!("{}/run", bucket.trim_end_matches('/'));
             Ok([start.arguments, vec!["--output".to_owned(), output]].concat())
         }
+    }
+}
+
+/// What the workers would be told to train on, and nothing brings.
+fn check_table(set_up: &SetUp, start: &Start) -> Result<()> {
+    let Some(table) = start.value("--train").filter(|table| !is_bucket(table.as_ref())) else {
+        return Ok(());
+    };
+    let mut parts = Path::new(table).components().filter(|part| *part != Component::CurDir);
+    let brought = set_up.copied().into_iter().chain(set_up.urls().into_iter().map(Path::new));
+    let mut names = brought.filter_map(Path::file_name);
+    match parts.next() {
+        Some(Component::Normal(first)) if !names.any(|name| name == first) => Err(usage(&format!(
+            "--train {table}: no --data brings it to the workers: --data {table}, or gs://BUCKET/..., does"
+        ))),
+        _ => Ok(()),
     }
 }

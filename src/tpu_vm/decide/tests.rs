@@ -134,7 +134,9 @@ fn a_run_is_set_up_started_and_started_again() {
         Done
     );
     assert!(starts(&ready(&[worker(Killed), worker(Ended(0))])));
-    for status in [1, 2, 101, 137, 139] {
+    let usage = [worker(Ended(1)), Observed { error: "why".to_owned(), ..worker(Ended(2)) }];
+    assert_eq!(decide(&ready(&usage), GOAL), GiveUp("failed with status 2: why".to_owned()));
+    for status in [1, 101, 137, 139] {
         let failed = ready(&[worker(Ended(75)), worker(Ended(status))]);
         assert!(matches!(decide(&failed, GOAL), Start { after_failure: true, .. }), "{status}");
         assert!(matches!(decide(&failed, Goal { restarts_left: 0, ..GOAL }), GiveUp(_)), "{status}");
@@ -146,11 +148,11 @@ fn a_run_is_set_up_started_and_started_again() {
 
 #[test]
 fn what_workers_say_is_found_among_what_ssh_says() {
-    let text = "Warning: Permanently added\nbert-xla state=ended status=75 setup=a1 job=b2 chief=yes address=10.0.0.2\n\
+    let text = "Warning: Permanently added\nbert-xla state=ended status=75 setup=a1 job=b2 chief=yes address=10.0.0.2 error=error: b error=c\n\
                 bert-xla state=none address=10.0.0.1\nbye\n";
     let address = "10.0.0.2".to_owned();
     let (setup, job, state) = ("a1".to_owned(), "b2".to_owned(), RunState::Ended(75));
-    let chief = Observed { address, setup, job, is_chief: true, state };
+    let chief = Observed { address, setup, job, is_chief: true, state, error: "b error=c".to_owned() };
     let other = Observed { address: "10.0.0.1".to_owned(), ..Observed::default() };
     assert_eq!(Observed::parse_all(text), Some(vec![chief, other]));
     let fresh = Observed { setup: "a1".to_owned(), ..Observed::default() };

@@ -103,7 +103,7 @@ impl Watch<'_> {
         let folder = &self.options.folder;
         let verbs = self.verbs();
         let log = || verbs.fetch_log(folder);
-        let mut what = "it is, with its log,";
+        let mut what = "the run, with its log, is";
         let brought = if is_in_bucket(start) {
             what = "its log is";
             log()

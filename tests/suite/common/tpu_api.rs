@@ -37,6 +37,8 @@ pub struct State {
     pub most_alive: usize,
     /// Nodes that were deleted while they were neither gone nor told to be.
     pub deleted_alive: Vec<String>,
+    /// When nodes were made.
+    pub create_time: String,
     operations: Vec<Operation>,
     faults: Vec<(String, String, u16, usize)>,
     machines: Box<dyn Machines>,
@@ -91,6 +93,7 @@ impl TpuApi {
             without_stock: 0,
             most_alive: 0,
             deleted_alive: vec![],
+            create_time: "2026-01-02T03:04:05Z".to_owned(),
             operations: vec![],
             faults: vec![],
             machines,
@@ -204,7 +207,7 @@ impl State {
         json["id"] = json!("1234567890");
         json["state"] = json!(node.state);
         json["health"] = json!(node.health);
-        json["createTime"] = json!("2026-01-02T03:04:05Z");
+        json["createTime"] = json!(self.create_time);
         if let Some(queued) = &node.queued {
             json["queuedResource"] = json!(format!("projects/p/locations/z/queuedResources/{queued}"));
         }
@@ -296,8 +299,9 @@ impl State {
                 &format!("Resource 'projects/p/locations/z/nodes/{name}' already exists"),
             );
         }
-        if self.without_stock > 0 {
-            self.without_stock -= 1;
+        // There is one machine.
+        if self.without_stock > 0 || !self.nodes.is_empty() {
+            self.without_stock = self.without_stock.saturating_sub(1);
             return self.begin(Operation::Refused);
         }
         self.add_node(name, spec, None);
