@@ -82,21 +82,21 @@ fn dry_runs_print_the_commands() {
         ("stop", &["--now"], "all"),
     ] {
         let line = dry(verb, arguments);
-        let start = format!("{SSH} --worker={worker} '--command=cd bert-xla && ");
+        let start = format!("{SSH} --worker={worker} '--command=cd bert-xla 2>/dev/null && ");
         assert!(line.starts_with(&start) && line.ends_with("'\n"), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
     }
     for (run, path) in [("a/b", "bert-xla/a/b/.fetch/b"), ("/a/b/", "/a/b/.fetch/b")] {
         let lines = dry("fetch", &["my results", "--checkpoints", "--run", run]);
         let lines = lines.lines().collect::<Vec<_>>();
-        assert!(lines[0].starts_with(&format!("{SSH} --worker=0 '--command=cd bert-xla && ")));
-        let copied = format!("{SCP} my-tpu:{path} my-tpu:bert-xla/run.log 'my results' --worker=0");
+        assert!(lines[0].starts_with(&format!("{SSH} --worker=0 '--command=(cd bert-xla 2>/dev/null && ")));
+        let copied = format!("{SCP} my-tpu:{path} my-tpu:bert-xla/run.log './my results' --worker=0");
         let removed =
-            r#"sh -c 'rm -f "$1"/model.safetensors "$1"/members/*/model.safetensors' sh 'my results/b'"#;
-        assert_eq!(lines[1..4], ["mkdir -p 'my results/b'", removed, &copied]);
+            r#"sh -c 'rm -f "$1"/model.safetensors "$1"/members/*/model.safetensors' sh './my results/b'"#;
+        assert_eq!(lines[1..4], ["mkdir -p './my results/b'", removed, &copied]);
         let staged = path.strip_prefix("bert-xla/").unwrap_or(path).strip_suffix("/b").unwrap();
         assert_eq!(lines[4], format!("{SSH} --worker=0 '--command=cd bert-xla && rm -rf {staged}'"));
-        assert!(lines[5].starts_with("sh -c '") && lines[5].ends_with("sh 'my results/b'"), "{}", lines[5]);
+        assert!(lines[5].starts_with("sh -c '") && lines[5].ends_with("sh './my results/b'"), "{}", lines[5]);
         assert_eq!(lines.len(), 6);
     }
     assert_eq!(dry("delete", &[]), format!("{GROUP} tpu-vm delete my-tpu --zone=z --quiet\n"));

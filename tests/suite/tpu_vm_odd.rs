@@ -324,7 +324,7 @@ fn what_train_would_refuse_is_told_before_a_vm_is_made() {
     // Of another program, nothing is known.
     let (status, lines) = machine.end(machine.run(&[], "exit 2 # --epohs", BUCKET));
     assert_eq!(status, 1, "{lines:?}");
-    assert!(!lines.iter().any(|line| line.contains("restart")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("(restart")), "{lines:?}");
 }
 
 /// What it failed with is said; and when the watch is ended, that the VM is there.
