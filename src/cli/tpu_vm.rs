@@ -37,6 +37,8 @@ pub fn run(args: &TpuVmArgs, console: &Console) -> Result<Exit> {
         Verb::List(args) => list(args, console),
     };
     match done {
+        // Which is told apart for a watch.
+        Err(Error::TpuVm(tpu_vm::Error::Failed { status: tpu_vm::NO_RUN })) => Ok(Exit::Status(1)),
         Err(Error::TpuVm(tpu_vm::Error::Failed { status })) => Ok(Exit::Status(status)),
         other => other,
     }

@@ -15,6 +15,7 @@ pub use gcloud::{Gcloud, Limits, Route, Vm, quote};
 pub use job::{Job, Machine, Record, SetUp, Start, Watched, new_id};
 pub use verbs::{Fetch, Verbs};
 pub use watch::{WatchOptions, watch};
+pub use worker::NO_RUN;
 
 use crate::storage::FileError;
 
