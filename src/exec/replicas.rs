@@ -9,7 +9,7 @@ use super::barrier::Barrier;
 use super::broadcast::Broadcast;
 use super::lowering::Lowered;
 use super::placement::Placement;
-use super::runtime::{Array, Compiled, Element, Readback, Runtime};
+use super::runtime::{Array, Compiled, Element, Readback, Runtime, RuntimeKind};
 use super::watch::Watch;
 use super::{Error, Result};
 use crate::hlo::Program;
@@ -60,6 +60,10 @@ impl Replicas {
         }?;
         let (broadcast, deterministic) = (OnceLock::new(), options.deterministic);
         Ok(Self { placement, barrier, broadcast, watch, deterministic, passed_over, runtime })
+    }
+
+    pub fn runtime(&self) -> RuntimeKind {
+        self.runtime.kind()
     }
 
     pub fn backend(&self) -> Backend {

@@ -56,6 +56,7 @@ pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions
         ("checkpoint_every", json!(save.cadence.to_string())),
         ("keep_last", json!(save.keep_last)),
         ("early_stopping", json!(save.patience)),
+        ("runtime", json!(replicas.runtime().to_string())),
         ("backend", json!(replicas.backend().to_string())),
         ("replicas", json!(replicas.count())),
         ("deterministic", json!(replicas.is_deterministic())),
