@@ -69,3 +69,5 @@ mod tpu_vm_runs;
 #[cfg(feature = "cloud")]
 mod tpu_vm_watch;
 mod training;
+#[cfg(feature = "xla-extension")]
+mod xla_runtime;
