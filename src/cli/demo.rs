@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Cli, Console, Error, Exit, Result};
+use crate::exec::RuntimeKind;
 use crate::pjrt::Backend;
 use crate::pjrt::install::ensure_installed;
 use crate::run::layout::{
@@ -25,7 +26,7 @@ const FILES: [(&str, &str); 4] = [
 /// Train, evaluate and predict on a small embedded sample, in under two minutes.
 ///
 /// A 2-layer BERT with random weights learns the sentiment of 400 made-up comments on the CPU, whose plugin is
-/// installed if it is missing. The commands that it runs are printed, to be tried with your own table.
+/// installed if one is needed and missing. The commands that it runs are printed, to be tried with your own table.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
     /// Where the sample and the results go; what an earlier demo left there is replaced
@@ -35,7 +36,9 @@ pub struct DemoArgs {
 
 pub fn run(args: &DemoArgs, console: &Arc<Console>) -> Result<Exit> {
     let folder = &args.output;
-    ensure_installed(Backend::Cpu)?;
+    if RuntimeKind::auto() == RuntimeKind::Pjrt {
+        ensure_installed(Backend::Cpu)?;
+    }
     for (name, text) in FILES {
         write_file(&folder.join(name), text.as_bytes())?;
     }

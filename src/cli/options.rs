@@ -9,7 +9,7 @@ use clap::{ArgAction, Args};
 
 use super::{Console, Error, Result, plural};
 use crate::data::{ColumnRef, DataError, Format, Header, Labels, TableOptions, parse_quote, parse_separator};
-use crate::exec::{self, DeviceOptions, Replicas};
+use crate::exec::{self, DeviceOptions, Replicas, RuntimeKind};
 use crate::pjrt::install::cache_folder;
 use crate::pjrt::{self, Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
 use crate::report::one_line;
@@ -114,6 +114,10 @@ pub struct DeviceArgs {
     /// auto takes the first of tpu, gpu and cpu that is there [possible values: auto, tpu, gpu, cpu]
     #[arg(long, default_value = "auto", value_parser = backend, value_name = "BACKEND")]
     backend: BackendChoice,
+    /// pjrt loads plugins, xla is the library that is linked to this program, if one is; auto takes pjrt on Linux, and
+    /// elsewhere xla [possible values: auto, pjrt, xla]
+    #[arg(long, default_value = "auto", value_parser = runtime, value_name = "RUNTIME")]
+    runtime: RuntimeChoice,
     /// Data-parallel replicas, each with its share of every batch [default: every TPU core or GPU, of all hosts of a
     /// slice; 1 on the CPU]
     // A CPU client makes as many devices as it is told to, however long that takes.
@@ -155,6 +159,18 @@ fn backend(text: &str) -> std::result::Result<BackendChoice, String> {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct RuntimeChoice(Option<RuntimeKind>);
+
+fn runtime(text: &str) -> std::result::Result<RuntimeChoice, String> {
+    match text {
+        "auto" => Ok(RuntimeChoice(None)),
+        "pjrt" => Ok(RuntimeChoice(Some(RuntimeKind::Pjrt))),
+        "xla" => RuntimeKind::xla().map(|xla| RuntimeChoice(Some(xla))).map_err(|error| error.to_string()),
+        _ => Err(format!("`{text}` is none of auto, pjrt and xla")),
+    }
+}
+
 fn fraction(text: &str) -> std::result::Result<f32, String> {
     parse_fraction(text).map_err(|expected| format!("expected {expected}"))
 }
@@ -167,6 +183,7 @@ impl DeviceArgs {
             Arc::new(ExecutableCache::new(folder.join("executables"), ExecutableCache::DEFAULT_LIMIT))
         });
         let replicas = Replicas::connect(&DeviceOptions {
+            runtime: self.runtime.0,
             backend: self.backend.0,
             replicas: self.replicas,
             plugin: self.plugin.clone(),

@@ -1,4 +1,5 @@
-//! `bert-xla plugins`: which plugins are here and which devices they drive; `plugins install`: fetches one.
+//! `bert-xla plugins`: which plugins are here, whether a runtime is linked, and which devices they drive; `plugins
+//! install`: fetches one.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +7,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
 use super::Console;
+use crate::exec::{self, LinkedRuntime};
 use crate::pjrt::install::{Installed, install_from, install_libraries};
 use crate::pjrt::{
     Backend, Client, Device, DeviceMemory, Error, GpuOptions, Plugin, Result, Value, cpu_device_count,
 };
 
-/// List the PJRT plugins and their devices, or install one
+/// List the PJRT plugins, the runtime that is linked, and their devices, or install a plugin
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct PluginsArgs {
@@ -60,10 +62,12 @@ pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
     }
     let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
+    let linked = LinkedRuntime::find();
     Ok(if args.json {
-        console.print(&format!("{:#}\n", Json::Array(reports.iter().map(Report::json).collect())))
+        let reports = reports.iter().map(Report::json).chain([linked_json(linked)]);
+        console.print(&format!("{:#}\n", Json::Array(reports.collect())))
     } else {
-        console.print(&reports.iter().map(Report::text).collect::<String>())
+        console.print(&reports.iter().map(Report::text).chain([linked_text(linked)]).collect::<String>())
     }?)
 }
 
@@ -152,6 +156,40 @@ impl Report {
                     "devices": client.devices().map(device_json).collect::<Vec<_>>(),
                 })
             }
+        }
+    }
+}
+
+/// What is linked, as [`LinkedRuntime::find`] tells it.
+type Linked = Option<exec::Result<LinkedRuntime>>;
+
+fn linked_text(linked: Linked) -> String {
+    match linked {
+        None => "xla: not linked\n  docs/xla-extension.md says how to build with it\n".to_owned(),
+        Some(Err(error)) => format!("xla: linked, but fails: {error}\n"),
+        Some(Ok(LinkedRuntime { platform, devices, .. })) => {
+            let listed = devices.iter().map(|(id, kind)| format!("  device {id}: {kind}\n"));
+            let (count, listed) = (super::plural(devices.len(), "device"), listed.collect::<String>());
+            let lacks = LinkedRuntime::LACKS.join("; ");
+            format!("xla: linked\n  platform {platform}, {count}\n{listed}  it lacks {lacks}\n")
+        }
+    }
+}
+
+fn linked_json(linked: Linked) -> Json {
+    match linked {
+        None => json!({ "runtime": "xla", "state": "not linked" }),
+        Some(Err(error)) => json!({ "runtime": "xla", "state": "failed", "error": error.to_string() }),
+        Some(Ok(LinkedRuntime { platform, version, devices })) => {
+            let devices = devices.iter().map(|(id, kind)| json!({ "id": id, "kind": kind }));
+            json!({
+                "runtime": "xla",
+                "state": "ready",
+                "platform": platform,
+                "version": version,
+                "devices": devices.collect::<Vec<_>>(),
+                "lacks": LinkedRuntime::LACKS,
+            })
         }
     }
 }

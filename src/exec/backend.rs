@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::runtime::Runtime;
+use super::runtime::{Runtime, RuntimeKind};
 use super::watch::{OnTimeout, OnWait, Watch};
 use super::{Error, Result};
 use crate::pjrt::{self, Absence, Backend, ExecutableCache, GpuOptions, Plugin, cpu_device_count};
@@ -19,6 +19,8 @@ pub type OnBusy = Arc<dyn Fn(&pjrt::Error, Duration) + Send + Sync>;
 /// What the user asked for.
 #[derive(Clone)]
 pub struct DeviceOptions {
+    /// `None` takes [`RuntimeKind::auto`].
+    pub runtime: Option<RuntimeKind>,
     /// `None` takes the first of TPU, GPU and CPU that is there.
     pub backend: Option<Backend>,
     /// Over all processes of a slice. `None` takes every device of a TPU or GPU, and one on the CPU.
@@ -52,6 +54,7 @@ impl Default for DeviceOptions {
             std::process::exit(1)
         };
         Self {
+            runtime: None,
             backend: None,
             replicas: None,
             plugin: None,
@@ -71,6 +74,14 @@ impl Default for DeviceOptions {
 /// Connects to the backend that was asked for, or to the first one that is usable; with the reasons why the ones before
 /// that were passed over.
 pub(super) fn connect(options: &DeviceOptions, watch: &Watch) -> Result<(Runtime, Vec<(Backend, String)>)> {
+    match options.runtime.unwrap_or(RuntimeKind::auto()) {
+        RuntimeKind::Pjrt => {}
+        #[cfg(feature = "xla-extension")]
+        RuntimeKind::Xla => {
+            let (client, passed_over) = super::extension::connect(options)?;
+            return Ok((Runtime::Xla(client), passed_over));
+        }
+    }
     let Some(backend) = options.backend else {
         return match &options.plugin {
             Some(_) => Err(Error::PluginWithoutBackend),

@@ -11,6 +11,8 @@ pub struct Lowered {
     pub code: Vec<u8>,
     /// Of each replica.
     pub parameters: Vec<Shape>,
+    /// Of each replica's device.
+    pub device_ids: Vec<i32>,
     pub options: CompileOptions,
 }
 
@@ -20,6 +22,7 @@ impl Lowered {
         Self {
             code: program.to_hlo_proto(),
             parameters: program.parameter_shapes(),
+            device_ids: device_ids.to_vec(),
             options: CompileOptions::on_devices(device_ids),
         }
     }

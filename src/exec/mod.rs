@@ -5,6 +5,8 @@ mod backend;
 mod barrier;
 mod broadcast;
 mod executable;
+#[cfg(feature = "xla-extension")]
+mod extension;
 mod lowering;
 mod placement;
 mod replicas;
@@ -21,7 +23,7 @@ pub use executable::{Executable, Inputs, Outputs, Pending};
 pub use lowering::Lowered;
 pub use placement::{Placement, PlacementError};
 pub use replicas::{Placed, Replicas};
-pub use runtime::{Argument, Array, Compiled, Element};
+pub use runtime::{Argument, Array, Compiled, Element, LinkedRuntime, RuntimeKind};
 pub use state::State;
 pub use watch::{OnTimeout, OnWait};
 
@@ -69,6 +71,17 @@ pub enum Error {
     StateLost,
     #[error("a part of the array is on other hosts of the slice")]
     Elsewhere,
+    #[error(
+        "this program was built without the xla runtime: `cargo build --release --features xla-extension` builds it in, with \
+         XLA_EXTENSION_DIR set, see docs/xla-extension.md"
+    )]
+    NotLinked,
+    /// What the xla runtime can't do, and what to do instead.
+    #[error("the xla runtime {0}")]
+    Lacks(String),
+    /// XLA's own error, as the xla runtime gives it.
+    #[error("xla: {doing}: {reason}")]
+    Xla { doing: &'static str, reason: String },
     #[error(transparent)]
     Pjrt(#[from] pjrt::Error),
 }
@@ -80,13 +93,16 @@ impl Error {
             Self::Backend { .. }
             | Self::PluginWithoutBackend
             | Self::NoBackend(_)
+            | Self::NotLinked
+            | Self::Lacks(_)
             | Self::Placement(_)
             | Self::Differ(_) => true,
             Self::Busy { .. }
             | Self::OtherProcess { .. }
             | Self::Timeout { .. }
             | Self::StateLost
-            | Self::Elsewhere => false,
+            | Self::Elsewhere
+            | Self::Xla { .. } => false,
             Self::Unusable { error, .. } => error.is_input_error(),
             Self::Pjrt(error) => error.is_input_error(),
         }

@@ -1,10 +1,10 @@
 //! Arrays on a device.
 
 use std::ffi::c_int;
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+#[cfg(target_os = "linux")]
 use rustix::mm::{Advice, madvise};
 
 use super::api::Owned;
@@ -193,6 +193,7 @@ impl Buffer {
     fn start_read<T: Element>(&self, len: usize, mut data: Vec<T>) -> Result<PendingRead<T>> {
         data.clear();
         data.reserve_exact(len);
+        #[cfg(target_os = "linux")]
         prefer_huge_pages(data.spare_capacity_mut());
         // Without a layout the copy would come in the device's own, which is tiled on TPU.
         // The CPU plugin 0.0.1 pays no heed: its arrays are row-major unless a program asks for another layout.
@@ -226,7 +227,8 @@ impl Buffer {
 }
 
 /// Has the system back memory that nothing was written to with pages of 2 MiB, where it can.
-fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
+#[cfg(target_os = "linux")]
+fn prefer_huge_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
     const PAGE: usize = 4096;
     const LEAST: usize = 4 << 20;
     let bytes = size_of_val(memory);

@@ -5,8 +5,6 @@ use std::io::{self, BufWriter, Write};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use rustix::fs::{Advice, fadvise};
-
 use super::bucket::{Bucket, Upload};
 use super::{FileError, Folder, Result};
 
@@ -41,8 +39,7 @@ impl Write for Streamed {
             NonZeroU64::new(self.written - self.synced).filter(|part| part.get() >= Self::PART)
         {
             self.file.sync_data()?;
-            // Advice: where it isn't taken, nothing is lost.
-            let _ = fadvise(&self.file, self.synced, Some(part), Advice::DontNeed);
+            leave_cache(&self.file, self.synced, part);
             self.synced = self.written;
         }
         Ok(taken)
@@ -51,6 +48,14 @@ impl Write for Streamed {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Advice: where it isn't taken, or can't be given, nothing is lost.
+fn leave_cache(file: &File, start: u64, length: NonZeroU64) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fadvise(file, start, Some(length), rustix::fs::Advice::DontNeed);
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, start, length);
 }
 
 impl NewFile {

@@ -2,9 +2,10 @@
 //! 2-layer BERT with the recipe's head, its outputs, gradients and three Keras-Adam steps, all made there in float32.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bert_xla::data::{Dataset, Tokens};
-use bert_xla::exec::Error as ExecError;
+use bert_xla::exec::{Error as ExecError, Replicas};
 use bert_xla::hlo::{Graph, Program, Tensor};
 use bert_xla::infer::{EncodeProgram, EvalProgram, upload_weights};
 use bert_xla::model::head::DenseHeadConfig;
@@ -180,12 +181,16 @@ fn with_tiny(golden: &Golden, test: impl FnOnce(&TensorFiles, &Dataset<'_>)) {
 
 #[test]
 fn three_adam_steps_equal_the_reference() {
+    check_adam_steps(connect(1));
+}
+
+/// Trains on `replicas` as the fixture's maker did.
+pub fn check_adam_steps(replicas: Arc<Replicas>) {
     let golden = Golden::read("tiny_bert.safetensors");
     with_tiny(&golden, |checkpoint, data| {
         let options = TrainOptions::new(1e-3, 0);
         let values = InitialValues::Trained(checkpoint);
-        let mut trainer =
-            Trainer::new(connect(1), &tiny(false), 6, options, Origin::Weights(&values)).unwrap();
+        let mut trainer = Trainer::new(replicas, &tiny(false), 6, options, Origin::Weights(&values)).unwrap();
 
         // One batch per epoch: the order within it changes nothing.
         let losses = (1..=3).map(|epoch| trainer.train_epoch(data, epoch, |_| ()).unwrap().loss as f32);
@@ -232,6 +237,11 @@ fn the_padding_row_is_trained_as_keras_does_unless_frozen() {
 
 #[test]
 fn a_real_checkpoints_hidden_states_equal_transformers() {
+    check_hidden_states(&connect(1));
+}
+
+/// Encodes with a real checkpoint on one replica, if there is one.
+pub fn check_hidden_states(replicas: &Arc<Replicas>) {
     let Some(folder) = minilm::folder() else { return };
     let golden = Golden::read("minilm_hidden.safetensors");
     let config = BertConfig::read(&folder.join("config.json")).unwrap();
@@ -240,19 +250,18 @@ fn a_real_checkpoints_hidden_states_equal_transformers() {
     let mask = golden.i32s("attention_mask");
     let lengths = mask.chunks(32).map(|row| row.iter().sum::<i32>() as u32).collect();
     let tokens = Tokens { input_ids, lengths };
-    let replicas = connect(1);
     for (mask, name) in [(false, "unmasked"), (true, "masked")] {
         let config = EncodeConfig { bert: config.clone(), max_length: 32, mask };
-        let program = EncodeProgram::compile(&replicas, &config, 2).unwrap();
+        let program = EncodeProgram::compile(replicas, &config, 2).unwrap();
         let values = InitialValues::Trained(&checkpoint);
-        let weights = upload_weights(&replicas, program.signature(), &config.weights(), &values).unwrap();
+        let weights = upload_weights(replicas, program.signature(), &config.weights(), &values).unwrap();
         let mut states = vec![];
         let data = Dataset::new(&tokens, &[], vec![0, 1]);
         let each = |rows| {
             states.extend::<Vec<f32>>(rows);
             Ok::<_, ExecError>(())
         };
-        program.encode(&replicas, &weights, &data, each).unwrap();
+        program.encode(replicas, &weights, &data, each).unwrap();
         assert_close(name, &states, &golden.f32s(name), 2e-4);
     }
 }
@@ -273,16 +282,20 @@ fn the_articles_model_has_its_parameter_count() {
 
 #[test]
 fn evaluation_reports_the_reference_loss() {
+    check_evaluation(&connect(1));
+}
+
+/// Evaluates the fixture's batch on one replica.
+pub fn check_evaluation(replicas: &Arc<Replicas>) {
     let golden = Golden::read("tiny_bert.safetensors");
     with_tiny(&golden, |checkpoint, data| {
-        let replicas = connect(1);
         // Four rows at a time: the second batch is half padding, which must not count.
         let step = StepConfig::new(tiny(false), 4, 1);
         let values = InitialValues::Trained(checkpoint);
         let signature = eval_step(&Graph::new(), &step).signature;
-        let weights = upload_weights(&replicas, &signature, &step.model.weights(), &values).unwrap();
-        let program = EvalProgram::compile(&replicas, &step).unwrap();
-        let evaluation = program.evaluate(&replicas, &weights, data, &|| false).unwrap().unwrap();
+        let weights = upload_weights(replicas, &signature, &step.model.weights(), &values).unwrap();
+        let program = EvalProgram::compile(replicas, &step).unwrap();
+        let evaluation = program.evaluate(replicas, &weights, data, &|| false).unwrap().unwrap();
         assert_close("loss", &[evaluation.loss as f32], &golden.f32s("loss"), 1e-5);
         let scores = golden.f32s("output");
         let expected =

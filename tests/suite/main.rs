@@ -71,3 +71,5 @@ mod tpu_vm_try;
 #[cfg(feature = "cloud")]
 mod tpu_vm_watch;
 mod training;
+#[cfg(feature = "xla-extension")]
+mod xla_runtime;

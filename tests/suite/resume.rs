@@ -67,7 +67,8 @@ fn killed_while_it_evaluates_it_ends_as_one_that_never_was() {
     check_whole(&root);
 }
 
-fn weights(root: &Path) -> BTreeMap<String, Vec<f32>> {
+/// What `model.safetensors` in the run's folder holds.
+pub fn weights(root: &Path) -> BTreeMap<String, Vec<f32>> {
     let bytes = fs::read(root.join(layout::WEIGHTS)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let values = |data: &[u8]| data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();

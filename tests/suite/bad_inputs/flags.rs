@@ -35,6 +35,17 @@ pub fn cases() -> Vec<Case> {
             "a batch of 7 can't be split evenly over 2 replicas; choose a --batch-size that is a \
                 multiple of 2, or other --replicas",
         ),
+        train(
+            "--runtime none",
+            "invalid value 'none' for '--runtime <RUNTIME>': `none` is none of auto, pjrt and xla",
+        ),
+        #[cfg(not(feature = "xla-extension"))]
+        train(
+            "--runtime xla",
+            "invalid value 'xla' for '--runtime <RUNTIME>': this program was built without the xla runtime: \
+                `cargo build --release --features xla-extension` builds it in, with XLA_EXTENSION_DIR \
+                set, see docs/xla-extension.md",
+        ),
         train("--replicas 0", "invalid value '0' for '--replicas <N>': 0 is not in 1..=1024"),
         train("--replicas 1025", "invalid value '1025' for '--replicas <N>': 1025 is not in 1..=1024"),
         train("--epochs 0", "invalid value '0' for '--epochs <N>': 0 is not in 1..=4294967295"),
