@@ -48,6 +48,11 @@ impl ElementType {
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
     }
+
+    /// True for types that hold numbers below zero.
+    pub const fn is_signed(self) -> bool {
+        self.is_float() || matches!(self, Self::S32 | Self::S64)
+    }
 }
 
 impl fmt::Display for ElementType {

@@ -138,8 +138,8 @@ impl<'g> Rule<'_, 'g> {
                 let zeros = self.graph.full(self.input(0).shape(), 0.0);
                 vec![Some(zeros.scatter_add(self.input(1), g)), None]
             }
-            // f(t, i, u) = t with t[i] += u;  df/dt = 1, df/du = [i]
-            Op::ScatterAdd => vec![Some(g), None, Some(g.gather(self.input(1)))],
+            // f(t, i, u) = t with t[i] += u;  df/dt = 1, df/du = [i], and nothing where no row is
+            Op::ScatterAdd => vec![Some(g), None, (g.dim(0) > 0).then(|| g.gather(self.input(1)))],
             // f(x) = sum of x over replicas: each replica's x reaches every replica's loss
             Op::AllReduce => vec![Some(g.all_reduce_sum())],
             // f(x_0...x_n) = [x_0...x_n], on every replica: x_i takes its own part of the sum of all replicas' g

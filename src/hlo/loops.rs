@@ -5,6 +5,7 @@
 //! over what the first one took at each trip.
 
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::graph::{Graph, NodeId, Tensor};
@@ -173,7 +174,7 @@ impl Function {
 /// took of what is carried, stacked up as well: what only the gradient needs.
 pub struct Loop {
     trips: usize,
-    reversed: bool,
+    pub(super) reversed: bool,
     /// How many arrays are carried, and how many scanned.
     carries: usize,
     scans: usize,
@@ -207,6 +208,11 @@ impl Loop {
         self.carries
     }
 
+    /// Which inputs are scanned.
+    pub(super) fn scanned(&self) -> Range<usize> {
+        self.carries..self.carries + self.scans
+    }
+
     pub(super) fn num_outputs(&self) -> usize {
         self.step.outputs.len() + self.carries
     }
@@ -220,8 +226,7 @@ impl Loop {
             format!("takes {} inputs, given {}", taken.len(), inputs.len())
         })?;
         for (i, (input, taken)) in inputs.iter().zip(&taken).enumerate() {
-            let is_scanned = (self.carries..self.carries + self.scans).contains(&i);
-            same(input, &if is_scanned { self.stack(taken) } else { taken.clone() })?;
+            same(input, &if self.scanned().contains(&i) { self.stack(taken) } else { taken.clone() })?;
         }
         require(given.len() >= self.carries, || {
             format!("carries {}, and leaves {}", self.carries, given.len())

@@ -8,6 +8,8 @@ mod emit;
 mod flops;
 mod grad;
 mod graph;
+#[cfg(all(test, feature = "xla-extension"))]
+mod judge;
 mod loops;
 mod names;
 mod op;

@@ -22,6 +22,7 @@ impl Op {
             Op::Iota { shape, dim } => {
                 arity::<0>(inputs)?;
                 require(*dim < shape.rank(), || format!("no dimension {dim} in {shape}"))?;
+                numeric(shape)?;
                 Ok(shape.clone())
             }
             Op::Constant(scalar) => arity::<0>(inputs).map(|_| Shape::scalar(scalar.element_type)),
@@ -71,7 +72,9 @@ impl Op {
             }
             Op::Gather => {
                 let [table, indices] = arity(inputs)?;
-                rows(table, indices)
+                let output = rows(table, indices)?;
+                require(table.dims[0] > 0, || "the table has no rows".into())?;
+                Ok(output)
             }
             Op::ScatterAdd => {
                 let [table, indices, updates] = arity(inputs)?;
@@ -112,7 +115,7 @@ pub(super) fn same(a: &Shape, b: &Shape) -> Result<(), String> {
     require(a == b, || format!("shapes {a} and {b} differ"))
 }
 
-/// Sums and maxima are of numbers.
+/// Sums, maxima and counts are of numbers.
 fn numeric(a: &Shape) -> Result<(), String> {
     require(a.element_type != ElementType::Pred, || "not defined on pred".into())
 }

@@ -275,8 +275,24 @@ fn attributes(graph: &Graph, node: &Node) -> String {
 fn scalar_text(scalar: Scalar) -> String {
     match scalar.element_type {
         ElementType::Pred => (scalar.bits() != 0).to_string(),
-        ElementType::F32 => (scalar.to_f64() as f32).to_string(),
-        _ => scalar.to_f64().to_string(),
+        // Whole: not all of them are numbers of f64.
+        ElementType::U8 | ElementType::U32 | ElementType::U64 => scalar.bits().to_string(),
+        ElementType::S32 => (scalar.bits() as i32).to_string(),
+        ElementType::S64 => (scalar.bits() as i64).to_string(),
+        ElementType::F16 | ElementType::Bf16 | ElementType::F32 | ElementType::F64 => float_text(scalar),
+    }
+}
+
+/// As XLA reads it: without a point or an exponent it is an integer, which may be too large and has no negative zero.
+fn float_text(scalar: Scalar) -> String {
+    let value = scalar.to_f64();
+    let is_plain = value.abs() < 1e16 && !(value == 0.0 && value.is_sign_negative());
+    match scalar.element_type {
+        _ if value.is_nan() => "nan".into(),
+        ElementType::F32 if is_plain => (value as f32).to_string(),
+        ElementType::F32 => format!("{:?}", value as f32),
+        _ if is_plain => value.to_string(),
+        _ => format!("{value:?}"),
     }
 }
 

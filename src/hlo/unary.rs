@@ -51,7 +51,8 @@ impl Unary {
     /// Whether it is defined on arrays of this type.
     pub(super) fn takes(self, element_type: ElementType) -> bool {
         match self {
-            Unary::Abs | Unary::Sign | Unary::Negate => element_type != ElementType::Pred,
+            Unary::Abs | Unary::Sign => element_type.is_signed(),
+            Unary::Negate => element_type != ElementType::Pred,
             Unary::Not => !element_type.is_float(),
             _ => element_type.is_float(),
         }

@@ -47,6 +47,8 @@ fn shape_errors_name_the_operation_and_every_shape() {
             "shift-left: not defined on pred; inputs pred[2] and pred[2]"),
         (Op::Unary(Unary::Exp), vec![s(&[2])], "exponential: not defined on s32; inputs s32[2]"),
         (Op::Unary(Unary::Not), vec![f(&[2])], "not: not defined on f32; inputs f32[2]"),
+        (Op::Unary(Unary::Abs), vec![parameter(&graph, U32, &[2])], "abs: not defined on u32; inputs u32[2]"),
+        (Op::Unary(Unary::Sign), vec![parameter(&graph, U64, &[2])], "sign: not defined on u64; inputs u64[2]"),
         (Op::Select, vec![p(&[2]), f(&[2]), f(&[3])],
             "select: shapes f32[2] and f32[3] differ; inputs pred[2] and f32[2] and f32[3]"),
         (Op::Select, vec![s(&[2]), f(&[2]), f(&[2])],
@@ -95,6 +97,8 @@ fn shape_errors_name_the_operation_and_every_shape() {
             "reduce: not defined on pred; inputs pred[2] and pred[]"),
         (reduce(Reduction::Sum, &[0]), vec![f(&[2]), s(&[])],
             "reduce: shapes s32[] and f32[] differ; inputs f32[2] and s32[]"),
+        (Op::Iota { shape: Shape::new(Pred, [2]), dim: 0 }, vec![], "iota: not defined on pred; inputs "),
+        (Op::Gather, vec![f(&[0, 3]), s(&[2])], "gather: the table has no rows; inputs f32[0,3] and s32[2]"),
         (Op::Gather, vec![f(&[5]), s(&[2])], "gather: the table must have rank 2; inputs f32[5] and s32[2]"),
         (Op::Gather, vec![f(&[5, 3]), f(&[2])], "gather: the indices must be s32; inputs f32[5,3] and f32[2]"),
         (Op::ScatterAdd, vec![f(&[5, 3]), s(&[2]), f(&[2, 4])],
@@ -346,6 +350,49 @@ fn text_shows_the_attributes_of_every_operation() {
     ] {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }
+}
+
+/// XLA's parser takes a number without a point or an exponent for an integer of at most 64 bits, and no other name of what
+/// is no number.
+#[test]
+fn text_has_constants_as_xla_reads_them() {
+    let graph = Graph::new();
+    for (element_type, value, expected) in [
+        (F32, f64::NAN, "nan"),
+        (F32, f64::INFINITY, "inf"),
+        (F32, -0.0, "-0.0"),
+        (F32, 0.1, "0.1"),
+        (F32, f64::from(f32::MAX), "3.4028235e38"),
+        (ElementType::Bf16, f64::NAN, "nan"),
+        (ElementType::F64, -1e300, "-1e300"),
+        (ElementType::F64, 3.0, "3"),
+        (S32, f64::MIN, "-2147483648"),
+        (ElementType::S64, f64::MIN, "-9223372036854775808"),
+        (ElementType::S64, f64::MAX, "9223372036854775807"),
+        (U64, f64::MAX, "18446744073709551615"),
+    ] {
+        let constant = graph.constant(element_type, value);
+        let text = Program::new("constant", vec![], vec![constant]).to_text();
+        assert!(text.contains(&format!(" constant({expected})\n")), "{expected} is not in\n{text}");
+    }
+}
+
+/// Of which text can say nothing.
+#[test]
+fn a_scalar_has_no_padding() {
+    let graph = Graph::new();
+    let x = parameter(&graph, F32, &[]);
+    assert_eq!(x.pad(x.like(1.0), &[], &[], &[]), x);
+}
+
+#[test]
+fn what_a_table_without_rows_drops_has_no_gradient() {
+    let graph = Graph::new();
+    let (table, updates) = (parameter(&graph, F32, &[0, 3]), parameter(&graph, F32, &[2, 3]));
+    let sums = table.scatter_add(parameter(&graph, S32, &[2]), updates);
+    let gradients = graph.gradients(sums.sum(&[0, 1]), &[table, updates]);
+    assert_eq!(gradients[0].map(Tensor::dims), Some(vec![0, 3]));
+    assert_eq!(gradients[1], None);
 }
 
 #[test]
