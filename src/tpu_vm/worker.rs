@@ -232,7 +232,7 @@ const IN_BUCKET: &str = "case \"$(cat run.output 2>/dev/null)\" in gs://*) run=$
     echo \"error: the run is in a bucket: gcloud storage cp -r $run FOLDER copies it, and --run $run of evaluate and \
     predict reads it there\" >&2; exit 1 ;; esac; ";
 
-/// The status of [`stage`] where the folder holds no run yet.
+/// The status of what looks for a run, where the folder holds none yet.
 pub const NO_RUN: u8 = 253;
 
 /// Puts together, in `stage`, what is to be copied of the folder `run`, in links, so that it stays while the run goes on:

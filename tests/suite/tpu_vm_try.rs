@@ -30,7 +30,7 @@ fn a_tpu_vm_to_try() {
     eprintln!("In another shell:      . {folder}/activate");
     eprintln!(
         "Such as:               scripts/tpu-vm run my-tpu --zone z --type v5litepod-8 --bucket gs://runs --poll 5 \\\n  \
-         --data {assets}sample.csv --data {assets}tiny -- --backend cpu --train sample.csv --model tiny --random-weights"
+         --data {assets}sample.csv --data {assets}tiny -- --backend cpu --train sample.csv --model tiny --random-weights \\\n  --max-length 24"
     );
     eprintln!("To take the VM away:   touch {folder}/preempt");
     eprintln!(
