@@ -114,7 +114,7 @@ impl Start {
         self.value("--output").unwrap_or_default()
     }
 
-    /// What an option of train's is, in either form; the last one counts.
+    /// What an option of train's is, in either form; train refuses one that is given twice.
     pub fn value(&self, option: &str) -> Option<&str> {
         let followed =
             self.arguments.windows(2).filter(|pair| pair[0] == option).map(|pair| &*pair[1]).next_back();
