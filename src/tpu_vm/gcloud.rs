@@ -156,7 +156,7 @@ impl Vm {
 }
 
 /// Stands for a name that no other call has, in a dry run: what is printed may be run more than once.
-pub const CALL_NAME: &str = "CALL-NAME";
+pub const CALL_NAME: &str = "\u{1}call\u{1}";
 
 /// Runs what is called, or tells it.
 pub struct Gcloud<'a> {
