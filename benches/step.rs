@@ -24,6 +24,10 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 
+/// As the program's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const BATCH_SIZE: usize = 16;
 
 /// (name, size, how long to measure)
@@ -149,7 +153,7 @@ fn xla_alone(criterion: &mut Criterion) {
         let step = Executable::compile(&replicas, train_step(&Graph::new(), &config));
         let step = step.expect("the train step compiles");
         let mut shapes = step.signature().leaves().map(|(_, port)| port.shape.clone());
-        let zeros = |leaf: &LeafId| {
+        let zeros = |leaf: &LeafId, _: &_| {
             let shape = shapes.next().expect("as many leaves as shapes");
             match leaf {
                 LeafId::Step => replicas.upload(&[0u32], &[], Layout::Mirrored),

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use bert_xla::cli::{self, Cli, Console, Exit};
 use bert_xla::pjrt::leave;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let line = std::env::args_os().collect::<Vec<_>>();
     let cli = Cli::parse_line(&line).unwrap_or_else(|error| error.exit());

@@ -123,6 +123,9 @@ pub struct HloInstructionProto {
     pub dynamic_slice_sizes: Vec<i64>,
     #[prost(message, optional, tag = "21")]
     pub padding_config: Option<PaddingConfig>,
+    /// Of a collective, in optimized programs: the same for all parts of it.
+    #[prost(int64, tag = "26")]
+    pub channel_id: i64,
     #[prost(string, tag = "28")]
     pub custom_call_target: String,
     #[prost(message, optional, tag = "30")]
@@ -142,10 +145,18 @@ pub struct HloInstructionProto {
     pub backend_config: Vec<u8>,
     #[prost(message, optional, tag = "48")]
     pub scatter_dimension_numbers: Option<ScatterDimensionNumbers>,
+    #[prost(message, repeated, tag = "49")]
+    pub replica_groups: Vec<ReplicaGroup>,
     #[prost(string, tag = "63")]
     pub comparison_direction: String,
     #[prost(int32, tag = "70")]
     pub rng_algorithm: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ReplicaGroup {
+    #[prost(int64, repeated, tag = "1")]
+    pub replica_ids: Vec<i64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

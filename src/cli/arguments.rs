@@ -9,8 +9,9 @@ use crate::tpu_vm::quote;
 const PATHS: [&str; 5] = ["--train", "--dev", "--test", "--output", "--tensorboard"];
 /// Whose value is one if there is such a folder.
 const FOLDER: &str = "--model";
-/// Not taken from a run: what is to be done with it, and a plugin, which is a program, where a run may be anybody's.
-const OWN: [&str; 3] = ["--resume", "--overwrite", "--plugin"];
+/// Not taken from a run: what is to be done with it; a plugin, which is a program, where a run may be anybody's; and the
+/// runtime, which another build of this program may not have.
+const OWN: [&str; 4] = ["--resume", "--overwrite", "--plugin", "--runtime"];
 
 /// Whose value may look like another argument.
 const ANY_VALUE: [&str; 2] = ["--labels", "--class-weights"];

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::execution::ExecutionArgs;
 use super::model::ClassifierArgs;
 use super::options::count;
 use super::{Console, Result};
 use crate::hlo::Graph;
 use crate::model::Size;
-use crate::step::{StepConfig, StepKind};
+use crate::step::{Precision, StepConfig, StepKind};
 use crate::storage::write_file;
 
 /// Print a step's program as HLO text, before XLA optimizes it: one instruction a line, grouped by layer.
@@ -33,14 +34,17 @@ pub struct GraphArgs {
     /// Write to a file instead of stdout
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    // Last, since its heading would go on over what follows.
+    // Last, since their headings would go on over what follows.
+    #[command(flatten)]
+    execution: ExecutionArgs,
     #[command(flatten)]
     classifier: ClassifierArgs,
 }
 
 pub fn run(args: &GraphArgs, console: &Console) -> Result<()> {
     let model = args.classifier.of_size(args.size)?;
-    let config = StepConfig::new(model, args.rows, args.replicas);
+    let execution = args.execution.options().resolve(Precision::F32, args.replicas);
+    let config = StepConfig { execution, ..StepConfig::new(model, args.rows, args.replicas) };
     let graph = Graph::new();
     let program = args.step.build(&graph, &config).program;
     match &args.output {

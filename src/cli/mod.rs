@@ -8,6 +8,7 @@ mod described;
 mod encode;
 mod error;
 mod evaluate;
+mod execution;
 mod export;
 mod graph;
 mod model;

@@ -204,7 +204,12 @@ impl DeviceArgs {
         for (backend, reason) in &replicas.passed_over {
             console.note(&format!("{backend}: passed over: {reason}"));
         }
-        console.note(&format!("Running on {} ({})", replicas.backend(), replicas.device_kind()));
+        let by = match replicas.runtime() {
+            RuntimeKind::Pjrt => "",
+            #[cfg(feature = "xla-extension")]
+            RuntimeKind::Xla => ", by the xla runtime",
+        };
+        console.note(&format!("Running on {} ({}){by}", replicas.backend(), replicas.device_kind()));
         console.note(&format!("Number of replicas: {}", replicas.count()));
         if let Some(advice) = replicas.advice() {
             console.note(&format!("warning: {advice}"));

@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
+use super::execution::ExecutionArgs;
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::count;
 use super::{Console, Error, Result, plural, size};
@@ -69,7 +70,9 @@ pub struct PlanArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    // Last, since its heading would go on over what follows.
+    // Last, since their headings would go on over what follows.
+    #[command(flatten)]
+    execution: ExecutionArgs,
     #[command(flatten)]
     classifier: ClassifierArgs,
 }
@@ -112,7 +115,8 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
     let compiler = Compiler::new(target)?.deterministic(args.deterministic);
     let placement = compiler.placement(args.replicas)?;
     let rows = placement.rows_per_replica(args.batch_size).map_err(exec::Error::from)?;
-    let config = StepConfig::new(model, rows, placement.replicas());
+    let execution = args.execution.options().resolve(compiler.target().precision(), placement.replicas());
+    let config = StepConfig { execution, ..StepConfig::new(model, rows, placement.replicas()) };
     let job = Job {
         target: compiler.target().name().to_owned(),
         chip: compiler.target().chip(),
@@ -237,7 +241,7 @@ impl Job {
 /// A column per step, each for one device.
 fn table(chip: &Chip, steps: &[StepPlan]) -> String {
     type Cell = fn(&StepPlan) -> String;
-    let rows: [(&str, Cell); 16] = [
+    let rows: [(&str, Cell); 18] = [
         ("compiled in", |step| format!("{:.1} s", step.compile_seconds)),
         ("arguments", |step| size(step.memory.arguments)),
         ("  updated in place", |step| size(step.memory.state)),
@@ -267,13 +271,13 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
                 .cycles
                 .map_or("-".to_owned(), |cycles| format!("{:.3} Mcycles", cycles as f64 / 1e6))
         }),
-        ("  in time", |step| {
-            step.estimated_seconds.map_or("-".to_owned(), |seconds| format!("{:.2} ms", seconds * 1e3))
-        }),
+        ("  in time", |step| milliseconds(step.estimated_seconds)),
         ("between devices", |step| {
             let bytes = step.analysis.collectives.iter().map(|collective| collective.bytes).sum::<u64>();
             if bytes == 0 { "-".to_owned() } else { size(bytes) }
         }),
+        ("  in time", |step| milliseconds(step.collective_seconds)),
+        ("step, in all", |step| milliseconds(step.step_seconds)),
     ];
     let mut text = format!("{:<20}", "Per device and step");
     steps.iter().for_each(|step| text.push_str(&format!("{:>20}", step.step.name())));
@@ -297,6 +301,10 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
     text
 }
 
+fn milliseconds(seconds: Option<f64>) -> String {
+    seconds.map_or("-".to_owned(), |seconds| format!("{:.2} ms", seconds * 1e3))
+}
+
 /// Where one step's time goes.
 fn details(step: &StepPlan) -> String {
     let analysis = &step.analysis;
@@ -316,8 +324,12 @@ fn details(step: &StepPlan) -> String {
         text.push_str(":\n");
     }
     for collective in &analysis.collectives {
-        let (opcode, bytes) = (&collective.opcode, size(collective.bytes));
-        text.push_str(&format!("  {} {opcode}, {bytes} of operands\n", collective.count));
+        let (opcode, bytes, results) =
+            (&collective.opcode, size(collective.bytes), size(collective.result_bytes));
+        text.push_str(&format!(
+            "  {} {opcode}, {bytes} of operands, {results} of results\n",
+            collective.count
+        ));
     }
     for one in &analysis.fusions {
         text.push_str(&format!("  {} fusions of kind {}\n", one.count, one.kind));

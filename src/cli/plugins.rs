@@ -62,12 +62,14 @@ pub fn run(args: &PluginsArgs, console: &Console) -> super::Result<()> {
     }
     let reports = Backend::ALL.map(|backend| inspect(backend).map(|state| Report { backend, state }));
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
-    let linked = LinkedRuntime::find();
+    // The linked library may want the same devices: plugins let go of them first.
     Ok(if args.json {
-        let reports = reports.iter().map(Report::json).chain([linked_json(linked)]);
-        console.print(&format!("{:#}\n", Json::Array(reports.collect())))
+        let reports = reports.into_iter().map(|report| report.json()).collect::<Vec<_>>();
+        let all = reports.into_iter().chain([linked_json(LinkedRuntime::find())]);
+        console.print(&format!("{:#}\n", Json::Array(all.collect())))
     } else {
-        console.print(&reports.iter().map(Report::text).chain([linked_text(linked)]).collect::<String>())
+        let reports = reports.into_iter().map(|report| report.text()).collect::<String>();
+        console.print(&(reports + &linked_text(LinkedRuntime::find())))
     }?)
 }
 

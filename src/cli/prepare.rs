@@ -63,6 +63,7 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
         None => is_cls(&model) && classifier.as_ref().is_some_and(|its| has_all(its, &labels)),
     };
     let recipe = args.recipe.recipe(&args.evaluation, layers, labels)?;
+    let recipe = Recipe { execution: args.execution.options(), ..recipe };
     let members = members(args, &recipe, &tables)?;
     let source = Source {
         original,

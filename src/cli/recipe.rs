@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::options::count;
 use super::{Error, Result};
 use crate::data::{LabelMap, Labels};
-use crate::step::{Freeze, Schedule, Training};
+use crate::step::{ExecutionOptions, Freeze, Schedule, Training};
 use crate::train::{ClassWeights, HeldOut, Keep, KeptEpoch, Metric, Recipe, Warmup};
 
 /// How it is trained.
@@ -191,6 +191,7 @@ impl RecipeArgs {
             seed: self.seed,
             labels,
             keep: Keep { epoch: keep, metric },
+            execution: ExecutionOptions::default(),
         })
     }
 }

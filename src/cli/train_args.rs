@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use super::execution::ExecutionArgs;
 use super::model::ClassifierArgs;
 use super::options::{DeviceArgs, TableArgs, count};
 use super::recipe::{EvaluationArgs, RecipeArgs};
@@ -66,6 +67,8 @@ pub struct TrainArgs {
     pub evaluation: EvaluationArgs,
     #[command(flatten)]
     pub table: TableArgs,
+    #[command(flatten)]
+    pub execution: ExecutionArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// All of these as they were written, to be found in the run's checkpoints.

@@ -23,7 +23,7 @@ impl Barrier {
         let graph = Graph::new();
         let words = graph.parameter("words", Shape::new(ElementType::U32, [1, 1 + WORDS]));
         let program = Program::new("gather", vec![words], vec![words.all_gather(placement.replicas())]);
-        let compiled = runtime.compile(&Lowered::new(&program, placement.device_ids()))?;
+        let compiled = runtime.compile(&Lowered::new(&program, placement.device_ids(), runtime.backend()))?;
         Ok(Self { compiled, placement })
     }
 

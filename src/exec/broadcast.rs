@@ -33,7 +33,7 @@ impl Broadcast {
         let graph = Graph::new();
         let words = graph.parameter("words", Shape::new(ElementType::U32, [WORDS]));
         let program = Program::new("broadcast", vec![words], vec![words.all_reduce_sum()]);
-        let compiled = runtime.compile(&Lowered::new(&program, placement.device_ids()))?;
+        let compiled = runtime.compile(&Lowered::new(&program, placement.device_ids(), runtime.backend()))?;
         let local = &placement.device_ids()[placement.local()];
         let zeros = vec![0; WORDS];
         let zeros = local.iter().map(|device| runtime.upload::<u32>(&zeros, &[WORDS], *device));

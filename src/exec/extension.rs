@@ -45,6 +45,7 @@ pub enum Argument<'a> {
 }
 
 // What goes on, for messages.
+const CONNECTING: &str = "connecting to the devices";
 const COMPILING: &str = "compiling";
 const RUNNING: &str = "running a program";
 const UPLOADING: &str = "copying to a device";
@@ -77,6 +78,48 @@ pub fn connect(options: &DeviceOptions) -> Result<(Client, Vec<(Backend, String)
     Ok((Client::open(Backend::Cpu, options)?, passed_over))
 }
 
+/// The options of a GPU. Wrong ones are an error where there is a GPU, and else one more reason why there is none.
+fn gpu_values(options: &DeviceOptions) -> Result<Vec<(&'static str, Value)>> {
+    let wrong = match options.gpu.values() {
+        Ok(values) => return Ok(values),
+        Err(wrong) => wrong,
+    };
+    let is_asked_for = options.backend.is_some();
+    let least = pjrt::GpuOptions { preallocate: Some(false), ..Default::default() };
+    let is_there = || least.values().is_ok_and(|values| gpu_client(&values).is_ok());
+    if is_asked_for || is_there() {
+        return Err(wrong.into());
+    }
+    Err(Error::Backend { backend: Backend::Gpu, reason: wrong.to_string() })
+}
+
+/// A backend that the library can't open.
+fn not_opened(backend: Backend, error: &xla::Error) -> Error {
+    let error = one_line(error);
+    let reason = match backend {
+        Backend::Gpu => format!("the linked XLA library was built without GPUs, or sees none here ({error})"),
+        Backend::Cpu | Backend::Tpu => error,
+    };
+    Error::Backend { backend, reason }
+}
+
+/// A plugin drives what it was made for, whatever it is asked for.
+fn check_platform(backend: Backend, platform: &str) -> Result<()> {
+    let drives = match platform.to_ascii_lowercase().as_str() {
+        "cpu" | "host" => Some(Backend::Cpu),
+        "cuda" | "rocm" | "gpu" => Some(Backend::Gpu),
+        "tpu" => Some(Backend::Tpu),
+        _ => None,
+    };
+    match drives {
+        Some(drives) if drives != backend => Err(Error::Backend {
+            backend,
+            reason: format!("the plugin drives {platform} devices, not {backend}s"),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// What the library sees here.
 pub fn linked() -> Result<LinkedRuntime> {
     let gpu = pjrt::GpuOptions { preallocate: Some(false), ..Default::default() };
@@ -94,7 +137,7 @@ impl Client {
         let replicas = options.replicas.unwrap_or(1);
         let values = match backend {
             Backend::Cpu => vec![cpu_device_count(replicas)],
-            Backend::Gpu => options.gpu.values()?,
+            Backend::Gpu => gpu_values(options)?,
             Backend::Tpu => vec![],
         };
         if backend == Backend::Tpu {
@@ -103,17 +146,27 @@ impl Client {
         }
         let client = match &options.plugin {
             Some(path) => {
-                let path = Plugin::find(backend, Some(path))?;
+                // The crate opens whatever it is given, and as it is: what it is, and its environment, are seen to here.
+                let plugin = Plugin::load(backend, &Plugin::find(backend, Some(path))?)?;
+                let path = plugin.path().to_str().ok_or_else(|| {
+                    Error::Lacks(format!(
+                        "takes no path that isn't UTF-8: rename {}",
+                        plugin.path().display()
+                    ))
+                })?;
                 let values = values.iter().map(|(name, value)| (*name, plugin_option(value)));
-                PjRtClient::plugin_with_options(&backend.to_string(), path, &values.collect::<Vec<_>>())
+                let values = values.collect::<Vec<_>>();
+                PjRtClient::plugin_with_options(&backend.to_string(), path, &values)
+                    .map_err(failed(CONNECTING))?
             }
             None => match backend {
                 Backend::Cpu => PjRtClient::cpu(),
                 Backend::Gpu => gpu_client(&values),
                 Backend::Tpu => PjRtClient::tpu(STEPS_IN_FLIGHT),
-            },
+            }
+            .map_err(|error| not_opened(backend, &error))?,
         };
-        let client = client.map_err(|error| Error::Backend { backend, reason: one_line(&error) })?;
+        check_platform(backend, &client.platform_name())?;
         if client.device_count() > client.addressable_device_count() {
             return Err(Error::Lacks(
                 "drives the devices of one host, and others have some of these".to_owned(),
@@ -125,8 +178,8 @@ impl Client {
             Backend::Tpu => {}
             Backend::Cpu if device_ids.len() < replicas => {
                 return Err(Error::Lacks(format!(
-                    "has CPU devices for {} of {replicas} replicas: set \
-                     XLA_FLAGS=--xla_force_host_platform_device_count={replicas}",
+                    "has CPU devices for {} of {replicas} replicas: add \
+                     --xla_force_host_platform_device_count={replicas} to XLA_FLAGS",
                     device_ids.len()
                 )));
             }

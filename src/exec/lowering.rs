@@ -18,9 +18,13 @@ pub struct Lowered {
 
 impl Lowered {
     /// `program` for a replica on each of the devices with these ids.
-    pub fn new(program: &Program<'_>, device_ids: &[i32]) -> Self {
+    pub fn new(program: &Program<'_>, device_ids: &[i32], backend: Backend) -> Self {
         Self {
-            code: program.to_hlo_proto(),
+            code: match backend {
+                // XLA's own runtime there has no such product.
+                Backend::Cpu => program.to_widened_hlo_proto(),
+                Backend::Gpu | Backend::Tpu => program.to_hlo_proto(),
+            },
             parameters: program.parameter_shapes(),
             device_ids: device_ids.to_vec(),
             options: CompileOptions::on_devices(device_ids),

@@ -9,6 +9,7 @@ mod executable;
 mod extension;
 mod lowering;
 mod placement;
+mod read;
 mod replicas;
 mod runtime;
 mod state;
@@ -50,7 +51,7 @@ pub enum Error {
     #[error("a plugin's file is given, but not which backend it is for")]
     PluginWithoutBackend,
     /// Every backend, and why it can't be used.
-    #[error("no backend is usable: {}", reasons(.0))]
+    #[error("no backend is usable: {}{}", reasons(.0), linked_hint())]
     NoBackend(Vec<(Backend, String)>),
     #[error(transparent)]
     Placement(#[from] PlacementError),
@@ -116,6 +117,14 @@ fn waited_for(phase: &str) -> String {
             format!("the devices or the other hosts of the slice, if they are a slice's ({phase})")
         }
         _ => format!("the other hosts of the slice ({phase})"),
+    }
+}
+
+/// What there is besides plugins.
+fn linked_hint() -> &'static str {
+    match RuntimeKind::xla() {
+        Ok(_) => "; --runtime xla takes the XLA library that is linked to this program",
+        Err(_) => "",
     }
 }
 

@@ -9,12 +9,13 @@ use super::barrier::Barrier;
 use super::broadcast::Broadcast;
 use super::lowering::Lowered;
 use super::placement::Placement;
-use super::runtime::{Array, Compiled, Element, Readback, Runtime};
+use super::read::Gathers;
+use super::runtime::{Array, Compiled, Element, Runtime, RuntimeKind};
 use super::watch::Watch;
 use super::{Error, Result};
 use crate::hlo::Program;
 use crate::pjrt::Backend;
-use crate::step::Layout;
+use crate::step::{Layout, Precision};
 
 /// Data-parallel replicas, as TensorFlow's `TPUStrategy` has them: each takes an equal share of each batch.
 ///
@@ -26,6 +27,8 @@ pub struct Replicas {
     barrier: Option<Barrier>,
     /// Compiled when it is first asked for.
     broadcast: OnceLock<Broadcast>,
+    /// What gathers the parts of arrays of these shapes.
+    pub(super) gathers: Gathers,
     watch: Watch,
     /// See [`DeviceOptions::deterministic`].
     deterministic: bool,
@@ -59,11 +62,16 @@ impl Replicas {
             None => placement,
         }?;
         let (broadcast, deterministic) = (OnceLock::new(), options.deterministic);
-        Ok(Self { placement, barrier, broadcast, watch, deterministic, passed_over, runtime })
+        let gathers = Gathers::default();
+        Ok(Self { placement, barrier, broadcast, gathers, watch, deterministic, passed_over, runtime })
     }
 
     pub fn backend(&self) -> Backend {
         self.runtime.backend()
+    }
+
+    pub fn runtime(&self) -> RuntimeKind {
+        self.runtime.kind()
     }
 
     /// Number of replicas, over all processes.
@@ -96,6 +104,11 @@ impl Replicas {
         self.deterministic
     }
 
+    /// What its devices compute fastest in.
+    pub fn precision(&self) -> Precision {
+        if self.runtime.has_bf16_units() { Precision::Bf16 } else { Precision::F32 }
+    }
+
     /// What to change of this machine's set-up for its devices, in one line.
     pub fn advice(&self) -> Option<String> {
         self.runtime.advice()
@@ -126,12 +139,12 @@ impl Replicas {
     }
 
     fn compile_for(&self, program: &Program<'_>, device_ids: &[i32]) -> Result<Compiled> {
-        let lowered = Lowered::new(program, device_ids);
+        let lowered = Lowered::new(program, device_ids, self.backend());
         self.runtime.compile(&lowered.deterministic(self.deterministic, self.backend()))
     }
 
-    /// Puts an array on the local replicas: whole on each, or to each its part of the first dimension. `values` and
-    /// `dims` are the whole array's, row-major. It doesn't wait: the values are held until all have been read.
+    /// Puts an array on the local replicas: whole on each, or to each its part. `values` and `dims` are the whole array's,
+    /// row-major; but of one that is dealt out, `dims` are those of a part. It doesn't wait: the values are held until all have been read.
     ///
     /// # Errors
     /// A failure of the runtime.
@@ -159,50 +172,12 @@ impl Replicas {
                 let part = |replica| Arc::new(self.placement.part(&values, replica).to_vec());
                 replicas.map(|replica| start(part(replica), &dims, replica)).collect()
             }
+            Layout::Dealt(dealt) => {
+                let part = |replica| Arc::new(dealt.deal(&values, replica));
+                replicas.map(|replica| start(part(replica), dims, replica)).collect()
+            }
         };
         Ok(Placed { arrays: arrays?, layout })
-    }
-
-    /// The whole of an array, row-major.
-    ///
-    /// # Errors
-    /// A failure of the run that computes it; a sharded array of which other processes hold a part.
-    pub fn to_host<T: Element>(&self, placed: &Placed) -> Result<Vec<T>> {
-        match placed.layout {
-            Layout::Mirrored => self.to_host_from(placed, 0),
-            Layout::Sharded if self.is_shared() => Err(Error::Elsewhere),
-            Layout::Sharded => {
-                let parts = (0..self.local_count()).map(|replica| self.to_host_from(placed, replica));
-                Ok(parts.collect::<Result<Vec<_>>>()?.concat())
-            }
-        }
-    }
-
-    /// Starts to copy the whole of an array to the host; its parts, in order. The first goes into the memory of `spare`, if
-    /// that is large enough.
-    pub(super) fn read(&self, placed: &Placed, mut spare: Vec<f32>) -> Result<Vec<Readback>> {
-        let mut read = |array: &Array| array.read(std::mem::take(&mut spare));
-        match placed.layout {
-            Layout::Mirrored => Ok(vec![read(&placed.arrays[0])?]),
-            Layout::Sharded if self.is_shared() => Err(Error::Elsewhere),
-            Layout::Sharded => placed.arrays.iter().map(read).collect(),
-        }
-    }
-
-    /// Waits for the parts of an array, and puts them together.
-    pub(super) fn join(&self, parts: Vec<Readback>) -> Result<Vec<f32>> {
-        let mut parts = parts.into_iter().map(|part| self.waiting("a step", || part.wait()));
-        let mut whole = parts.next().unwrap_or_else(|| Ok(vec![]))?;
-        parts.try_for_each(|part| part.map(|part| whole.extend(part)))?;
-        Ok(whole)
-    }
-
-    /// An array as one local replica has it, row-major.
-    ///
-    /// # Panics
-    /// If there is no such replica.
-    pub fn to_host_from<T: Element>(&self, placed: &Placed, replica: usize) -> Result<Vec<T>> {
-        self.waiting("a step", || placed.arrays[replica].to_host())
     }
 
     /// Runs `wait`, for what other processes take part in, under the time limit.

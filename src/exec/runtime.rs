@@ -45,6 +45,16 @@ impl RuntimeKind {
     }
 }
 
+impl std::fmt::Display for RuntimeKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pjrt => "pjrt",
+            #[cfg(feature = "xla-extension")]
+            Self::Xla => "xla",
+        })
+    }
+}
+
 /// The library that is linked to this program, and what it drives here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkedRuntime {
@@ -57,8 +67,10 @@ pub struct LinkedRuntime {
 
 impl LinkedRuntime {
     /// What it can't do, and PJRT plugins can.
-    pub const LACKS: [&str; 5] = [
+    pub const LACKS: [&str; 7] = [
         "slices of several hosts",
+        "waiting for a TPU that another process still holds",
+        "advice on a TPU's or GPU's set-up",
         "compiled programs that are kept",
         "programs that give the same bits each time on a GPU",
         "a choice among GPUs",
@@ -139,6 +151,23 @@ impl Runtime {
             Self::Pjrt { client, .. } => client.plugin().backend(),
             #[cfg(feature = "xla-extension")]
             Self::Xla(client) => client.backend(),
+        }
+    }
+
+    pub fn kind(&self) -> RuntimeKind {
+        match self {
+            Self::Pjrt { .. } => RuntimeKind::Pjrt,
+            #[cfg(feature = "xla-extension")]
+            Self::Xla(_) => RuntimeKind::Xla,
+        }
+    }
+
+    /// Whether its devices have units for products of bfloat16, as far as it can tell.
+    pub fn has_bf16_units(&self) -> bool {
+        match self {
+            Self::Pjrt { client, .. } => client.has_bf16_units(),
+            #[cfg(feature = "xla-extension")]
+            Self::Xla(client) => client.backend() == Backend::Tpu,
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::replicas::{Placed, Replicas};
 use super::runtime::{Array, Element};
 use super::{Error, Result};
-use crate::step::{LeafId, Signature};
+use crate::step::{InputId, LeafId, Port, Signature};
 
 /// Named arrays on the devices: what a step's signature calls its state, or the weights alone.
 ///
@@ -25,9 +25,9 @@ impl State {
     /// Those of `leaf`, and of putting them there.
     pub fn start<E: From<Error>>(
         signature: &Signature,
-        mut leaf: impl FnMut(&LeafId) -> std::result::Result<Placed, E>,
+        mut leaf: impl FnMut(&LeafId, &Port<InputId>) -> std::result::Result<Placed, E>,
     ) -> std::result::Result<Self, E> {
-        let leaves = signature.leaves().map(|(id, _)| Ok((id.clone(), leaf(id)?)));
+        let leaves = signature.leaves().map(|(id, port)| Ok((id.clone(), leaf(id, port)?)));
         let leaves = leaves.collect::<std::result::Result<Vec<_>, E>>()?;
         leaves.iter().flat_map(|(_, placed)| &placed.arrays).try_for_each(Array::wait)?;
         Ok(Self::new(leaves))
@@ -43,7 +43,8 @@ impl State {
         self.leaves.iter().map(|(id, _)| id)
     }
 
-    /// The whole of a leaf, row-major, as it is now, however it lies over the replicas.
+    /// The whole of a leaf, row-major, as it is now, however it lies over the replicas. On a slice, one that is dealt out is
+    /// asked for by all processes together.
     ///
     /// # Errors
     /// A state that is lost, or a failure of the step that computes it.
@@ -54,7 +55,8 @@ impl State {
         replicas.to_host(self.get(id)?)
     }
 
-    /// As [`to_host`](Self::to_host), of many leaves of f32: all copies are under way at once. What an earlier call has
+    /// As [`to_host`](Self::to_host), of many leaves of f32: all copies are under way at once, and on a slice one process may
+    /// ask for them while the others [`join`](Self::join_all). What an earlier call has
     /// returned for the same leaves may be given as `spare`: its memory is used again.
     pub fn to_host_all<'i>(
         &self,
@@ -63,9 +65,18 @@ impl State {
         spare: Vec<Vec<f32>>,
     ) -> Result<Vec<Vec<f32>>> {
         let spare = spare.into_iter().chain(std::iter::repeat_with(Vec::new));
-        let reads = ids.zip(spare).map(|(id, spare)| replicas.read(self.get(id)?, spare));
-        let reads = reads.collect::<Result<Vec<_>>>()?;
+        let mut reads = ids.zip(spare).map(|(id, spare)| replicas.read(self.get(id)?, spare));
+        if replicas.is_shared() {
+            // What is gathered takes memory on the devices: no more than one leaf at a time.
+            return reads.map(|read| replicas.join(read?)).collect();
+        }
+        let reads = reads.by_ref().collect::<Result<Vec<_>>>()?;
         reads.into_iter().map(|read| replicas.join(read)).collect()
+    }
+
+    /// Takes part in [`to_host_all`](Self::to_host_all) of another process.
+    pub fn join_all<'i>(&self, replicas: &Replicas, mut ids: impl Iterator<Item = &'i LeafId>) -> Result<()> {
+        ids.try_for_each(|id| replicas.join_gather(self.get(id)?))
     }
 
     /// A leaf as one local replica has it.

@@ -1,10 +1,84 @@
-//! Functions built from the primitives; their gradients follow from the primitives' own.
+//! Functions built from the primitives. Their gradients follow from the primitives' own, but for those that have a rule of
+//! their own, which takes less work.
 
 use super::graph::Tensor;
-use super::op::{Comparison, DotDimensions};
+use super::op::{Comparison, DotDimensions, Op, Scalar};
 use crate::shape::{ElementType, Shape};
 
+/// A function with a gradient rule of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Derived {
+    /// [`Tensor::softmax_over`] `dim` of `x`.
+    Softmax { dim: usize },
+    /// [`Tensor::layer_norm`] of `x`, `weight` and `bias`.
+    LayerNorm { epsilon: Scalar },
+}
+
+impl Derived {
+    /// How many it has. Its value has the first one's shape.
+    pub(super) fn arguments(self) -> usize {
+        match self {
+            Self::Softmax { .. } => 1,
+            Self::LayerNorm { .. } => 3,
+        }
+    }
+
+    /// The gradients of its arguments, those that are `needed`, for `g`, the gradient of its value `y`.
+    pub(super) fn gradients<'g>(
+        self,
+        y: Tensor<'g>,
+        arguments: &[Tensor<'g>],
+        needed: &[bool],
+        g: Tensor<'g>,
+    ) -> Vec<Option<Tensor<'g>>> {
+        let last = [y.rank() - 1];
+        match self {
+            // dx = y (g - sum g y)
+            Self::Softmax { dim } => vec![Some(y * (g - (g * y).sum(&[dim]).keep_dims(&[dim])))],
+            // With n = (x - mean) / deviation and d = g weight: dx = (d - mean d - n mean(d n)) / deviation,
+            // dweight = sum g n, dbias = sum g. The gradient that follows from the primitives' goes over x - mean twice more.
+            Self::LayerNorm { epsilon } => {
+                let (x, weight) = (arguments[0], arguments[1]);
+                let Normalized { centered, rate } = Normalized::new(x, epsilon.to_f64());
+                let (n, d) = (centered * rate, g * weight);
+                let mean = |tensor: Tensor<'g>| tensor.mean(&last).keep_dims(&last);
+                let others = (0..last[0]).collect::<Vec<_>>();
+                let dx = || (d - mean(d) - n * mean(d * n)) * rate;
+                vec![
+                    needed[0].then(dx),
+                    needed[1].then(|| (g * n).sum(&others)),
+                    needed[2].then(|| g.sum(&others)),
+                ]
+            }
+        }
+    }
+}
+
+/// What layer normalization makes of `x` before it scales it.
+struct Normalized<'g> {
+    /// `x` minus its mean, in its shape.
+    centered: Tensor<'g>,
+    /// One over the standard deviation, with 1 for the last dimension.
+    rate: Tensor<'g>,
+}
+
+impl<'g> Normalized<'g> {
+    /// The variance is taken in a second pass, over `x - mean`: the one-pass `E[x^2] - E[x]^2` cancels when the mean is large.
+    fn new(x: Tensor<'g>, epsilon: f64) -> Self {
+        let last = [x.rank() - 1];
+        let centered = x - x.mean(&last).keep_dims(&last);
+        let variance = centered.square().mean(&last).keep_dims(&last);
+        Self { centered, rate: (variance + epsilon).rsqrt() }
+    }
+}
+
 impl<'g> Tensor<'g> {
+    /// `self`, which is `derived` of `arguments`, with its gradient.
+    #[track_caller]
+    fn derived(self, derived: Derived, arguments: &[Tensor<'g>]) -> Tensor<'g> {
+        self.graph.insert(Op::Derived(derived), &[&[self], arguments].concat())
+    }
+
     /// `x^2`.
     #[track_caller]
     pub fn square(self) -> Tensor<'g> {
@@ -62,13 +136,18 @@ impl<'g> Tensor<'g> {
         self.reshape(&kept)
     }
 
-    /// Softmax over the last dimension, shifted by its maximum so that `exp` can't overflow.
+    /// [`softmax_over`](Self::softmax_over) the last dimension.
     #[track_caller]
     pub fn softmax(self) -> Tensor<'g> {
-        let last = [self.rank() - 1];
-        let shifted = self - self.max(&last).keep_dims(&last).stop_gradient();
+        self.softmax_over(self.rank() - 1)
+    }
+
+    /// Softmax over `dim`, shifted by its maximum so that `exp` can't overflow.
+    #[track_caller]
+    pub fn softmax_over(self, dim: usize) -> Tensor<'g> {
+        let shifted = self - self.max(&[dim]).keep_dims(&[dim]).stop_gradient();
         let exp = shifted.exp();
-        exp / exp.sum(&last).keep_dims(&last)
+        (exp / exp.sum(&[dim]).keep_dims(&[dim])).derived(Derived::Softmax { dim }, &[self])
     }
 
     /// The logarithm of [`softmax`](Self::softmax), which doesn't round to `ln 0`.
@@ -80,14 +159,12 @@ impl<'g> Tensor<'g> {
     }
 
     /// Layer normalization over the last dimension (Ba et al., 2016): `weight (x - mean) / sqrt(var + epsilon) + bias`,
-    /// with `weight` and `bias` `[hidden]`. The variance is taken in a second pass over `x - mean`: the one-pass
-    /// `E[x^2] - E[x]^2` cancels when the mean is large.
+    /// with `weight` and `bias` `[hidden]`.
     #[track_caller]
     pub fn layer_norm(self, weight: Tensor<'g>, bias: Tensor<'g>, epsilon: f64) -> Tensor<'g> {
-        let last = [self.rank() - 1];
-        let centered = self - self.mean(&last).keep_dims(&last);
-        let variance = centered.square().mean(&last).keep_dims(&last);
-        centered * (variance + epsilon).rsqrt() * weight + bias
+        let Normalized { centered, rate } = Normalized::new(self, epsilon);
+        let epsilon = Scalar::new(ElementType::F64, epsilon);
+        (centered * rate * weight + bias).derived(Derived::LayerNorm { epsilon }, &[self, weight, bias])
     }
 
     /// `x w^T`: `self` `[..., in]` by `weight` `[out, in]`, the layout of the Hub's checkpoints, is `[..., out]`.

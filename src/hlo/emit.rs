@@ -17,6 +17,12 @@ impl Program<'_> {
     pub fn to_hlo_proto(&self) -> Vec<u8> {
         Emitter::default().module(self).encode_to_vec()
     }
+
+    /// The same for a compiler that knows no product of narrow floats with wider sums: the factors are converted first, which
+    /// changes no bit of them.
+    pub fn to_widened_hlo_proto(&self) -> Vec<u8> {
+        Emitter { widens: true, ..Emitter::default() }.module(self).encode_to_vec()
+    }
 }
 
 /// What the computations of one module share.
@@ -28,6 +34,8 @@ struct Emitter {
     /// Two-argument computations that reduce, scatter, all-reduce and reduce-scatter call.
     reducers: HashMap<(Reduction, ElementType), i64>,
     last_id: i64,
+    /// See [`Program::to_widened_hlo_proto`].
+    widens: bool,
 }
 
 impl Emitter {
@@ -144,7 +152,7 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
         for (id, node) in &nodes {
             match &node.op {
                 _ if self.emitted.contains_key(id) => {}
-                Op::StopGradient => {}
+                Op::StopGradient | Op::Derived(_) => {}
                 Op::While { body, .. } => self.while_loop(body, node, &loop_outputs(&nodes, node)),
                 _ => self.node(*id, node, parameter_names),
             }
@@ -190,7 +198,12 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
 
     fn node(&mut self, id: NodeId, node: &Node, parameter_names: &[String]) {
         let graph = self.program.graph;
-        let operands = self.operands(&node.inputs);
+        let mut operands = self.operands(&node.inputs);
+        if let Op::DotGeneral { sums, .. } = &node.op
+            && self.emitter.widens
+        {
+            self.widen(&node.inputs, &mut operands, *sums);
+        }
         let mut shape = array_shape(&node.shape);
         let mut called = vec![];
         match &node.op {
@@ -218,6 +231,16 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
             // The new state is not needed: every draw has a key of its own.
             Op::RngBitGenerator { .. } => self.take(id, instruction, 1, &node.shape),
             _ => _ = self.emitted.insert(id, instruction),
+        }
+    }
+
+    /// Converts the operands of a product to the type of its sums.
+    fn widen(&mut self, inputs: &[NodeId], operands: &mut [i64], sums: ElementType) {
+        for (input, operand) in inputs.iter().zip(operands) {
+            let Shape { element_type, dims } = self.program.graph.node(*input).shape;
+            if element_type != sums {
+                *operand = self.push("convert", array_shape(&Shape::new(sums, dims)), vec![*operand], |_| ());
+            }
         }
     }
 
@@ -276,7 +299,7 @@ fn write_attributes(op: &Op, graph: &Graph, node: &Node, instruction: &mut proto
         Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => {}
         Op::DynamicUpdateSlice | Op::While { .. } => {}
         // No replica groups: all replicas are one group.
-        Op::AllReduce | Op::StopGradient => {}
+        Op::AllReduce | Op::StopGradient | Op::Derived(_) => {}
         Op::AllGather { .. } | Op::ReduceScatter { .. } => instruction.dimensions = vec![0],
         Op::Constant(scalar) => instruction.literal = Some(literal(*scalar)),
         Op::Iota { dim, .. } | Op::Concatenate { dim } => instruction.dimensions = vec![*dim as i64],
@@ -306,7 +329,13 @@ fn write_attributes(op: &Op, graph: &Graph, node: &Node, instruction: &mut proto
                 .collect();
             instruction.padding_config = Some(proto::PaddingConfig { dimensions });
         }
-        Op::DotGeneral(dims) => {
+        Op::AllToAll { replicas } => {
+            instruction.dimensions = vec![0];
+            // XLA takes the number of parts from the group.
+            let group = proto::ReplicaGroup { replica_ids: (0..*replicas as i64).collect() };
+            instruction.replica_groups = vec![group];
+        }
+        Op::DotGeneral { dimensions: dims, .. } => {
             instruction.dot_dimension_numbers = Some(proto::DotDimensionNumbers {
                 lhs_contracting_dimensions: i64s(&dims.lhs_contracting),
                 rhs_contracting_dimensions: i64s(&dims.rhs_contracting),

@@ -14,7 +14,7 @@ impl Program<'_> {
         let nodes = self.live_nodes();
         let mut loops = HashSet::new();
         let flops = nodes.iter().map(|(_, node)| match &node.op {
-            Op::DotGeneral(dims) => {
+            Op::DotGeneral { dimensions: dims, .. } => {
                 let left = self.graph.node(node.inputs[0]).shape;
                 let contracted = dims.lhs_contracting.iter().map(|dim| left.dims[*dim]).product::<usize>();
                 let elements = node.shape.dims.iter().product::<usize>();

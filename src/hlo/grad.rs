@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::graph::{Graph, Node, NodeId, Tensor};
 use super::loops::Loop;
 use super::op::{Binary, Comparison, DotDimensions, Op, Reduction};
+use crate::shape::ElementType;
 
 impl Graph {
     /// The gradient of `loss`, a scalar, with respect to each of `wrt`; `None` for one that `loss` doesn't depend on,
@@ -109,7 +110,7 @@ impl<'g> Rule<'_, 'g> {
             }
             Op::Convert(_) => {
                 let from = self.input(0).shape().element_type;
-                vec![from.is_float().then(|| g.convert(from))]
+                vec![from.is_float().then(|| self.unrounded(g, from))]
             }
             Op::Broadcast { dims, mapping } => {
                 let repeated = (0..dims.len()).filter(|d| !mapping.contains(d)).collect::<Vec<_>>();
@@ -131,7 +132,7 @@ impl<'g> Rule<'_, 'g> {
             }
             Op::Concatenate { dim } => self.concatenate(*dim, g),
             Op::Pad { low, high: _, interior } => self.pad(low, interior, g).into(),
-            Op::DotGeneral(dimensions) => self.dot(dimensions, g).into(),
+            Op::DotGeneral { dimensions, .. } => self.dot(dimensions, g).into(),
             Op::Reduce { kind, dims } => vec![Some(self.reduce(*kind, dims, g)), None],
             // f(t, i) = t[i];  df/dt adds each row back
             Op::Gather => {
@@ -146,6 +147,14 @@ impl<'g> Rule<'_, 'g> {
             Op::AllGather { replicas } => vec![Some(g.reduce_scatter_sum(*replicas))],
             // f(x)_i = part i of the sum of x over replicas: part i of every x reaches replica i's loss alone
             Op::ReduceScatter { replicas } => vec![Some(g.all_gather(*replicas))],
+            // f(x)_i's part j is part i of x_j, and so its gradient goes back by the same way
+            Op::AllToAll { replicas } => vec![Some(g.all_to_all(*replicas))],
+            Op::Derived(derived) => {
+                let arguments =
+                    (1..self.node.inputs.len()).map(|index| self.input(index)).collect::<Vec<_>>();
+                let gradients = derived.gradients(self.output(), &arguments, &self.needed[1..], g);
+                [None].into_iter().chain(gradients).collect()
+            }
             // All outputs together: see `of_loop`.
             Op::While { .. } => vec![],
         }
@@ -235,9 +244,22 @@ impl<'g> Rule<'_, 'g> {
         [Some(own), self.needed[1].then(|| g.sum(&all) - own.sum(&all))]
     }
 
-    /// f(a, b) = a . b: da = g . b over b's free dimensions, db = g . a over a's free dimensions.
+    /// `g` in the wider type `to`: if it was rounded from that just now, as it was before.
+    fn unrounded(&self, g: Tensor<'g>, to: ElementType) -> Tensor<'g> {
+        let node = self.graph.node(g.id);
+        match node.op {
+            Op::Convert(narrow) if narrow.is_float() && narrow.size() < to.size() => {
+                let before = Tensor { graph: self.graph, id: node.inputs[0] };
+                if before.shape().element_type == to { before } else { g.convert(to) }
+            }
+            _ => g.convert(to),
+        }
+    }
+
+    /// f(a, b) = a . b: da = g . b over b's free dimensions, db = g . a over a's free dimensions. All factors are of one type.
     fn dot(&self, dimensions: &DotDimensions, g: Tensor<'g>) -> [Option<Tensor<'g>>; 2] {
         let (a, b) = (self.input(0), self.input(1));
+        let g = g.convert(a.shape().element_type);
         let batch = dimensions.lhs_batch.len();
         let (lhs_free, rhs_free) = (dimensions.lhs_free(a.rank()), dimensions.rhs_free(b.rank()));
         let free = batch + lhs_free.len();
@@ -298,7 +320,7 @@ impl Side<'_> {
         let own = pairs.into_iter().map(|(_, own)| *own);
         let order =
             self.batch.iter().copied().chain(self.free.iter().copied()).chain(own).collect::<Vec<_>>();
-        product.transpose(&inverse(&order))
+        product.transpose(&inverse(&order)).convert(other_value.shape().element_type)
     }
 }
 

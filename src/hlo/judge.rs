@@ -33,6 +33,12 @@ fn ours(program: &Program<'_>) -> HloModuleProto {
         .unwrap_or_else(|error| panic!("{error}\n{}", program.to_text()))
 }
 
+/// The same with the factors of products as wide as their sums, which is what XLA's builder can be asked for.
+fn widened(program: &Program<'_>) -> HloModuleProto {
+    HloModuleProto::parse_proto(&program.to_widened_hlo_proto(), true)
+        .unwrap_or_else(|error| panic!("{error}\n{}", program.to_text()))
+}
+
 /// The same from our text.
 fn parsed(program: &Program<'_>) -> HloModuleProto {
     let text = program.to_text();

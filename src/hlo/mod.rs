@@ -19,6 +19,7 @@ mod shape_rule;
 mod text;
 mod unary;
 
+pub use derived::Derived;
 pub use graph::{Graph, Tensor};
 pub use loops::{Function, Loop, Scan, Step, Trip};
 pub use op::{Binary, Comparison, DotDimensions, Op, Reduction, Scalar, ShapeError};

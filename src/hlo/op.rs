@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::derived::Derived;
 use super::loops::Loop;
 use super::unary::Unary;
 use crate::shape::{ElementType, Shape};
@@ -69,8 +70,12 @@ pub enum Op {
         high: Vec<usize>,
         interior: Vec<usize>,
     },
-    /// Output dimensions: batch, then the free ones of the left side, then of the right.
-    DotGeneral(DotDimensions),
+    /// Output dimensions: batch, then the free ones of the left side, then of the right. Products of narrow floats may be
+    /// summed in `f32`, as a matrix unit does, and then `sums` says so; else it is the inputs' own type.
+    DotGeneral {
+        dimensions: DotDimensions,
+        sums: ElementType,
+    },
     /// `reduce(input, start)`: folds `dims` away, from the scalar `start`, a constant: no gradient
     /// flows to it.
     Reduce {
@@ -96,6 +101,10 @@ pub enum Op {
     ReduceScatter {
         replicas: usize,
     },
+    /// `replicas` equal parts along the first dimension: replica `i`'s `j`-th part is replica `j`'s `i`-th.
+    AllToAll {
+        replicas: usize,
+    },
     /// One of the outputs of a loop, which runs once for all of them.
     While {
         body: Rc<Loop>,
@@ -103,6 +112,9 @@ pub enum Op {
     },
     /// Its input, through which no gradient flows. Not emitted.
     StopGradient,
+    /// `derived(value, arguments...)`: its first input, which is that function of the others; the gradient flows to those by
+    /// the function's own rule. Not emitted.
+    Derived(Derived),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -255,7 +267,7 @@ impl Op {
             Op::DynamicUpdateSlice => "dynamic-update-slice",
             Op::Concatenate { .. } => "concatenate",
             Op::Pad { .. } => "pad",
-            Op::DotGeneral(_) => "dot",
+            Op::DotGeneral { .. } => "dot",
             Op::Reduce { .. } => "reduce",
             Op::Gather => "gather",
             Op::ScatterAdd => "scatter",
@@ -263,8 +275,10 @@ impl Op {
             Op::AllReduce => "all-reduce",
             Op::AllGather { .. } => "all-gather",
             Op::ReduceScatter { .. } => "reduce-scatter",
+            Op::AllToAll { .. } => "all-to-all",
             Op::While { .. } => "while",
             Op::StopGradient => "stop-gradient",
+            Op::Derived(_) => "derived",
         }
     }
 }

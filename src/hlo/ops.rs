@@ -212,10 +212,15 @@ impl<'g> Tensor<'g> {
         self.graph.insert(op, &[self, value])
     }
 
-    /// The general dot product; output dimensions are batch, free ones of `self`, free ones of `other`.
+    /// The general dot product; output dimensions are batch, free ones of `self`, free ones of `other`. That of 16-bit floats
+    /// is `f32`: it isn't rounded more than its factors were.
     #[track_caller]
     pub fn dot_general(self, other: Tensor<'g>, dimensions: DotDimensions) -> Tensor<'g> {
-        self.graph.insert(Op::DotGeneral(dimensions), &[self, other])
+        let sums = match self.shape().element_type {
+            ElementType::F16 | ElementType::Bf16 => ElementType::F32,
+            other => other,
+        };
+        self.graph.insert(Op::DotGeneral { dimensions, sums }, &[self, other])
     }
 
     /// The sum over `dims`, which disappear.
@@ -284,6 +289,16 @@ impl<'g> Tensor<'g> {
             return self;
         }
         self.graph.insert(Op::ReduceScatter { replicas }, &[self])
+    }
+
+    /// Hands the parts of the first dimension, as many as there are `replicas`, out to them: `[replicas * n, ...]` is the
+    /// same on all, and part `i` there is what replica `i` had for this one. It is its own inverse.
+    #[track_caller]
+    pub fn all_to_all(self, replicas: usize) -> Tensor<'g> {
+        if replicas == 1 {
+            return self;
+        }
+        self.graph.insert(Op::AllToAll { replicas }, &[self])
     }
 
     /// The same value, through which no gradient flows.

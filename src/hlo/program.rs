@@ -77,12 +77,12 @@ impl<'g> Program<'g> {
     }
 }
 
-/// The node whose value `id` has: [`Op::StopGradient`] is not emitted.
+/// The node whose value `id` has: [`Op::StopGradient`] and [`Op::Derived`] are not emitted.
 pub(super) fn resolve(graph: &Graph, mut id: NodeId) -> NodeId {
     loop {
         let node = graph.node(id);
         match node.op {
-            Op::StopGradient => id = node.inputs[0],
+            Op::StopGradient | Op::Derived(_) => id = node.inputs[0],
             _ => return id,
         }
     }

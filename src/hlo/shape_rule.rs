@@ -59,7 +59,7 @@ impl Op {
             Op::DynamicUpdateSlice => dynamic_update_slice(inputs),
             Op::Concatenate { dim } => concatenate(*dim, inputs),
             Op::Pad { low, high, interior } => pad(low, high, interior, inputs),
-            Op::DotGeneral(dimensions) => dot(dimensions, inputs),
+            Op::DotGeneral { dimensions, sums } => dot(dimensions, *sums, inputs),
             Op::Reduce { dims, .. } => {
                 let [a, start] = arity(inputs)?;
                 numeric(a)?;
@@ -97,8 +97,17 @@ impl Op {
             }
             Op::AllGather { replicas } => all_gather(*replicas, inputs),
             Op::ReduceScatter { replicas } => reduce_scatter(*replicas, inputs),
+            Op::AllToAll { replicas } => all_to_all(*replicas, inputs),
             Op::While { body, output } => body.shape(*output, inputs),
             Op::StopGradient => arity(inputs).map(|[a]| (*a).clone()),
+            Op::Derived(derived) => {
+                let (value, arguments) = inputs.split_first().ok_or("takes a value, given nothing")?;
+                require(arguments.len() == derived.arguments(), || {
+                    format!("of {} arguments, given {}", derived.arguments(), arguments.len())
+                })?;
+                same(value, arguments[0])?;
+                Ok((*value).clone())
+            }
         }
     }
 }
@@ -241,9 +250,13 @@ fn pad(low: &[usize], high: &[usize], interior: &[usize], inputs: &[&Shape]) -> 
     Ok(Shape::new(a.element_type, (0..a.rank()).map(padded).collect::<Vec<_>>()))
 }
 
-fn dot(dimensions: &DotDimensions, inputs: &[&Shape]) -> Result<Shape, String> {
+fn dot(dimensions: &DotDimensions, sums: ElementType, inputs: &[&Shape]) -> Result<Shape, String> {
     let [a, b] = arity(inputs)?;
     require(a.element_type == b.element_type, || "element types differ".into())?;
+    let is_narrow = matches!(a.element_type, ElementType::F16 | ElementType::Bf16);
+    require(sums == a.element_type || (is_narrow && sums == ElementType::F32), || {
+        format!("no sums in {sums}")
+    })?;
     let sizes =
         |shape: &Shape, dims: &[usize]| dims.iter().map(|d| shape.dims.get(*d).copied()).collect::<Vec<_>>();
     let paired = |lhs: &[usize], rhs: &[usize]| {
@@ -265,7 +278,7 @@ fn dot(dimensions: &DotDimensions, inputs: &[&Shape]) -> Result<Shape, String> {
     let batch = dimensions.lhs_batch.iter().map(|d| a.dims[*d]);
     let lhs = dimensions.lhs_free(a.rank()).into_iter().map(|d| a.dims[d]);
     let rhs = dimensions.rhs_free(b.rank()).into_iter().map(|d| b.dims[d]);
-    Ok(Shape::new(a.element_type, batch.chain(lhs).chain(rhs).collect::<Vec<_>>()))
+    Ok(Shape::new(sums, batch.chain(lhs).chain(rhs).collect::<Vec<_>>()))
 }
 
 /// The shape of the rows of `table` that `indices` pick.
@@ -293,6 +306,13 @@ fn reduce_scatter(replicas: usize, inputs: &[&Shape]) -> Result<Shape, String> {
     let mut output = (*a).clone();
     output.dims[0] /= replicas;
     Ok(output)
+}
+
+fn all_to_all(replicas: usize, inputs: &[&Shape]) -> Result<Shape, String> {
+    let [a] = arity(inputs)?;
+    along_replicas(replicas, a)?;
+    require(a.dims[0] % replicas == 0, || format!("no {replicas} equal parts"))?;
+    Ok((*a).clone())
 }
 
 /// Parts along the first dimension. HLO allows empty ones, but XLA's CPU runtime divides by their size.

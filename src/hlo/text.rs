@@ -67,7 +67,7 @@ impl Text {
         let nodes = program.live_nodes();
         let mut scope = String::new();
         // A number is the node's place among all, parameters included.
-        let values = nodes.iter().filter(|(_, node)| !matches!(node.op, Op::StopGradient));
+        let values = nodes.iter().filter(|(_, node)| !matches!(node.op, Op::StopGradient | Op::Derived(_)));
         for (number, (id, node)) in values.enumerate() {
             if names.contains_key(id) {
                 continue;
@@ -218,10 +218,14 @@ fn attributes(graph: &Graph, node: &Node) -> String {
             String::new()
         }
         Op::Select | Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => String::new(),
-        Op::RngBitGenerator { .. } | Op::StopGradient => String::new(),
+        Op::RngBitGenerator { .. } | Op::StopGradient | Op::Derived(_) => String::new(),
         Op::DynamicUpdateSlice | Op::While { .. } => String::new(),
         Op::AllReduce => ", replica_groups={}".into(),
         Op::AllGather { .. } | Op::ReduceScatter { .. } => ", replica_groups={}, dimensions={0}".into(),
+        Op::AllToAll { replicas } => {
+            let group = list(&(0..*replicas).collect::<Vec<_>>());
+            format!(", replica_groups={{{group}}}, dimensions={{0}}")
+        }
         Op::Iota { dim, .. } => format!(", iota_dimension={dim}"),
         Op::Compare(comparison) => format!(", direction={}", comparison.name()),
         Op::Broadcast { mapping, .. } => format!(", dimensions={}", list(mapping)),
@@ -240,7 +244,7 @@ fn attributes(graph: &Graph, node: &Node) -> String {
             let dim = |d: usize| format!("{}_{}_{}", low[d], high[d], interior[d]);
             format!(", padding={}", (0..low.len()).map(dim).collect::<Vec<_>>().join("x"))
         }
-        Op::DotGeneral(dims) => {
+        Op::DotGeneral { dimensions: dims, .. } => {
             let mut text = String::new();
             for (label, dims) in [
                 ("lhs_batch_dims", &dims.lhs_batch),

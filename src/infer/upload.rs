@@ -70,7 +70,7 @@ pub fn upload_weights(
     values: &InitialValues<'_>,
 ) -> std::result::Result<State, super::Error> {
     let weights = weights.iter().map(|weight| (weight.leaf(), weight)).collect::<HashMap<_, _>>();
-    State::start(signature, |leaf| {
+    State::start(signature, |leaf, _| {
         let weight = weights.get(leaf).unwrap_or_else(|| panic!("the model has no weight {leaf}"));
         Ok(replicas.upload(values.get(weight)?, &weight.shape.dims, Layout::Mirrored)?)
     })

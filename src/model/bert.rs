@@ -35,7 +35,7 @@ impl<'g> Bert<'g> {
     }
 
     /// `input_ids` `s32[batch, seq]` and an optional attention mask of the same shape (0 hides a token) to the last
-    /// hidden states `[batch, seq, hidden]`.
+    /// hidden states `[batch, seq, hidden]`, of the mode's element type.
     pub fn forward(&self, input_ids: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Tensor<'g> {
         let mut hidden = self.graph.scope("embeddings", || self.embeddings.forward(input_ids, mode));
         for (i, layer) in self.layers.iter().enumerate() {
@@ -54,8 +54,10 @@ impl<'g> Bert<'g> {
 /// `BertEmbeddings`: word, position and token type, normalized. Every token has type 0.
 struct Embeddings<'g> {
     word_embeddings: Embedding<'g>,
-    position_embeddings: Embedding<'g>,
-    token_type_embeddings: Embedding<'g>,
+    /// `[positions, hidden]`
+    position_embeddings: Tensor<'g>,
+    /// `[types, hidden]`
+    token_type_embeddings: Tensor<'g>,
     layer_norm: LayerNorm<'g>,
     dropout: f64,
 }
@@ -63,9 +65,10 @@ struct Embeddings<'g> {
 impl<'g> Embeddings<'g> {
     fn new(config: &BertConfig, params: ParamPath<'_, 'g>) -> Self {
         let table =
-            |name: &str, rows| Embedding::new(rows, config.hidden_size, INITIALIZER_RANGE, params.pp(name));
+            |name: &str, rows| params.pp(name).get("weight", &[rows, config.hidden_size], INITIALIZER_RANGE);
+        let words = params.pp("word_embeddings");
         Self {
-            word_embeddings: table("word_embeddings", config.vocab_size),
+            word_embeddings: Embedding::new(config.vocab_size, config.hidden_size, INITIALIZER_RANGE, words),
             position_embeddings: table("position_embeddings", config.max_position_embeddings),
             token_type_embeddings: table("token_type_embeddings", config.type_vocab_size),
             layer_norm: LayerNorm::new(config.hidden_size, config.layer_norm_eps, params.pp("LayerNorm")),
@@ -75,10 +78,13 @@ impl<'g> Embeddings<'g> {
 
     /// `s32[batch, seq]` to `[batch, seq, hidden]`.
     fn forward(&self, input_ids: Tensor<'g>, mode: &Mode<'g>) -> Tensor<'g> {
-        let words = self.word_embeddings.forward(input_ids);
-        let positions = self.position_embeddings.first_rows(input_ids.dim(1));
-        let sum = words + positions + self.token_type_embeddings.first_rows(1);
-        dropout(self.layer_norm.forward(sum), self.dropout, mode)
+        let words = self.word_embeddings.forward(input_ids, mode.element_type);
+        let positions = self.position_embeddings.narrow(0, 0, input_ids.dim(1));
+        let sum = words.convert(positions.shape().element_type)
+            + positions
+            + self.token_type_embeddings.narrow(0, 0, 1);
+        let normalized = self.layer_norm.forward(sum).convert(mode.element_type);
+        dropout(normalized, self.dropout, mode)
     }
 }
 

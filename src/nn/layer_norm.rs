@@ -1,5 +1,6 @@
 use super::{Init, ParamPath};
 use crate::hlo::Tensor;
+use crate::shape::Shape;
 
 /// Layer normalization over the last dimension.
 pub struct LayerNorm<'g> {
@@ -17,8 +18,12 @@ impl<'g> LayerNorm<'g> {
         }
     }
 
-    /// `[..., hidden]` to the same.
+    /// `[..., hidden]` to the same, computed in `f32`.
     pub fn forward(&self, x: Tensor<'g>) -> Tensor<'g> {
-        x.graph().scope("layer_norm", || x.layer_norm(self.weight, self.bias, self.epsilon))
+        let Shape { element_type, .. } = x.shape();
+        x.graph().scope("layer_norm", || {
+            let wide = x.convert(self.weight.shape().element_type);
+            wide.layer_norm(self.weight, self.bias, self.epsilon).convert(element_type)
+        })
     }
 }

@@ -27,13 +27,15 @@ impl<'g> Lstm<'g> {
         }
     }
 
-    /// `x` `[batch, seq, hidden]` to the state after the last vector, `[batch, units]`. One where `mask` `s32[batch, seq]` is 0
+    /// `x` `[batch, seq, hidden]` to the state after the last vector, `[batch, units]`, computed in `f32`. One where `mask` `s32[batch, seq]` is 0
     /// leaves the state as it is.
     pub fn forward(&self, x: Tensor<'g>, mask: Option<Tensor<'g>>) -> Tensor<'g> {
         let (graph, [batch, seq]) = (x.graph(), [x.dim(0), x.dim(1)]);
+        let element_type = x.shape().element_type;
+        let wide = self.bias.shape().element_type;
         // Of all vectors at once, and then [seq, batch, 4 units].
-        let gates = (x.linear(self.kernel) + self.bias).transpose(&[1, 0, 2]);
-        let zeros = graph.full(Shape::new(x.shape().element_type, [batch, self.units]), 0.0);
+        let gates = (x.linear(self.kernel.convert(element_type)) + self.bias).transpose(&[1, 0, 2]);
+        let zeros = graph.full(Shape::new(wide, [batch, self.units]), 0.0);
         let is_kept = mask.map(|mask| {
             let kept = mask.compare(Comparison::Ne, mask.like(0.0));
             kept.transpose(&[1, 0]).reshape(&[seq, batch, 1])
@@ -55,7 +57,7 @@ impl<'g> Lstm<'g> {
             };
             (left.to_vec(), vec![])
         });
-        left[0]
+        left[0].convert(element_type)
     }
 }
 

@@ -9,9 +9,9 @@ mod lstm;
 mod params;
 
 pub use attention::SelfAttention;
-pub use dense::Dense;
-pub use dropout::{Mode, Randomness, dropout};
+pub use dense::{Dense, FlattenDense};
+pub use dropout::{DropoutBits, Mode, Randomness, dropout};
 pub use embedding::Embedding;
 pub use layer_norm::LayerNorm;
 pub use lstm::Lstm;
-pub use params::{Init, ParamPath, Params, Part, Weight};
+pub use params::{Access, Init, ParamPath, Params, Part, Spread, Weight};

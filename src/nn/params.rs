@@ -33,6 +33,18 @@ pub enum Part {
     Head,
 }
 
+/// How the forward pass reads a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// All of it.
+    Whole,
+    /// A table, of which it reads the rows of a batch's tokens.
+    Rows,
+    /// A matrix `[out, positions * features]`, which it multiplies with vectors that are features of so many positions, one
+    /// position after another.
+    Features { positions: usize },
+}
+
 /// A declared weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
@@ -41,19 +53,39 @@ pub struct Weight {
     pub shape: Shape,
     pub init: Init,
     pub part: Part,
+    pub access: Access,
 }
+
+/// A weight of which each of some replicas has an equal part: of one replica alone, all.
+#[derive(Clone, Copy)]
+pub struct Spread<'g> {
+    /// Of a table `[rows, width]` with [`Access::Rows`], the `i`-th replica's: `rows / replicas` of them, or more, which fill
+    /// up the last one's. With [`Access::Features`], `[out, positions * features / replicas]`: its part of each position's.
+    pub tensor: Tensor<'g>,
+    pub replicas: usize,
+}
+
+/// Where the values of weights come from, in a graph.
+type Source<'g> = Box<dyn Fn(&Weight) -> Spread<'g> + 'g>;
 
 /// The weights of a model, in the order of their declaration.
 pub struct Params<'g> {
-    graph: &'g Graph,
     element_type: ElementType,
+    source: Source<'g>,
     declared: RefCell<Vec<(Weight, Tensor<'g>)>>,
 }
 
 impl<'g> Params<'g> {
-    /// No weights yet; all of them will be of `element_type`.
+    /// No weights yet; all of them will be of `element_type`, and parameters of the graph.
     pub fn new(graph: &'g Graph, element_type: ElementType) -> Self {
-        Self { graph, element_type, declared: RefCell::default() }
+        let parameter = |weight: &Weight| graph.parameter(weight.name.clone(), weight.shape.clone());
+        let source = move |weight: &Weight| Spread { tensor: parameter(weight), replicas: 1 };
+        Self { element_type, source: Box::new(source), declared: RefCell::default() }
+    }
+
+    /// No weights yet: `source` is to give each, an `f32`. It gives all of one that is read whole.
+    pub fn from(source: impl Fn(&Weight) -> Spread<'g> + 'g) -> Self {
+        Self { element_type: ElementType::F32, source: Box::new(source), declared: RefCell::default() }
     }
 
     /// The top of the tree of names, for weights of `part`.
@@ -61,7 +93,7 @@ impl<'g> Params<'g> {
         ParamPath { params: self, path: String::new(), part }
     }
 
-    /// Every weight declared so far, with its graph parameter.
+    /// Every weight declared so far, with what stands for it in the graph.
     pub fn declared(&self) -> Vec<(Weight, Tensor<'g>)> {
         self.declared.borrow().clone()
     }
@@ -87,11 +119,20 @@ impl<'g> ParamPath<'_, 'g> {
 
     /// Declares the weight `name` here.
     pub fn get(&self, name: &str, dims: &[usize], init: Init) -> Tensor<'g> {
+        self.declare(name, dims, init, Access::Whole).tensor
+    }
+
+    /// Declares a weight of which each replica may have a part.
+    pub fn spread(&self, name: &str, dims: &[usize], init: Init, access: Access) -> Spread<'g> {
+        self.declare(name, dims, init, access)
+    }
+
+    fn declare(&self, name: &str, dims: &[usize], init: Init, access: Access) -> Spread<'g> {
         let shape = Shape::new(self.params.element_type, dims);
-        let name = self.full(name);
-        let tensor = self.params.graph.parameter(name.clone(), shape.clone());
-        self.params.declared.borrow_mut().push((Weight { name, shape, init, part: self.part }, tensor));
-        tensor
+        let weight = Weight { name: self.full(name), shape, init, part: self.part, access };
+        let spread = (self.params.source)(&weight);
+        self.params.declared.borrow_mut().push((weight, spread.tensor));
+        spread
     }
 
     fn full(&self, name: &str) -> String {

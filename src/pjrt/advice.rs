@@ -1,4 +1,4 @@
-//! What is wrong with a machine's set-up for the devices that were taken, and is no error.
+//! What kind of devices were taken, and what is wrong with a machine's set-up for them that is no error.
 
 use std::ffi::c_int;
 use std::path::Path;
@@ -16,6 +16,18 @@ impl Client {
             Backend::Cpu => None,
             Backend::Gpu => self.cublas_advice(),
             Backend::Tpu => platform::huge_pages_advice(Path::new("/")),
+        }
+    }
+
+    /// Whether its devices have units for products of bfloat16: TPUs do, and GPUs from compute capability 8.0 (Ampere) on.
+    pub fn has_bf16_units(&self) -> bool {
+        match self.plugin().backend() {
+            Backend::Cpu => false,
+            Backend::Gpu => {
+                let capabilities = self.addressable_devices().into_iter().map(compute_capability);
+                capabilities.map(|capability| capability >= Some((8, 0))).reduce(|a, b| a && b) == Some(true)
+            }
+            Backend::Tpu => true,
         }
     }
 

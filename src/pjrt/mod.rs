@@ -6,6 +6,7 @@
 //! its C object once.
 
 mod advice;
+mod allocator;
 mod api;
 mod buffer;
 mod cache;
@@ -25,6 +26,7 @@ mod sys;
 mod topology;
 mod value;
 
+pub use allocator::JEMALLOC_OPTIONS;
 pub use buffer::{Buffer, Element, PendingRead};
 pub use cache::ExecutableCache;
 pub use client::{Client, Device, DeviceMemory, Module, ModuleFormat, cpu_device_count};

@@ -32,6 +32,9 @@ pub struct Chip {
     /// libtpu's name for the way Cloud TPU VMs run the chip. It decides whether two cores are one device.
     #[serde(skip)]
     pub chip_config_name: &'static str,
+    /// What a chip sends to others of its slice and receives from them, over all of its links, in bytes per second: of a GPU,
+    /// of which there is one alone here, none.
+    pub interconnect: Option<f64>,
     /// Clock of a TPU's core, in Hz, where published: it turns the compiler's cycles into seconds.
     pub clock_hz: Option<f64>,
     /// Where the figures were published.
@@ -43,7 +46,7 @@ const fn tpu(
     name: &'static str,
     product: &'static str,
     devices_per_chip: usize,
-    [gib, gigabytes_per_second, teraflops]: [u64; 3],
+    [gib, gigabytes_per_second, teraflops, interconnect_gigabits]: [u64; 4],
     usable_gib: f64,
     clock_mhz: Option<u64>,
     source: &'static str,
@@ -59,6 +62,7 @@ const fn tpu(
         peak_flops: teraflops as f64 * 1e12 / devices,
         precision: "bf16",
         chip_config_name: "default",
+        interconnect: Some(interconnect_gigabits as f64 * 1e9 / 8.0),
         clock_hz: match clock_mhz {
             Some(mhz) => Some(mhz as f64 * 1e6),
             None => None,
@@ -84,6 +88,7 @@ const fn gpu(
         peak_flops: teraflops * 1e12,
         precision: "TF32",
         chip_config_name: "",
+        interconnect: None,
         clock_hz: None,
         source,
     }
@@ -99,16 +104,19 @@ const HOPPER: &str = "NVIDIA H100 Tensor Core GPU Architecture (white paper); NV
 
 /// The TPUs, oldest first.
 pub const TPUS: [Chip; 6] = [
-    tpu("v2", "TPU v2", 2, [16, 700, 46], 7.48, Some(700), CACM),
-    tpu("v3", "TPU v3", 2, [32, 900, 123], 15.48, Some(940), CACM),
-    Chip { chip_config_name: "megacore", ..tpu("v4", "TPU v4", 1, [32, 1200, 275], 30.75, Some(1050), ISCA) },
-    tpu("v5e", "TPU v5e", 1, [16, 819, 197], 15.75, None, "Google Cloud documentation, \"TPU v5e\""),
-    tpu("v5p", "TPU v5p", 1, [96, 2765, 459], 95.73, None, V5P),
+    tpu("v2", "TPU v2", 2, [16, 700, 46, 496], 7.48, Some(700), CACM),
+    tpu("v3", "TPU v3", 2, [32, 900, 123, 656], 15.48, Some(940), CACM),
+    Chip {
+        chip_config_name: "megacore",
+        ..tpu("v4", "TPU v4", 1, [32, 1200, 275, 2400], 30.75, Some(1050), ISCA)
+    },
+    tpu("v5e", "TPU v5e", 1, [16, 819, 197, 1600], 15.75, None, "Google Cloud documentation, \"TPU v5e\""),
+    tpu("v5p", "TPU v5p", 1, [96, 2765, 459, 4800], 95.73, None, V5P),
     tpu(
         "v6e",
         "TPU v6e (Trillium)",
         1,
-        [32, 1638, 918],
+        [32, 1638, 918, 3200],
         31.24,
         None,
         "Google Cloud documentation, \"TPU v6e\"",

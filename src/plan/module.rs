@@ -78,6 +78,29 @@ pub struct Collective {
     pub count: usize,
     /// What each device puts in, in bytes, over all of them.
     pub bytes: u64,
+    /// What each device gets out of them.
+    pub result_bytes: u64,
+}
+
+impl Collective {
+    /// How long they take on a ring of `chips` that each send `bandwidth` bytes a second, and on each of which `devices` put
+    /// their part in: those of a chip are as near to each other as nothing. What isn't known here counts as an all-reduce.
+    pub fn ring_seconds(&self, chips: usize, devices: usize, bandwidth: f64) -> f64 {
+        let others = (chips - 1) as f64 / chips as f64;
+        let (operands, results) = (self.bytes as f64, self.result_bytes as f64);
+        let sent = match &*self.opcode {
+            // All parts but the own go past each chip.
+            "all-gather" => results * others,
+            "reduce-scatter" => operands * others,
+            // Each part goes half of the way around, in either direction, from each device of a chip.
+            "all-to-all" | "ragged-all-to-all" => {
+                operands * devices as f64 * (chips as f64 / 4.0).max(others)
+            }
+            "collective-permute" | "collective-broadcast" => operands * devices as f64,
+            _ => 2.0 * operands * others,
+        };
+        if chips == 1 { 0.0 } else { sent / bandwidth }
+    }
 }
 
 /// Calls of one routine that is not made from HLO, such as a library's.
@@ -297,7 +320,7 @@ fn group(layer: &str) -> &'static str {
 /// The collectives of all computations, by opcode: each stands in one computation, also where it is fused with other
 /// work or wrapped to run beside it. `-start` stands for a pair.
 fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
-    let mut found = BTreeMap::<&str, (usize, u64)>::new();
+    let mut found = BTreeMap::<&str, (usize, u64, u64)>::new();
     for computation in computations {
         let instructions = &computation.instructions;
         let shapes = instructions.iter().map(|one| (one.id, one.shape.as_ref())).collect::<HashMap<_, _>>();
@@ -307,13 +330,22 @@ fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
                 continue;
             }
             let operands = instruction.operand_ids.iter().filter_map(|id| *shapes.get(id)?);
-            let (count, bytes) = found.entry(opcode).or_default();
-            *count += 1;
-            *bytes += operands.map(byte_size).sum::<u64>();
+            let bytes = operands.map(byte_size).sum::<u64>();
+            let result = instruction.shape.as_ref().map_or(0, byte_size);
+            // The shape of `-start` is a pair of operands and results.
+            let is_pair = instruction.opcode.ends_with("-start") && opcode != "all-reduce";
+            let all = found.entry(opcode).or_default();
+            all.0 += 1;
+            all.1 += bytes;
+            all.2 += if is_pair { result.saturating_sub(bytes) } else { result };
         }
     }
-    let collective =
-        |(opcode, (count, bytes)): (&str, _)| Collective { opcode: opcode.to_owned(), count, bytes };
+    let collective = |(opcode, (count, bytes, result_bytes)): (&str, _)| Collective {
+        opcode: opcode.to_owned(),
+        count,
+        bytes,
+        result_bytes,
+    };
     found.into_iter().map(collective).collect()
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::target::Compiler;
-use super::{Analysis, Bound, Chip, Error, Result};
+use super::{Analysis, Bound, Chip, Collective, Error, Result};
 use crate::hlo::Graph;
 use crate::pjrt::{Executable, MemoryStats, Value};
 use crate::step::{StepConfig, StepKind};
@@ -29,6 +29,11 @@ pub struct StepPlan {
     pub bound: Bound,
     /// [`Analysis::cycles`] at the chip's clock, where that is published.
     pub estimated_seconds: Option<f64>,
+    /// What the collectives take on a ring of the slice's chips, by their published interconnect, if none of it goes on beside
+    /// other work.
+    pub collective_seconds: Option<f64>,
+    /// Both together: the step.
+    pub step_seconds: Option<f64>,
     #[serde(flatten)]
     pub analysis: Analysis,
     /// The optimized module, `hlo_with_config`.
@@ -90,6 +95,13 @@ impl StepPlan {
         let counted = |property| counted(&executable, property);
         let dot_flops = program.dot_flops() as f64;
         let roofline = chip.roofline(dot_flops, analysis.hbm_bytes as f64);
+        let estimated_seconds =
+            analysis.cycles.zip(chip.clock_hz).map(|(cycles, clock)| cycles as f64 / clock);
+        let collective_seconds = chip.interconnect.map(|bandwidth| {
+            let chips = config.replicas.div_ceil(chip.devices_per_chip);
+            let seconds = |one: &Collective| one.ring_seconds(chips, chip.devices_per_chip, bandwidth);
+            analysis.collectives.iter().map(seconds).sum()
+        });
         Ok(Self {
             step,
             compile_seconds: compile_time.as_secs_f64(),
@@ -99,10 +111,9 @@ impl StepPlan {
             bytes_accessed: counted("bytes accessed"),
             roofline_seconds: roofline.seconds(),
             bound: roofline.bound(),
-            estimated_seconds: analysis
-                .cycles
-                .zip(chip.clock_hz)
-                .map(|(cycles, clock)| cycles as f64 / clock),
+            estimated_seconds,
+            collective_seconds,
+            step_seconds: estimated_seconds.zip(collective_seconds).map(|(own, between)| own + between),
             analysis,
             optimized,
         })

@@ -8,6 +8,7 @@ use crate::exec::{Lowered, Placement};
 use crate::hlo::Program;
 use crate::pjrt::install::ensure_installed;
 use crate::pjrt::{self, Backend, Executable, Plugin, Value};
+use crate::step::Precision;
 
 /// A slice of TPUs, or one GPU.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,11 @@ impl Target {
             Self::Tpu(slice) => slice.chip,
             Self::Gpu(gpu) => gpu.chip,
         }
+    }
+
+    /// What a job computes in there unless it is told otherwise: all of these have units for it.
+    pub fn precision(&self) -> Precision {
+        Precision::Bf16
     }
 
     pub fn backend(&self) -> Backend {
@@ -114,7 +120,7 @@ impl Compiler {
         let placement = self.placement(Some(replicas))?;
         let backend = self.target.backend();
         let lowered =
-            Lowered::new(program, placement.device_ids()).deterministic(self.deterministic, backend);
+            Lowered::new(program, placement.device_ids(), backend).deterministic(self.deterministic, backend);
         let started = Instant::now();
         Ok((self.topology.compile(&lowered.module(), &lowered.options)?, started.elapsed()))
     }

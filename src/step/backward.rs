@@ -2,10 +2,10 @@
 
 use super::StepConfig;
 use super::forward::{Examples, Loss, Targets, Texts};
-use super::reduce::Mirrored;
+use super::held::{Held, Replicas, hold};
 use crate::hlo::{Function, Scan, Tensor};
 use crate::model::Classifier;
-use crate::nn::{Mode, Params, Randomness};
+use crate::nn::{Mode, Randomness};
 use crate::shape::{ElementType, Shape};
 
 /// The model's loss on one replica's examples.
@@ -23,21 +23,28 @@ impl<'g> Forward<'g> {
         examples: &Examples<'g>,
         targets: Targets<'g>,
         randomness: Randomness<'g>,
+        config: &StepConfig,
         total: impl FnOnce() -> Tensor<'g>,
     ) -> Self {
-        let scores = examples.texts.scores(model, &Mode::Train(randomness));
+        let element_type = config.execution.precision.element_type();
+        let mode = Mode { element_type, randomness: Some(randomness) };
+        let scores = examples.texts.scores(model, &mode);
         examples.labels.graph().scope("loss", || {
             let loss = Loss::new(scores, examples, targets);
             Self { mean: loss.sum / total(), sums: [loss.sum, loss.correct] }
         })
     }
 
-    /// Of the mean loss, for each of the weights that is trained and that the loss depends on.
-    pub fn gradients(&self, weights: &[Tensor<'g>], is_trained: &[bool]) -> Vec<Option<Tensor<'g>>> {
-        let trained = weights.iter().zip(is_trained).filter(|(_, is_trained)| **is_trained);
-        let trained = trained.map(|(weight, _)| *weight).collect::<Vec<_>>();
-        let mut found = self.mean.graph().gradients(self.mean, &trained).into_iter();
-        is_trained.iter().map(|is_trained| if *is_trained { found.next()? } else { None }).collect()
+    /// Of the mean loss, for each of the weights that is trained and that the loss depends on: see [`Held::own_part`].
+    pub fn gradients(&self, held: &[Held<'g>], is_trained: &[bool]) -> Vec<Option<Tensor<'g>>> {
+        let trained = pick(held, is_trained);
+        let read = trained.iter().map(|held| held.read).collect::<Vec<_>>();
+        let graph = self.mean.graph();
+        let gradients = graph.gradients(self.mean, &read);
+        let own =
+            trained.iter().zip(gradients).map(|(held, gradient)| gradient.map(|all| held.own_part(all)));
+        let mut own = graph.scope("adam/exchange", || own.collect::<Vec<_>>()).into_iter();
+        is_trained.iter().map(|is_trained| if *is_trained { own.next()? } else { None }).collect()
     }
 }
 
@@ -45,14 +52,14 @@ impl<'g> Forward<'g> {
 /// in memory, and one part's activations.
 pub(super) fn accumulated<'g>(
     config: &StepConfig,
-    weights: &[Tensor<'g>],
+    held: &[Held<'g>],
     is_trained: &[bool],
     examples: &Examples<'g>,
     targets: Targets<'g>,
     [seed, done]: [Tensor<'g>; 2],
 ) -> (Vec<Option<Tensor<'g>>>, [Tensor<'g>; 2]) {
     let graph = seed.graph();
-    let replicas = Mirrored { replicas: config.replicas };
+    let replicas = Replicas { count: config.replicas };
     let total = graph.scope("loss", || replicas.sum(examples.count()));
     let parts = config.training.accumulate;
     let Examples { texts: Texts { input_ids, mask }, labels, weights: counted } = *examples;
@@ -64,9 +71,8 @@ pub(super) fn accumulated<'g>(
 
     let (mut is_used, mut has_gradient) = (vec![], vec![]);
     let pass = Function::build(|graph| {
-        let params = Params::new(graph, ElementType::F32);
-        let model = Classifier::new(&config.model, graph, &params);
-        let weights = params.declared().into_iter().map(|(_, tensor)| tensor).collect::<Vec<_>>();
+        let (model, held) = hold(graph, config);
+        let weights = held.iter().flat_map(Held::parameters).collect::<Vec<_>>();
         let like = |name: &str, outer: Tensor<'_>| graph.parameter(name, outer.shape());
         let entry = |name: &str, outer: Tensor<'_>| {
             let Shape { element_type, dims } = outer.shape();
@@ -80,9 +86,9 @@ pub(super) fn accumulated<'g>(
         let [total, seed, done] = [("total", total), ("seed", seed), ("done", done)].map(|(n, t)| like(n, t));
         let class_weights = targets.class_weights.map(|weights| like("class_weights", weights));
         let targets = Targets { label_smoothing: targets.label_smoothing, class_weights };
-        let randomness = Randomness::new(graph, seed, done).part(index);
-        let forward = Forward::new(&model, &own, targets, randomness, || total);
-        let gradients = forward.gradients(&weights, is_trained);
+        let randomness = Randomness::new(graph, seed, done, config.execution.dropout_bits).part(index);
+        let forward = Forward::new(&model, &own, targets, randomness, config, || total);
+        let gradients = forward.gradients(&held, is_trained);
         is_used = weights.iter().map(|weight| forward.mean.depends_on(*weight)).collect();
         has_gradient = gradients.iter().map(Option::is_some).collect::<Vec<_>>();
         let used = pick(&weights, &is_used);
@@ -92,11 +98,12 @@ pub(super) fn accumulated<'g>(
     });
 
     let zero = graph.constant(ElementType::F32, 0.0);
-    let gradients = pick(weights, &has_gradient);
-    let start = gradients.iter().map(|weight| graph.full(weight.shape(), 0.0));
+    let gradients = pick(held, &has_gradient);
+    let start = gradients.iter().map(|held| graph.full(held.own.shape(), 0.0));
     let start = [zero, zero].into_iter().chain(start).collect::<Vec<_>>();
+    let weights = held.iter().flat_map(Held::parameters).collect::<Vec<_>>();
     let invariant =
-        [total, seed, done].into_iter().chain(targets.class_weights).chain(pick(weights, &is_used));
+        [total, seed, done].into_iter().chain(targets.class_weights).chain(pick(&weights, &is_used));
     let invariant = invariant.collect::<Vec<_>>();
     let over =
         Scan { trips: parts, reversed: false, carried: &start, scanned: &scanned, invariant: &invariant };
@@ -111,6 +118,6 @@ pub(super) fn accumulated<'g>(
     (gradients.collect(), [of_examples[0], of_examples[1]])
 }
 
-fn pick<'g>(weights: &[Tensor<'g>], which: &[bool]) -> Vec<Tensor<'g>> {
-    weights.iter().zip(which).filter(|(_, is_picked)| **is_picked).map(|(weight, _)| *weight).collect()
+fn pick<T: Clone>(all: &[T], which: &[bool]) -> Vec<T> {
+    all.iter().zip(which).filter(|(_, is_picked)| **is_picked).map(|(one, _)| one.clone()).collect()
 }

@@ -1,7 +1,7 @@
 //! The forward pass of a step: the batch, the model's scores, the loss and the metrics.
 
 use super::StepConfig;
-use super::reduce::Mirrored;
+use super::held::Replicas;
 use super::signature::{InputId, Interface, Layout};
 use crate::hlo::{Comparison, Tensor};
 use crate::model::Classifier;
@@ -110,7 +110,7 @@ impl<'g> Loss<'g> {
 
 /// `f32[3]`: over all replicas, the sums of losses and of correct answers, `f32[]`, and the number of replicas whose host asks
 /// all hosts to meet, of `f32[1]`.
-pub(super) fn metrics<'g>(sums: [Tensor<'g>; 2], meet: Tensor<'g>, replicas: Mirrored) -> Tensor<'g> {
+pub(super) fn metrics<'g>(sums: [Tensor<'g>; 2], meet: Tensor<'g>, replicas: Replicas) -> Tensor<'g> {
     let parts = [sums[0].reshape(&[1]), sums[1].reshape(&[1]), meet];
     replicas.sum(meet.graph().concatenate(&parts, 0))
 }

@@ -2,10 +2,11 @@
 //! the replicas, the update), evaluation, prediction and encoding.
 
 mod backward;
+mod execution;
 mod forward;
+mod held;
 mod inference;
 mod kind;
-mod reduce;
 mod schedule;
 mod signature;
 mod train;
@@ -13,10 +14,11 @@ mod training;
 mod update;
 mod zeros;
 
+pub use execution::{Execution, ExecutionOptions, Precision};
 pub use inference::{EncodeConfig, encode_step, eval_step, predict_step};
 pub use kind::StepKind;
 pub use schedule::Schedule;
-pub use signature::{InputId, Layout, LeafId, Moment, OutputId, Port, Signature, Step};
+pub use signature::{Dealt, InputId, Layout, LeafId, Moment, OutputId, Port, Signature, Step};
 pub use train::train_step;
 pub use training::{Freeze, Training};
 pub use zeros::zeros_step;
@@ -33,11 +35,12 @@ pub struct StepConfig {
     pub replicas: usize,
     /// What the train step does; the others don't depend on it.
     pub training: Training,
+    pub execution: Execution,
 }
 
 impl StepConfig {
     /// Of the recipe's training.
     pub fn new(model: ClassifierConfig, rows: usize, replicas: usize) -> Self {
-        Self { model, rows, replicas, training: Training::default() }
+        Self { model, rows, replicas, training: Training::default(), execution: Execution::default() }
     }
 }

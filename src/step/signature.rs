@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use bytemuck::Pod;
+
 use crate::hlo::{Graph, Program, Tensor};
 use crate::nn::Weight;
 use crate::shape::{ElementType, Shape};
@@ -14,6 +16,8 @@ pub enum LeafId {
     Weight(String),
     /// One of Adam's running means for the weight of that name.
     Moment(Moment, String),
+    /// The weight of that name rounded to bfloat16, for the next forward pass.
+    Rounded(String),
     /// `u32[]`: the steps done.
     Step,
 }
@@ -75,6 +79,57 @@ pub enum Layout {
     Mirrored,
     /// Each has an equal part of the first dimension, in replica order.
     Sharded,
+    /// Each has an equal part of some dimension.
+    Dealt(Dealt),
+}
+
+/// How an array is dealt out to the replicas: seen as `[outer, size, inner]`, row-major, it is filled up with zeros to
+/// `[outer, replicas * part, inner]`, of which each has `[outer, part, inner]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dealt {
+    pub outer: usize,
+    pub size: usize,
+    pub inner: usize,
+    pub part: usize,
+}
+
+impl Dealt {
+    /// What `replica` has of `whole`, row-major.
+    pub fn deal<T: Pod>(&self, whole: &[T], replica: usize) -> Vec<T> {
+        let Self { outer, size, inner, part } = *self;
+        let mut own = vec![T::zeroed(); outer * part * inner];
+        let taken = self.taken(replica).len() * inner;
+        for o in 0..outer {
+            let start = (o * size + replica * part) * inner;
+            if taken > 0 {
+                own[o * part * inner..][..taken].copy_from_slice(&whole[start..start + taken]);
+            }
+        }
+        own
+    }
+
+    /// Puts what `replica` has into its places in `whole`.
+    pub fn collect<T: Copy>(&self, own: &[T], replica: usize, whole: &mut [T]) {
+        let Self { outer, size, inner, part } = *self;
+        let taken = self.taken(replica).len() * inner;
+        for o in 0..outer {
+            let start = (o * size + replica * part) * inner;
+            if taken > 0 {
+                whole[start..start + taken].copy_from_slice(&own[o * part * inner..][..taken]);
+            }
+        }
+    }
+
+    /// Number of elements of the whole.
+    pub fn elements(&self) -> usize {
+        self.outer * self.size * self.inner
+    }
+
+    /// The entries of the dimension that `replica` has.
+    fn taken(&self, replica: usize) -> std::ops::Range<usize> {
+        let start = (replica * self.part).min(self.size);
+        start..((replica + 1) * self.part).min(self.size)
+    }
 }
 
 /// What one replica takes or returns under a name.
@@ -190,7 +245,8 @@ impl LeafId {
             Self::Weight(_) => 0,
             Self::Moment(Moment::First, _) => 1,
             Self::Moment(Moment::Second, _) => 2,
-            Self::Step => 3,
+            Self::Rounded(_) => 3,
+            Self::Step => 4,
         }
     }
 }
@@ -200,16 +256,16 @@ impl InputId {
     fn place(&self) -> u8 {
         match self {
             Self::Leaf(leaf) => leaf.place(),
-            Self::LearningRate => 4,
-            Self::WarmupSteps => 5,
-            Self::TotalSteps => 6,
-            Self::Seed => 7,
-            Self::ClassWeights => 8,
-            Self::InputIds => 9,
-            Self::AttentionMask => 10,
-            Self::Labels => 11,
-            Self::ExampleWeights => 12,
-            Self::Meet => 13,
+            Self::LearningRate => 5,
+            Self::WarmupSteps => 6,
+            Self::TotalSteps => 7,
+            Self::Seed => 8,
+            Self::ClassWeights => 9,
+            Self::InputIds => 10,
+            Self::AttentionMask => 11,
+            Self::Labels => 12,
+            Self::ExampleWeights => 13,
+            Self::Meet => 14,
         }
     }
 }
@@ -219,10 +275,10 @@ impl OutputId {
     fn place(&self) -> u8 {
         match self {
             Self::Leaf(leaf) => leaf.place(),
-            Self::Metrics => 4,
-            Self::GradientNorm => 5,
-            Self::Probabilities => 6,
-            Self::HiddenStates => 7,
+            Self::Metrics => 5,
+            Self::GradientNorm => 6,
+            Self::Probabilities => 7,
+            Self::HiddenStates => 8,
         }
     }
 }
@@ -235,6 +291,7 @@ impl fmt::Display for LeafId {
             Self::Weight(name) => f.write_str(name),
             Self::Moment(Moment::First, name) => write!(f, "m.{name}"),
             Self::Moment(Moment::Second, name) => write!(f, "v.{name}"),
+            Self::Rounded(name) => write!(f, "rounded.{name}"),
             Self::Step => f.write_str("step"),
         }
     }

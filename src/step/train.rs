@@ -3,19 +3,18 @@
 use super::StepConfig;
 use super::backward::{Forward, accumulated};
 use super::forward::{Examples, Targets, meet, metrics};
-use super::reduce::Mirrored;
+use super::held::{Held, Replicas, hold};
 use super::signature::{InputId, Interface, Layout, LeafId, Moment, OutputId, Step};
 use super::update::{Adam, AdamState, clip, norm};
-use crate::hlo::{Graph, Tensor};
-use crate::model::Classifier;
-use crate::nn::{Params, Randomness, Weight};
+use crate::hlo::Graph;
+use crate::nn::{Randomness, Weight};
 use crate::shape::{ElementType, Shape};
 
 /// One optimizer step: takes the state (weights, moments, step count), learning rate, seed and a labelled batch;
 /// returns the new state, in its old memory, and the metrics.
 pub fn train_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     let training = &config.training;
-    let replicas = Mirrored { replicas: config.replicas };
+    let replicas = Replicas { count: config.replicas };
     let mut interface = Interface::new(graph);
     let done = interface.scalar(InputId::Leaf(LeafId::Step), ElementType::U32);
     let learning_rate = interface.scalar(InputId::LearningRate, ElementType::F32);
@@ -31,42 +30,40 @@ pub fn train_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
         None => learning_rate,
     };
 
-    let params = Params::new(graph, ElementType::F32);
-    let model = Classifier::new(&config.model, graph, &params);
-    let (weights, tensors): (Vec<_>, Vec<_>) = params.declared().into_iter().unzip();
-    let is_trained = weights.iter().map(|weight| !training.freeze.keeps(weight)).collect::<Vec<_>>();
+    let (model, held) = hold(graph, config);
+    let is_trained = held.iter().map(|held| !training.freeze.keeps(&held.weight)).collect::<Vec<_>>();
     let told = |sums| graph.scope("loss", || metrics(sums, meet, replicas));
     let (gradients, metrics) = if training.accumulate == 1 {
         let total = || replicas.sum(examples.count());
-        let forward = Forward::new(&model, &examples, targets, Randomness::new(graph, seed, done), total);
+        let randomness = Randomness::new(graph, seed, done, config.execution.dropout_bits);
+        let forward = Forward::new(&model, &examples, targets, randomness, config, total);
         let metrics = told(forward.sums);
-        (forward.gradients(&tensors, &is_trained), metrics)
+        (forward.gradients(&held, &is_trained), metrics)
     } else {
-        let (gradients, sums) = accumulated(config, &tensors, &is_trained, &examples, targets, [seed, done]);
+        let (gradients, sums) = accumulated(config, &held, &is_trained, &examples, targets, [seed, done]);
         (gradients, told(sums))
     };
+    let reduced = held.iter().zip(gradients).map(|(held, gradient)| gradient.map(|part| held.reduce(part)));
+    let gradients = graph.scope("adam/exchange", || reduced.collect::<Vec<_>>());
 
     let norm = (training.clip_norm.is_some() || training.gradient_norm).then(|| {
-        let reduced = gradients.iter().flatten().map(|gradient| replicas.reduce(*gradient));
-        graph.scope("adam", || norm(reduced))
+        let reduced = held.iter().zip(&gradients).filter_map(|(held, gradient)| Some((held, (*gradient)?)));
+        graph.scope("adam", || norm(reduced.map(|(held, gradient)| held.squares(gradient))))
     });
     let scale = norm.zip(training.clip_norm).map(|(norm, most)| graph.scope("adam", || clip(norm, most)));
     let adam = graph.scope("adam", || Adam::new(rate, done + 1.0, training.weight_decay));
-    for ((weight, tensor), gradient) in weights.iter().zip(tensors).zip(gradients) {
+    for (held, gradient) in held.iter().zip(gradients) {
         let Some(gradient) = gradient else {
             // A weight that the loss doesn't depend on (the recipe's pooler) is no part of the step.
-            if metrics.depends_on(tensor) {
-                interface.adopt(InputId::Leaf(weight.leaf()), tensor, Mirrored::STATE);
-            }
+            held.adopt(&mut interface, &[metrics]);
             continue;
         };
-        graph.scope(&format!("adam/{}", weight.name), || {
-            let before = state(&mut interface, weight, tensor);
-            let gradient = replicas.reduce(gradient);
+        graph.scope(&format!("adam/{}", held.weight.name), || {
+            let before = state(&mut interface, held);
             let after = adam.update(before, scale.map_or(gradient, |scale| gradient * scale));
-            let after = AdamState { weight: replicas.publish(after.weight), ..after };
-            for (leaf, tensor) in leaves(weight).into_iter().zip([after.weight, after.m, after.v]) {
-                interface.output(OutputId::Leaf(leaf), tensor, Mirrored::STATE);
+            held.publish(&mut interface, after.weight);
+            for (leaf, tensor) in moments(&held.weight).into_iter().zip([after.m, after.v]) {
+                interface.output(OutputId::Leaf(leaf), tensor, held.layout);
             }
         });
     }
@@ -78,16 +75,14 @@ pub fn train_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     interface.finish("train_step")
 }
 
-/// What the optimizer keeps of a weight: itself and both moments.
-fn leaves(weight: &Weight) -> [LeafId; 3] {
-    let moment = |moment| LeafId::Moment(moment, weight.name.clone());
-    [weight.leaf(), moment(Moment::First), moment(Moment::Second)]
+fn moments(weight: &Weight) -> [LeafId; 2] {
+    [Moment::First, Moment::Second].map(|moment| LeafId::Moment(moment, weight.name.clone()))
 }
 
 /// A weight's state before the step, declared as inputs.
-fn state<'g>(interface: &mut Interface<'g>, weight: &Weight, tensor: Tensor<'g>) -> AdamState<'g> {
-    let [own, first, second] = leaves(weight).map(InputId::Leaf);
-    interface.adopt(own, tensor, Mirrored::STATE);
-    let mut moment = |id| interface.input(id, weight.shape.clone(), Mirrored::STATE);
-    AdamState { weight: tensor, m: moment(first), v: moment(second) }
+fn state<'g>(interface: &mut Interface<'g>, held: &Held<'g>) -> AdamState<'g> {
+    held.adopt_all(interface);
+    let moment = |id| interface.input(InputId::Leaf(id), held.own.shape(), held.layout);
+    let [m, v] = moments(&held.weight).map(moment);
+    AdamState { weight: held.own, m, v }
 }

@@ -47,11 +47,10 @@ impl<'g> Adam<'g> {
     }
 }
 
-/// The Euclidean norm of all gradients together, `f32[]`.
-pub fn norm<'g>(gradients: impl Iterator<Item = Tensor<'g>>) -> Tensor<'g> {
-    let all = |gradient: Tensor<'g>| gradient.square().sum(&(0..gradient.rank()).collect::<Vec<_>>());
+/// The Euclidean norm of all gradients together, `f32[]`, of the sum of squares of each.
+pub fn norm<'g>(squares: impl Iterator<Item = Tensor<'g>>) -> Tensor<'g> {
     // There is a head, which is always trained.
-    gradients.map(all).reduce(|sum, term| sum + term).expect("a gradient").sqrt()
+    squares.reduce(|sum, term| sum + term).expect("a gradient").sqrt()
 }
 
 /// What gradients of this norm are multiplied with, so that it becomes `most` at the most (`tf.clip_by_global_norm`).

@@ -9,7 +9,7 @@ use crate::shape::Shape;
 pub fn zeros_step<'g>(graph: &'g Graph, signature: &Signature) -> Step<'g> {
     let mut interface = Interface::new(graph);
     for (leaf, port) in signature.leaves() {
-        if !matches!(leaf, LeafId::Weight(_)) {
+        if !matches!(leaf, LeafId::Weight(_) | LeafId::Rounded(_)) {
             let zeros = graph.full(Shape::clone(&port.shape), 0.0);
             interface.output(OutputId::Leaf(leaf.clone()), zeros, port.layout);
         }

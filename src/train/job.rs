@@ -9,11 +9,12 @@ use super::cadence::Cadence;
 use super::recipe::{ClassWeights, Recipe, Warmup};
 use super::{EpochMetrics, StepMetrics, TrainOptions};
 use crate::data::{Dataset, Table, Tokenizer, Tokens};
+use crate::exec::Replicas;
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::report::EpochRecord;
 use crate::run::{DevPredictions, Provenance};
-use crate::step::{InputId, LeafId, Port, StepConfig, Training, train_step};
+use crate::step::{Execution, InputId, LeafId, Port, StepConfig, Training, train_step};
 use crate::storage::{FileError, Logged};
 use crate::weights::{InitialValues, TensorFiles};
 
@@ -137,6 +138,11 @@ impl Job {
         StepConfig { training: self.training(), ..config }
     }
 
+    /// How its programs compute on these replicas.
+    pub(super) fn execution(&self, replicas: &Replicas) -> Execution {
+        self.recipe.execution.resolve(replicas.precision(), replicas.count())
+    }
+
     /// What is in the step's program.
     pub(super) fn training(&self) -> Training {
         let recipe = &self.recipe;
@@ -154,7 +160,7 @@ impl Job {
         let step = train_step(&graph, &self.step_config());
         let moment = |(leaf, port): (&LeafId, &Port<InputId>)| match leaf {
             LeafId::Moment(..) => Some((leaf.to_string(), port.shape.dims.clone())),
-            LeafId::Weight(_) | LeafId::Step => None,
+            LeafId::Weight(_) | LeafId::Rounded(_) | LeafId::Step => None,
         };
         let weights = self.source.model.weights().into_iter().map(|weight| (weight.name, weight.shape.dims));
         weights.chain(step.signature.leaves().filter_map(moment)).collect()

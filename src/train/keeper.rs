@@ -116,18 +116,29 @@ impl<'s> Keeper<'s> {
         self.saved_at.set(Instant::now());
         let is_new = evaluation.is_some() || self.given.get() != Some(progress.step);
         let mut saver = self.saver.borrow_mut();
-        let Some(saver) = saver.as_mut().filter(|_| is_new) else { return };
-        let waited = saver.wait(|| note(&waiting(self.given.get())));
-        if waited.is_ok() {
+        let waited = match saver.as_mut().filter(|_| is_new) {
+            Some(saver) => saver.wait(|| note(&waiting(self.given.get()))).map(|()| Some(saver)),
+            None => Ok(None),
+        };
+        if let Ok(Some(_)) = &waited {
             self.kept.set(self.given.get());
         }
-        let [weights, first, second] = match waited.and_then(|()| trainer.snapshot(saver.spare())) {
-            Ok(tensors) => tensors,
+        // Whether there is something to save or not: a host that does save waits for the others' shares.
+        let (saver, tensors) = match waited {
+            Ok(Some(saver)) => {
+                let tensors = trainer.snapshot(saver.spare());
+                (saver, tensors)
+            }
+            Ok(None) => return trainer.join_snapshot().unwrap_or_else(|error| self.fail(error)),
             Err(error) => {
                 // Other hosts may be about to do the next step: they are told when all meet.
-                self.fail(error);
+                self.fail(trainer.join_snapshot().err().unwrap_or(error));
                 return;
             }
+        };
+        let [weights, first, second] = match tensors {
+            Ok(tensors) => tensors,
+            Err(error) => return self.fail(error),
         };
         let snapshot = Snapshot {
             progress: progress.clone(),

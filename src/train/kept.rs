@@ -27,7 +27,7 @@ pub(super) fn kept(job: &Job, root: &Path, shared: &Shared, before: Option<Predi
     let weights = model.weights();
     let rows = replicas.rows(job.recipe.batch_size)?;
     let signature = predict_step(&Graph::new(), &StepConfig::new(model.clone(), 1, 1)).signature;
-    let state = State::start(&signature, |leaf| {
+    let state = State::start(&signature, |leaf, _| {
         let is_it = |weight: &&crate::nn::Weight| *leaf == LeafId::Weight(weight.name.clone());
         // A step that predicts takes weights of the model, and nothing else of a state.
         let weight = weights.iter().find(is_it).ok_or(crate::exec::Error::StateLost)?;

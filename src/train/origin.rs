@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use half::bf16;
+
 use super::Result;
 use crate::exec::{Executable, Placed, Replicas, State};
 use crate::nn::Weight;
@@ -30,20 +32,33 @@ pub(super) struct FirstValues<'a> {
 impl FirstValues<'_> {
     pub fn state(&mut self, replicas: &Replicas, step: &Executable, weights: &[Weight]) -> Result<State> {
         let weights = weights.iter().map(|weight| (&*weight.name, weight)).collect::<HashMap<_, _>>();
-        State::start(step.signature(), |leaf| {
-            if let Some(zeros) = self.zeros.as_mut().and_then(|zeros| zeros.remove(leaf)) {
-                return Ok(zeros);
+        let ports = step.signature().leaves().collect::<HashMap<_, _>>();
+        // Of the weights so far: they come first.
+        let mut rounded = HashMap::new();
+        State::start(step.signature(), |leaf, port| {
+            let made =
+                self.zeros.as_mut().and_then(|zeros| zeros.remove(leaf)).or_else(|| rounded.remove(leaf));
+            if let Some(made) = made {
+                return Ok(made);
             }
-            let (LeafId::Weight(name) | LeafId::Moment(_, name)) = leaf else {
+            let (LeafId::Weight(name) | LeafId::Moment(_, name) | LeafId::Rounded(name)) = leaf else {
                 return Ok(replicas.upload(&[self.steps() as u32], &[], Layout::Mirrored)?);
             };
             let weight = weights[&**name];
-            let dims = &weight.shape.dims;
             let values = match &mut self.origin {
                 Origin::Weights(values) => values.get(weight)?,
-                Origin::Saved { tensor, .. } => tensor(&leaf.to_string(), dims)?.into(),
+                Origin::Saved { tensor, .. } => tensor(&leaf.to_string(), &weight.shape.dims)?.into(),
             };
-            Ok(replicas.upload(values, dims, Layout::Mirrored)?)
+            let dims = match port.layout {
+                Layout::Dealt(_) => &port.shape.dims,
+                Layout::Mirrored | Layout::Sharded => &weight.shape.dims,
+            };
+            let own_rounded = LeafId::Rounded(name.clone());
+            if matches!(leaf, LeafId::Weight(_)) && ports.contains_key(&own_rounded) {
+                let values = values.iter().map(|value| bf16::from_f32(*value)).collect::<Vec<_>>();
+                rounded.insert(own_rounded, replicas.upload(values, dims, port.layout)?);
+            }
+            Ok(replicas.upload(values, dims, port.layout)?)
         })
     }
 

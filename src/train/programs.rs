@@ -11,7 +11,7 @@ use crate::hlo::Graph;
 use crate::infer::EvalProgram;
 use crate::model::ClassifierConfig;
 use crate::pjrt::MemoryStats;
-use crate::step::{StepConfig, Training, train_step, zeros_step};
+use crate::step::{Execution, Signature, StepConfig, Training, train_step, zeros_step};
 
 /// A compiled train step, and what goes with it.
 pub struct Programs {
@@ -30,10 +30,12 @@ impl Programs {
         model: &ClassifierConfig,
         batch_size: usize,
         training: &Training,
+        execution: Execution,
     ) -> Result<Self> {
         let rows = replicas.rows(batch_size)?;
         let training = training.clone();
-        let config = StepConfig { model: model.clone(), rows, replicas: replicas.count(), training };
+        let config =
+            StepConfig { model: model.clone(), rows, replicas: replicas.count(), training, execution };
         let compile = || {
             let started = Instant::now();
             let step = Executable::compile(&replicas, train_step(&Graph::new(), &config))?;
@@ -49,12 +51,18 @@ impl Programs {
         let batch_size = self.config.rows * self.config.replicas;
         self.config.model == job.source.model
             && self.config.training == job.training()
+            && self.config.execution == job.execution(&self.replicas)
             && batch_size == job.recipe.batch_size
     }
 
     /// Examples that one step takes.
     pub fn examples_per_step(&self) -> usize {
         self.config.rows * self.config.replicas * self.config.training.accumulate
+    }
+
+    /// What the train step takes and returns.
+    pub fn signature(&self) -> &Signature {
+        self.step.signature()
     }
 
     /// How long the compiler took for the train step.

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::keep::Keep;
 use crate::data::LabelMap;
-use crate::step::{Freeze, Schedule, Training};
+use crate::nn::DropoutBits;
+use crate::step::{ExecutionOptions, Freeze, Schedule, Training};
 
 /// Everything about a training that isn't its model or its data. What is beyond the published recipe is as
 /// [`Recipe::new`] has it unless it is given.
@@ -22,6 +23,7 @@ pub struct Recipe {
     /// What is in the step's program; whether it takes class weights goes by `class_weights`.
     pub training: Training,
     pub class_weights: ClassWeights,
+    pub execution: ExecutionOptions,
     pub held_out: HeldOut,
     /// Of the head's first values, the order of the examples and dropout.
     pub seed: u32,
@@ -39,6 +41,7 @@ impl Recipe {
             warmup: Warmup::default(),
             training: Training::default(),
             class_weights: ClassWeights::default(),
+            execution: ExecutionOptions::default(),
             held_out: HeldOut::Share { dev_size: 0.1, split_seed: 42, stratify: false },
             seed: 0,
             labels,
@@ -99,6 +102,8 @@ impl Recipe {
         let class_weights = self.class_weights.to_string();
         ask("class_weights", json!(class_weights), self.class_weights != ClassWeights::Alike);
         ask("freeze", json!(training.freeze.to_string()), training.freeze != Freeze::Nothing);
+        let dropout_bits = self.execution.dropout_bits;
+        ask("dropout_bits", json!(dropout_bits.count()), dropout_bits != DropoutBits::default());
         ask("keep", json!(self.keep.to_string()), self.keep != Keep::default());
         terms
     }

@@ -121,7 +121,8 @@ impl Shared {
             return Ok(programs.clone());
         }
         let (model, batch_size) = (&job.source.model, job.recipe.batch_size);
-        let programs = Programs::compile(self.replicas.clone(), model, batch_size, &job.training());
+        let (training, execution) = (job.training(), job.execution(&self.replicas));
+        let programs = Programs::compile(self.replicas.clone(), model, batch_size, &training, execution);
         let programs = Rc::new(programs?);
         let _ = self.programs.set(programs.clone());
         Ok(programs)

@@ -5,8 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::job::{Job, SaveOptions};
 use crate::data::{Dataset, Order, Tokens};
-use crate::exec::{Replicas, hash_files};
+use crate::exec::{Replicas, RuntimeKind, hash_files};
 use crate::run::{Terms, flatten};
+use crate::step::{Execution, Precision};
 use crate::storage::hex;
 use crate::weights::TensorFiles;
 
@@ -51,6 +52,12 @@ pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions
     add("starting_weights", json!(weights));
     // A configuration has nothing that JSON can't hold.
     add("model", serde_json::to_value(&source.model).unwrap_or_default());
+    let Execution { precision, gradient_precision, .. } = job.execution(replicas);
+    // What runs that know no other don't say.
+    let precisions = [("precision", precision), ("gradient_precision", gradient_precision)];
+    let precisions = precisions.into_iter().filter(|(_, precision)| *precision != Precision::F32);
+    let runtime = replicas.runtime();
+    let runtime = (runtime != RuntimeKind::Pjrt).then(|| ("runtime", json!(runtime.to_string())));
     let free = [
         ("epochs", json!(recipe.epochs)),
         ("checkpoint_every", json!(save.cadence.to_string())),
@@ -61,7 +68,9 @@ pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions
         ("deterministic", json!(replicas.is_deterministic())),
         ("version", json!(env!("CARGO_PKG_VERSION"))),
     ];
-    Terms { fixed, free: free.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
+    let free = free.into_iter().chain(precisions.map(|(name, value)| (name, json!(value.to_string()))));
+    let free = free.chain(runtime);
+    Terms { fixed, free: free.map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 
 /// Enough of a hash to tell two apart, and little enough to read.

@@ -15,7 +15,7 @@ use crate::infer::{Evaluation, MeetInput, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
 use crate::run::Tensor;
-use crate::step::{InputId, LeafId, Moment, StepConfig, Training};
+use crate::step::{Execution, InputId, LeafId, Moment, StepConfig, Training};
 
 /// Why training pauses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,8 @@ impl Trainer {
         if let Origin::Weights(values) = &origin {
             values.check(&model.weights())?;
         }
-        let programs = Programs::compile(replicas, model, batch_size, &Training::default())?;
+        let programs =
+            Programs::compile(replicas, model, batch_size, &Training::default(), Execution::default())?;
         Self::start(Rc::new(programs), options, origin)
     }
 
@@ -193,13 +194,12 @@ impl Trainer {
     ///
     /// # Errors
     /// A state that was lost in a step that failed.
+    ///
+    /// On a slice where each process has shares of it, the others must [`join`](Self::join_snapshot).
     pub fn snapshot(&self, spare: [Vec<Tensor>; 3]) -> Result<[Vec<Tensor>; 3]> {
-        let leaf = |weight: &Weight, id: LeafId| (id, weight.shape.dims.clone());
-        let trained = &self.used[..self.trained];
-        let moments = |id: fn(&Weight) -> LeafId| trained.iter().map(move |weight| leaf(weight, id(weight)));
-        let weights = self.used.iter().map(|weight| leaf(weight, weight.leaf()));
-        let leaves = weights.chain(moments(first_moment)).chain(moments(second_moment)).collect::<Vec<_>>();
+        let leaves = self.leaves();
         let ids = leaves.iter().map(|(id, _)| id);
+        let trained = &self.used[..self.trained];
         // Those that no step uses come last among the weights.
         let counts = [self.used.len(), trained.len(), trained.len()];
         let spare =
@@ -216,6 +216,21 @@ impl Trainer {
             values: values.clone(),
         }));
         Ok([weights, first, second])
+    }
+
+    /// Takes part in a [`snapshot`](Self::snapshot) that another process makes: as many as that makes.
+    pub fn join_snapshot(&self) -> Result<()> {
+        let leaves = self.leaves();
+        Ok(self.state.join_all(self.replicas(), leaves.iter().map(|(id, _)| id))?)
+    }
+
+    /// What training goes on from, with its shape: weights, first moments, second moments.
+    fn leaves(&self) -> Vec<(LeafId, Vec<usize>)> {
+        let leaf = |weight: &Weight, id: LeafId| (id, weight.shape.dims.clone());
+        let trained = &self.used[..self.trained];
+        let moments = |id: fn(&Weight) -> LeafId| trained.iter().map(move |weight| leaf(weight, id(weight)));
+        let weights = self.used.iter().map(|weight| leaf(weight, weight.leaf()));
+        weights.chain(moments(first_moment)).chain(moments(second_moment)).collect()
     }
 
     /// Every weight of the model.

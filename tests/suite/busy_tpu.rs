@@ -25,7 +25,8 @@ const LOCKED: &str = "PJRT_Plugin_Initialize: ABORTED: The TPU is already in use
 fn train(output: &Path, arguments: &[&str]) -> Command {
     let mut command = command(&["train", "--random-weights", "--max-length", "24", "--epochs", "1"]);
     command.arg("--train").arg(asset("sample.csv")).arg("--model").arg(asset("tiny"));
-    command.arg("--output").arg(output).args(arguments);
+    // The stand-in's devices are the CPU's.
+    command.arg("--output").arg(output).args(["--precision", "f32"]).args(arguments);
     command
 }
 

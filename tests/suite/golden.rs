@@ -10,7 +10,7 @@ use bert_xla::hlo::{Graph, Program, Tensor};
 use bert_xla::infer::{EncodeProgram, EvalProgram, upload_weights};
 use bert_xla::model::head::DenseHeadConfig;
 use bert_xla::model::{Bert, BertConfig, Classifier, ClassifierConfig, HeadConfig};
-use bert_xla::nn::{Mode, Params, Part, Randomness, Weight};
+use bert_xla::nn::{DropoutBits, Mode, Params, Part, Randomness, Weight};
 use bert_xla::pjrt::{Argument, Buffer, Element};
 use bert_xla::shape::{ElementType, Shape};
 use bert_xla::step::{EncodeConfig, StepConfig, eval_step};
@@ -99,8 +99,8 @@ fn run_tiny(
     let model = Classifier::new(&config, &graph, &params);
     let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, dims));
     let attention_mask = mask.then(|| graph.parameter("attention_mask", Shape::new(ElementType::S32, dims)));
-    let states = model.bert.forward(ids, attention_mask, &Mode::Inference);
-    let scores = model.forward(ids, attention_mask, &Mode::Inference).values();
+    let states = model.bert.forward(ids, attention_mask, &Mode::inference(ElementType::F32));
+    let scores = model.forward(ids, attention_mask, &Mode::inference(ElementType::F32)).values();
     let (weights, tensors): (Vec<_>, Vec<_>) = params.declared().into_iter().unzip();
     let outputs = outputs(states, scores, &tensors);
 
@@ -217,7 +217,7 @@ fn the_padding_row_is_trained_as_keras_does_unless_frozen() {
         let params = Params::new(&graph, ElementType::F32);
         let model = Classifier::new(&config, &graph, &params);
         let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, [6, config.max_length]));
-        let loss = mean_loss(model.forward(ids, None, &Mode::Inference).values(), &labels);
+        let loss = mean_loss(model.forward(ids, None, &Mode::inference(ElementType::F32)).values(), &labels);
         let tensors = params.declared().into_iter().map(|(_, tensor)| tensor).collect::<Vec<_>>();
         let word_embeddings = graph.gradients(loss, &tensors)[0].unwrap();
         let weights = params.declared().into_iter().map(|(weight, _)| weight).collect::<Vec<_>>();
@@ -320,8 +320,10 @@ fn dropout_moves_the_hidden_states_as_much_as_in_transformers() {
     let bert = Bert::new(&config, &graph, params.root(Part::Encoder).pp("bert"));
     let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, [2, 32]));
     let step = graph.parameter("step", Shape::scalar(ElementType::U32));
-    let randomness = Randomness::new(&graph, graph.constant(ElementType::U32, 0.0), step);
-    let states = bert.forward(ids, None, &Mode::Train(randomness));
+    let randomness =
+        Randomness::new(&graph, graph.constant(ElementType::U32, 0.0), step, DropoutBits::default());
+    let mode = Mode { element_type: ElementType::F32, randomness: Some(randomness) };
+    let states = bert.forward(ids, None, &mode);
     let used = params.declared().into_iter().filter(|(_, tensor)| states.depends_on(*tensor));
     let (weights, mut parameters): (Vec<_>, Vec<_>) = used.unzip();
     parameters.extend([ids, step]);

@@ -305,3 +305,62 @@ fn a_loss_that_is_no_scalar_is_refused() {
     let x = graph.parameter("x", Shape::new(ElementType::F32, [3]));
     graph.gradients(x, &[x]);
 }
+
+/// A function with a gradient rule of its own has the gradient that follows from the primitives it is made of.
+#[test]
+fn rules_of_their_own_agree_with_the_primitives() {
+    type Build = for<'g> fn(&[Tensor<'g>]) -> Tensor<'g>;
+    let softmax: Build = |x| {
+        let last = [x[0].rank() - 1];
+        let exp = (x[0] - x[0].max(&last).keep_dims(&last).stop_gradient()).exp();
+        exp / exp.sum(&last).keep_dims(&last)
+    };
+    let layer_norm: Build = |x| {
+        let last = [x[0].rank() - 1];
+        let centered = x[0] - x[0].mean(&last).keep_dims(&last);
+        let variance = centered.square().mean(&last).keep_dims(&last);
+        centered * (variance + 1e-12).rsqrt() * x[1] + x[2]
+    };
+    let cases: [(&str, Build, Build, &[&[usize]]); 2] = [
+        ("softmax", |x| x[0].softmax(), softmax, &[&[3, 2, 5]]),
+        ("layer_norm", |x| x[0].layer_norm(x[1], x[2], 1e-12), layer_norm, &[&[3, 2, 7], &[7], &[7]]),
+    ];
+    for (name, own, primitives, dims) in cases {
+        let graph = Graph::new();
+        let values = dims.iter().enumerate().map(|(i, dims)| uniform(300 + i as u64, dims, -2.0, 2.0));
+        let values = values.collect::<Vec<_>>();
+        let mut checks = Checks::new(&graph);
+        let x = values.iter().map(|value| checks.input(&**value)).collect::<Vec<_>>();
+        let [of_own, of_primitives] =
+            [own, primitives].map(|build| graph.gradients(weighted_sum(build(&x)), &x));
+        for (i, (own, primitives)) in of_own.into_iter().zip(of_primitives).enumerate() {
+            let (own, primitives) = (own.unwrap(), primitives.unwrap());
+            assert!(i > 0 || own != primitives, "{name}: the rule is not used");
+            let off = (own - primitives).abs();
+            let all = (0..off.rank()).collect::<Vec<_>>();
+            checks.close(&format!("{name}, argument {i}"), off.max(&all) + 1.0, &ndarray::arr0(1.0), 1e-10);
+        }
+        checks.run();
+    }
+}
+
+/// Of bfloat16 factors, products are summed in f32, and so are their gradients' sums, which are then rounded once.
+#[test]
+fn products_of_narrow_factors_are_summed_in_f32() {
+    use ElementType::{Bf16, F32};
+    let graph = Graph::new();
+    let wide = |name: &str, dims: &[usize]| graph.parameter(name, Shape::new(F32, dims));
+    let (a, b) = (wide("a", &[2, 300]), wide("b", &[4, 300]));
+    let product = a.convert(Bf16).linear(b.convert(Bf16));
+    assert_eq!(product.shape(), Shape::new(F32, [2, 4]));
+    let gradients = graph.gradients(product.square().sum(&[0, 1]), &[a, b]);
+    // What reaches the conversions is not rounded on the way.
+    let text = Program::new("narrow", vec![a, b], gradients.into_iter().flatten().collect()).to_text();
+    assert_eq!(
+        text.matches("f32[2,300] dot(").count() + text.matches("f32[4,300] dot(").count(),
+        2,
+        "{text}"
+    );
+    assert_eq!(text.matches("= bf16[2,300] convert(").count(), 1, "{text}");
+    assert_eq!(text.matches("= bf16[4,300] convert(").count(), 1, "{text}");
+}

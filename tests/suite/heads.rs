@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use bert_xla::hlo::{Graph, Program, Tensor};
 use bert_xla::model::head::{DenseHeadConfig, LinearHeadConfig, LstmHeadConfig};
 use bert_xla::model::{Classifier, ClassifierConfig, HeadConfig};
-use bert_xla::nn::{Init, Lstm, Mode, Params, Part, Weight};
+use bert_xla::nn::{Access, Init, Lstm, Mode, Params, Part, Weight};
 use bert_xla::pjrt::{Argument, Buffer};
 use bert_xla::shape::{ElementType, Shape};
 use bert_xla::step::{StepConfig, train_step};
@@ -109,7 +109,7 @@ fn linear_heads_and_their_gradients_equal_transformers() {
             let model = Classifier::new(&config, &graph, &params);
             let tokens = |name| graph.parameter(name, Shape::new(ElementType::S32, [6, config.max_length]));
             let (ids, mask) = (tokens("input_ids"), mask.then(|| tokens("attention_mask")));
-            let scores = model.forward(ids, mask, &Mode::Inference);
+            let scores = model.forward(ids, mask, &Mode::inference(ElementType::F32));
             let labels = golden.i32s("labels");
             let loss = cross_entropy(scores.log_probabilities(), &labels);
             let (declared, tensors): (Vec<_>, Vec<_>) = params.declared().into_iter().unzip();
@@ -227,6 +227,7 @@ fn lstms_start_as_keras_do() {
         shape: Shape::new(ElementType::F32, dims),
         init,
         part: Part::Head,
+        access: Access::Whole,
     };
     let values = InitialValues::Random { seed: 1 };
     for dims in [[24, 6], [6, 24], [7, 7]] {

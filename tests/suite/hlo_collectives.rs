@@ -221,3 +221,27 @@ fn gradients_through_both_are_slopes_of_the_sum_of_losses() {
         }
     }
 }
+
+/// Replica `i`'s `j`-th part is replica `j`'s `i`-th.
+#[test]
+fn all_to_all_hands_out_parts() {
+    for replicas in [1, 2, 4] {
+        let inputs =
+            (0..replicas).map(|r| uniform(r as u64, &[replicas * 3, 5], -1.0, 1.0)).collect::<Vec<_>>();
+        for (r, output) in run(&inputs, |x| x.all_to_all(replicas)).iter().enumerate() {
+            let parts = inputs.iter().map(|input| part(input, r, replicas)).collect::<Vec<_>>();
+            assert_eq!(*output, joined(&parts), "replica {r} of {replicas}");
+        }
+        assert_eq!(run(&inputs, |x| x.all_to_all(replicas).all_to_all(replicas)), inputs);
+    }
+}
+
+#[test]
+fn gradient_of_an_all_to_all_goes_back_to_where_each_part_was() {
+    // Part j of replica i is in replica j's loss: d/dx of (j + 1) sum(x^2) = 2 (j + 1) x.
+    let inputs = whole_numbers(4, 8);
+    for (gradient, input) in gradients(&inputs, |x| x.all_to_all(4)).iter().zip(&inputs) {
+        let parts = (0..4).map(|j| part(input, j, 4) * (2.0 * (j + 1) as f64)).collect::<Vec<_>>();
+        assert_eq!(*gradient, joined(&parts));
+    }
+}

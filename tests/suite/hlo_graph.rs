@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::common::graph::{Compiled, client};
-use bert_xla::hlo::{Binary, DotDimensions, Graph, Op, Program, Reduction, Scalar, Tensor, Unary};
+use bert_xla::hlo::{Binary, Derived, DotDimensions, Graph, Op, Program, Reduction, Scalar, Tensor, Unary};
 use bert_xla::pjrt::Argument;
 use bert_xla::shape::{ElementType, Shape};
 
@@ -21,12 +21,13 @@ fn shape_errors_name_the_operation_and_every_shape() {
     let s = |dims: &[usize]| parameter(&graph, S32, dims);
     let p = |dims: &[usize]| parameter(&graph, Pred, dims);
     let dot = |batch: [usize; 2], contracting: [usize; 2]| {
-        Op::DotGeneral(DotDimensions {
+        let dimensions = DotDimensions {
             lhs_batch: vec![batch[0]],
             rhs_batch: vec![batch[1]],
             lhs_contracting: vec![contracting[0]],
             rhs_contracting: vec![contracting[1]],
-        })
+        };
+        Op::DotGeneral { dimensions, sums: F32 }
     };
     let slice = |start: usize, limit: usize, stride: usize| Op::Slice {
         start: vec![start],
@@ -122,6 +123,15 @@ fn shape_errors_name_the_operation_and_every_shape() {
             "reduce-scatter: a scalar has no first dimension; inputs f32[]"),
         (Op::ReduceScatter { replicas: 2 }, vec![p(&[2])],
             "reduce-scatter: not defined on pred; inputs pred[2]"),
+        (Op::AllToAll { replicas: 4 }, vec![f(&[6, 4])], "all-to-all: no 4 equal parts; inputs f32[6,4]"),
+        (Op::AllToAll { replicas: 2 }, vec![f(&[])],
+            "all-to-all: a scalar has no first dimension; inputs f32[]"),
+        (Op::DotGeneral { dimensions: DotDimensions::default(), sums: U32 }, vec![f(&[2]), f(&[3])],
+            "dot: no sums in u32; inputs f32[2] and f32[3]"),
+        (Op::Derived(Derived::Softmax { dim: 0 }), vec![f(&[2]), f(&[3])],
+            "derived: shapes f32[2] and f32[3] differ; inputs f32[2] and f32[3]"),
+        (Op::Derived(Derived::Softmax { dim: 0 }), vec![f(&[2])],
+            "derived: of 1 arguments, given 0; inputs f32[2]"),
     ];
     for (op, inputs, expected) in cases {
         let error = graph.apply(op, &inputs).expect_err(expected);
@@ -240,6 +250,7 @@ fn equal_expressions_are_one_node() {
     assert_eq!(x.sum(&[]), x);
     assert_eq!(x.all_gather(1), x);
     assert_eq!(x.reduce_scatter_sum(1), x);
+    assert_eq!(x.all_to_all(1), x);
     assert_ne!(x.stop_gradient(), x);
     assert!((x * y).depends_on(y) && (x * y).depends_on(x * y) && !x.depends_on(x * y));
     assert_eq!(format!("{:?}", x), "%0: f32[2,3]");
@@ -322,6 +333,7 @@ fn text_shows_the_attributes_of_every_operation() {
         graph.constant(Pred, 1.0),
         x.all_gather(4),
         x.reduce_scatter_sum(2),
+        x.all_to_all(2),
     ];
     let text = Program::new("attributes", vec![x, ids], outputs).to_text();
     for expected in [
@@ -347,6 +359,7 @@ fn text_shows_the_attributes_of_every_operation() {
         ", replica_groups={}, to_apply=%add_f32\n",
         "= f32[16,6] all-gather(%x), replica_groups={}, dimensions={0}\n",
         "= f32[2,6] reduce-scatter(%x), replica_groups={}, dimensions={0}, to_apply=%add_f32\n",
+        "= f32[4,6] all-to-all(%x), replica_groups={{0,1}}, dimensions={0}\n",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }

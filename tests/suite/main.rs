@@ -57,6 +57,7 @@ mod resume_signals;
 mod resume_slices;
 mod runs;
 mod session;
+mod sharded;
 mod slices;
 mod slices_faults;
 mod slices_streams;

@@ -16,7 +16,7 @@ use bert_xla::hlo::Graph;
 use bert_xla::model::head::LinearHeadConfig;
 use bert_xla::model::{ClassifierConfig, HeadConfig};
 use bert_xla::nn::{Part, Weight};
-use bert_xla::step::{Freeze, LeafId, Schedule, StepConfig, Training, train_step};
+use bert_xla::step::{Execution, Freeze, LeafId, Schedule, StepConfig, Training, train_step};
 use bert_xla::train::{ClassWeights, Origin, Programs, StepMetrics, TrainOptions, Trainer, Warmup};
 use bert_xla::weights::InitialValues;
 use ndarray::Array2;
@@ -32,7 +32,7 @@ fn reference_trainer(training: &Training, options: TrainOptions) -> Trainer {
     // PyTorch keeps the padding's embedding, but its gradient is not all that there is: decay is.
     let model = ClassifierConfig { head, ..tiny(true) };
     let (golden, heads) = (Golden::read("tiny_bert.safetensors"), Golden::read("tiny_heads.safetensors"));
-    let programs = Programs::compile(connect(1), &model, 6, training).unwrap();
+    let programs = Programs::compile(connect(1), &model, 6, training, Execution::default()).unwrap();
     let values = |name: &str, _: &[usize]| {
         Ok(match name.strip_prefix("classifier.") {
             _ if name.starts_with("m.") || name.starts_with("v.") => {
@@ -143,7 +143,8 @@ fn sixty_four(replicas: Arc<Replicas>, batch_size: usize, accumulate: usize) -> 
     let rows = (0..ROWS).chain(0..ROWS).chain(0..ROWS).take(75).collect();
     let data = Dataset::new(&tokens, &classes, rows);
     let training = Training { accumulate, clip_norm: Some(1.0), label_smoothing: 0.1, ..Training::default() };
-    let programs = Programs::compile(replicas, &model(0.0), batch_size, &training).unwrap();
+    let programs =
+        Programs::compile(replicas, &model(0.0), batch_size, &training, Execution::default()).unwrap();
     assert_eq!(programs.examples_per_step(), 64);
     let values = InitialValues::Random { seed: 7 };
     let origin = Origin::Weights(&values);
@@ -179,7 +180,8 @@ fn parts_of_a_step_draw_dropout_masks_of_their_own() {
     let loss = |parts: usize, rate| {
         let data = Dataset::new(&tokens, &classes, vec![3; parts]);
         let training = Training { accumulate: 4, ..Training::default() };
-        let programs = Programs::compile(connect(1), &model(rate), 1, &training).unwrap();
+        let programs =
+            Programs::compile(connect(1), &model(rate), 1, &training, Execution::default()).unwrap();
         let values = InitialValues::Random { seed: 7 };
         let origin = Origin::Weights(&values);
         let mut trainer = Trainer::start(Rc::new(programs), TrainOptions::new(0.0, 7), origin).unwrap();
@@ -209,7 +211,8 @@ fn what_is_frozen_has_no_moments_and_stays() {
                 .any(|(leaf, _)| matches!(leaf, LeafId::Moment(_, name) if *name == weight.name));
             assert_eq!(has_moments, !is_frozen(weight), "{freeze:?}: {}", weight.name);
         }
-        let programs = Programs::compile(connect(2), &model(0.1), 8, &training).unwrap();
+        let programs =
+            Programs::compile(connect(2), &model(0.1), 8, &training, Execution::default()).unwrap();
         let values = InitialValues::Random { seed: 7 };
         let origin = Origin::Weights(&values);
         let mut trainer = Trainer::start(Rc::new(programs), training::options(7), origin).unwrap();

@@ -65,7 +65,10 @@ fn check_memory(step: &Json, limit: f64) {
 }
 
 fn check_slice(topology: &str, replicas: usize) {
-    let plan = plan(&["--topology", topology, "--batch-size", "64", "--step", "train"]);
+    let recipe = ["--mirrored", "--precision", "f32"];
+    let job = ["--topology", topology, "--batch-size", "64", "--step", "train"];
+    let sharded = plan(&job);
+    let plan = plan(&[&job[..], &recipe].concat());
     assert_eq!((&plan["devices"], &plan["replicas"]), (&replicas.into(), &replicas.into()), "{topology}");
     assert_eq!(plan["rows_per_replica"], 64 / replicas);
     let step = &plan["steps"][0];
@@ -89,6 +92,34 @@ fn check_slice(topology: &str, replicas: usize) {
     let in_groups = groups.iter().map(|group| group["cycles"].as_f64().unwrap()).sum::<f64>();
     assert_eq!(in_groups, cycles, "{topology}");
     assert_eq!(step["costliest"].as_array().unwrap().len(), 10);
+    check_shares(&sharded["steps"][0], step, replicas);
+}
+
+/// What a slice does unless it is told otherwise, against the recipe's `mirrored` update: each replica has its share of the
+/// state, all of which goes on in place, the rounded copies too; and less is moved, which goes by in less time.
+fn check_shares(sharded: &Json, mirrored: &Json, replicas: usize) {
+    let weights = trained_weights();
+    let aliases = sharded["aliases"].as_u64().unwrap() as usize;
+    let matrices = weights.iter().filter(|weight| weight.shape.rank() == 2).count();
+    // All matrices but the table of tokens.
+    assert_eq!(aliases, 3 * weights.len() + 1 + matrices - 1);
+    let state = |step: &Json| step["memory"]["state"].as_f64().unwrap();
+    // Vectors are on all of them, and so are matrices that have no tile of 8 rows for each, which are most of the tiny model's.
+    let share = if replicas > 8 { 0.5 } else { 0.25 };
+    assert!(state(sharded) < state(mirrored) * share, "{} bytes", state(sharded));
+    let gathered =
+        sharded["collectives"].as_array().unwrap().iter().find(|one| one["opcode"] == "all-gather");
+    assert!(gathered.is_some(), "{}", sharded["collectives"]);
+    let bytes = |step: &Json, what: &str| {
+        let collectives = step["collectives"].as_array().unwrap().iter();
+        collectives.map(|one| one[what].as_f64().unwrap()).sum::<f64>()
+    };
+    assert!(bytes(sharded, "bytes") < bytes(mirrored, "bytes") / 2.0);
+    let seconds = |step: &Json| step["collective_seconds"].as_f64().unwrap();
+    assert!(seconds(sharded) > 0.0 && seconds(sharded) < seconds(mirrored));
+    if let Some(own) = sharded["estimated_seconds"].as_f64() {
+        assert_eq!(sharded["step_seconds"].as_f64().unwrap(), own + seconds(sharded));
+    }
 }
 
 #[test]
@@ -123,6 +154,7 @@ fn a_plan_names_all_steps_and_writes_what_is_asked_for() {
         "A device: 16.0 GiB at 450 GB/s, 61.5 TFLOP/s in bf16",
         "Per device and step                train                eval             predict",
         "in time at 940 MHz",
+        "step, in all",
         "train step: ",
         "eval step: ",
         "predict step: ",

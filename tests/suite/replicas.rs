@@ -119,7 +119,7 @@ fn metrics(kind: StepKind, asks: &[f32]) -> Vec<f32> {
     let step = Executable::compile(&replicas, kind.build(&graph, &config)).unwrap();
     let shapes = step.signature().leaves().map(|(leaf, port)| (leaf.clone(), port.shape.clone()));
     let shapes = shapes.collect::<HashMap<_, _>>();
-    let mut state = State::start(step.signature(), |leaf| match leaf {
+    let mut state = State::start(step.signature(), |leaf, _| match leaf {
         LeafId::Step => replicas.upload(&[0u32], &[], Layout::Mirrored),
         _ => {
             let shape = &shapes[leaf];

@@ -117,13 +117,14 @@ fn a_commit_that_fails_ends_all_hosts() {
     let Some(library) = slow_disk("resume_slice_disk") else { return };
     for slow in ["0", "150"] {
         let (_, outputs) = folders("resume_slice_full");
-        let flags = [&FLAGS[..], &["--slice-timeout", "60"]].concat();
+        // Compiled programs that are kept would count as well.
+        let flags = [&FLAGS[..], &["--slice-timeout", "60", "--no-cache"]].concat();
         let Some(slice) = Slice::start(2) else { return };
         let command = |host: usize| -> Command {
             let mut command = train(&outputs[host], &flags);
             if host == 0 {
                 // After the first checkpoint.
-                command.env("LD_PRELOAD", &library).env("FULL_AFTER", "28").env("SLOW_MS", slow);
+                command.env("LD_PRELOAD", &library).env("FULL_AFTER", "20").env("SLOW_MS", slow);
             }
             command
         };

@@ -109,7 +109,7 @@ fn a_launch_that_fails_loses_the_state_and_says_so() {
     let shapes = shapes.collect::<Vec<_>>();
     let shape_of = |id: &InputId| &shapes.iter().find(|(known, _)| known == id).unwrap().1;
     let start = || {
-        State::start(step.signature(), |leaf| match leaf {
+        State::start(step.signature(), |leaf, _| match leaf {
             LeafId::Step => replicas.upload(&[0u32], &[], Layout::Mirrored),
             _ => {
                 let shape = shape_of(&InputId::Leaf(leaf.clone()));

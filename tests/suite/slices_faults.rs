@@ -189,8 +189,8 @@ fn run_all(cases: Vec<Case>) {
 }
 
 /// What the hosts of a training run launch, one after another: the programs before the first step, by the phase in which
-/// the other waits if one is not launched, then the steps, 9 on the 360 rows that it trains on and 1 on the others, and
-/// where they meet to save. All of the first but one are where they meet: that one makes the zeros of the state.
+/// the other waits if one is not launched, then the steps, 9 on the 360 rows that it trains on and 1 on the others, what
+/// gathers the shares that each has of 16 weights and their moments, and where they meet to save. All of the first but one are where they meet: that one makes the zeros of the state.
 const BEFORE: [&str; 10] = [
     "placing the replicas",
     "preparing the output",
@@ -204,7 +204,8 @@ const BEFORE: [&str; 10] = [
     "loading the weights",
 ];
 const STEPS: usize = 9;
-const EPOCH: usize = STEPS + 1 + 1;
+const SHARES: usize = 16 * 3;
+const EPOCH: usize = STEPS + 1 + SHARES + 1;
 
 /// Has a host fail in this way at its `number`-th launch, from 1.
 fn at_launch(kind: &str, number: usize) -> String {
@@ -249,6 +250,8 @@ fn a_host_that_is_killed_in_any_phase_leaves_the_other_to_its_time_limit() {
         case(0, &at_step("kill", 6), "a step", &[]),
         case(1, &at_launch("kill", BEFORE.len() + STEPS + 1), "a step", &[]),
         case(0, &at_launch("kill", BEFORE.len() + EPOCH + STEPS + 1), "a step", &[]),
+        case(1, &at_launch("kill", BEFORE.len() + EPOCH - 1), "gathering the state", &[]),
+        case(0, &at_launch("kill", BEFORE.len() + EPOCH - SHARES), "gathering the state", &[]),
         case(1, &at_launch("kill", BEFORE.len() + EPOCH), "saving", &[]),
     ];
     for (at, phase) in BEFORE.iter().enumerate() {
@@ -448,7 +451,7 @@ fn signals_end_one_host_and_the_time_limit_the_other() {
         assert!(sent.elapsed() < Duration::from_secs(LIMIT + 30), "{output}: {:?}", sent.elapsed());
         assert_eq!(end.code, Some(1), "{output}: {end:?}");
         // It may be in a step, or waiting for the other to save.
-        let phases = ["a step", "saving"];
+        let phases = ["a step", "gathering the state", "saving"];
         assert_waited(end.error(), 1 - faulty, &phases);
         if signal == "STOP" {
             // It goes on where the other is gone.

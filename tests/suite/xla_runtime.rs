@@ -78,7 +78,11 @@ fn a_checkpoint_of_one_runtime_is_gone_on_with_by_the_other() {
         let root = folder.join(first);
         trains(&mut train_without_dropout(&root, first, 1, "1"));
         let said = trains(&mut train_without_dropout(&root, second, 1, "2"));
-        assert!(said.contains("Going on after step 20"), "{said}");
+        let change = match second {
+            "xla" => "; runtime was not set, now xla",
+            _ => "; runtime was xla, now not set",
+        };
+        assert!(said.contains("Going on after step 20") && said.contains(change), "{said}");
         assert_close("losses", &losses(&root), &losses(&reference), TOLERANCE);
         assert_same_weights(&root, &reference);
     }
@@ -130,11 +134,11 @@ fn what_it_lacks_is_refused_by_name() {
         (&["--backend", "tpu"], "tpu: "),
         (
             &["--backend", "cpu", "--replicas", "3"],
-            "the xla runtime has CPU devices for 1 of 3 replicas: set XLA_FLAGS=--xla_force_host_platform_device_count=3",
+            "the xla runtime has CPU devices for 1 of 3 replicas: add --xla_force_host_platform_device_count=3 to XLA_FLAGS",
         ),
         (&["--backend", "gpu"], "gpu: "),
         (&["--backend", "cpu", "--plugin", no_plugin], "no cpu plugin found, looked at "),
-        (&["--backend", "cpu", "--plugin", text.to_str().unwrap()], "cpu: "),
+        (&["--backend", "cpu", "--plugin", text.to_str().unwrap()], "cannot load the cpu plugin "),
         (&["--plugin", no_plugin], "a plugin's file is given, but not which backend it is for"),
     ];
     for (flags, reason) in refusals {
@@ -157,4 +161,54 @@ fn plugins_tells_what_is_linked() {
             && text.contains("\n  it lacks slices of several hosts; "),
         "{text}"
     );
+}
+
+/// The crate would open what it is given, whatever that is.
+#[test]
+fn a_plugin_is_looked_at_before_it_is_opened() {
+    let folder = empty_folder("xla_plugins");
+    let (run, data) = (demo().join("run"), asset("sample.csv"));
+    let predict = |plugin: &str, backend: &str| {
+        let flags = ["predict", "--runtime", "xla", "--backend", backend, "--plugin", plugin];
+        let mut command = command(&flags);
+        command
+            .arg("--run")
+            .arg(&run)
+            .arg("--data")
+            .arg(&data)
+            .arg("--output")
+            .arg(folder.join("labels.csv"));
+        command.current_dir(&folder);
+        command
+    };
+    fs::write(folder.join("text.so"), "no library").unwrap();
+    let error = fails(&mut predict("text.so", "cpu"), 2);
+    assert!(error.starts_with("error: cannot load the cpu plugin "), "{error}");
+    // One that gives no table would end the process.
+    fs::write(folder.join("null.c"), "void *GetPjrtApi(void) { return 0; }\n").unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o", "null.so", "null.c"]).current_dir(&folder);
+    let Ok(compiled) = compiler.status() else { return eprintln!("skipped: no C compiler") };
+    assert!(compiled.success());
+    let error = fails(&mut predict("./null.so", "cpu"), 2);
+    assert!(error.contains("GetPjrtApi returned null"), "{error}");
+    // A name without a folder is a file's here as well.
+    std::os::unix::fs::symlink(cpu_plugin(), folder.join("cpu.so")).unwrap();
+    let output = predict("cpu.so", "cpu").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && stderr.contains("Running on cpu (cpu), by the xla runtime\n"),
+        "{stderr}"
+    );
+    let error = fails(&mut predict("cpu.so", "gpu"), 2);
+    assert!(error.starts_with("error: gpu: the plugin drives cpu devices, not gpus"), "{error}");
+}
+
+/// Variables of GPUs are nothing to a machine without one.
+#[test]
+fn a_gpus_variables_need_a_gpu() {
+    let mut command = command(&["plugins"]);
+    let output = command.env("JAX_CUDA_VISIBLE_DEVICES", "abc").output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("xla: linked") && !stdout.contains("but fails"), "{stdout}");
 }

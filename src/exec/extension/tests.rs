@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::hlo::{Graph, Program, Tensor};
-use crate::pjrt::GpuOptions;
+use crate::pjrt::{Backend, GpuOptions};
 
 fn client() -> Client {
     Client::open(Backend::Cpu, &DeviceOptions::default()).unwrap()
@@ -21,7 +21,7 @@ fn compile(
     let x = graph.parameter("x", shape);
     let mut program = Program::new("p", vec![x], outputs(x));
     alias.into_iter().for_each(|output| program.alias(output, 0));
-    client.compile(&Lowered::new(&program, client.device_ids())).unwrap()
+    client.compile(&Lowered::new(&program, client.device_ids(), Backend::Cpu)).unwrap()
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_wrong_call_is_an_error_of_one_line() {
     let graph = Graph::new();
     let x = graph.parameter("x", scalar);
     let program = Program::new("elsewhere", vec![x], vec![x]);
-    let error = client.compile(&Lowered::new(&program, &[7])).err().unwrap();
+    let error = client.compile(&Lowered::new(&program, &[7], Backend::Cpu)).err().unwrap();
     assert!(error.to_string().starts_with("replicas are for devices [7]"), "{error}");
 }
 

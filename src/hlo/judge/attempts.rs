@@ -117,7 +117,10 @@ fn folding(random: &mut Rng) -> (Op, Vec<Shape>) {
                 roles.lhs_batch = near_sizes(random, &roles.lhs_batch);
                 roles.rhs_contracting = near_sizes(random, &roles.rhs_contracting);
             }
-            (Op::DotGeneral(roles), vec![Shape::new(a.element_type, lhs), rhs])
+            (
+                Op::DotGeneral { dimensions: roles, sums: a.element_type },
+                vec![Shape::new(a.element_type, lhs), rhs],
+            )
         }
         1 | 2 => {
             let dims = (0..a.rank()).filter(|_| random.bool()).collect::<Vec<_>>();

@@ -42,9 +42,11 @@ impl Builder {
             Op::Iota { shape, dim } => {
                 self.xla.iota(element_type(shape.element_type), &dims(&shape.dims), *dim as i64)
             }
-            Op::ReplicaId | Op::BitcastConvert(_) | Op::AllGather { .. } | Op::ReduceScatter { .. } => {
-                return Err(Refusal::Lacks(op.name()));
-            }
+            Op::ReplicaId
+            | Op::BitcastConvert(_)
+            | Op::AllGather { .. }
+            | Op::ReduceScatter { .. }
+            | Op::AllToAll { .. } => return Err(Refusal::Lacks(op.name())),
             Op::Unary(op) => return unary(*op, &inputs[0]),
             Op::Binary(op) => return binary(*op, &inputs[0], &inputs[1]),
             Op::Compare(op) => return compare(*op, &inputs[0], &inputs[1]),
@@ -62,7 +64,15 @@ impl Builder {
                 let dims = dims.map(|((low, high), interior)| (*low as i64, *high as i64, *interior as i64));
                 inputs[0].pad(&inputs[1], &dims.collect::<Vec<_>>())
             }
-            Op::DotGeneral(dimensions) => dot(dimensions, &inputs[0], &inputs[1]),
+            Op::DotGeneral { dimensions, sums } => {
+                // It can't be told of wider sums than factors.
+                let sums = element_type(*sums).primitive_type();
+                let wide = |factor: &XlaOp| match factor.ty()? == sums {
+                    true => Ok(factor.clone()),
+                    false => factor.convert(sums),
+                };
+                dot(dimensions, &wide(&inputs[0])?, &wide(&inputs[1])?)
+            }
             Op::Reduce { kind, dims: folded } => {
                 let reducer = reducer(*kind, &inputs[0])?;
                 inputs[0].reduce(inputs[1].clone(), reducer, &dims(folded), false)
@@ -79,7 +89,7 @@ impl Builder {
             }
             Op::AllReduce => inputs[0].all_reduce(&reducer(Reduction::Sum, &inputs[0])?),
             Op::While { body, output } => return Ok(while_loop(self, body, &[*output], inputs)?.remove(0)),
-            Op::StopGradient => Ok(inputs[0].clone()),
+            Op::StopGradient | Op::Derived(_) => Ok(inputs[0].clone()),
         };
         Ok(built?)
     }

@@ -1,8 +1,11 @@
 //! Cases of each operation that XLA's builder has, but loops.
 
+use xla::{Literal, XlaBuilder};
+
+use super::CLIENT;
 use super::bench::Bench;
 use super::builder::{BINARY, COMPARISONS, REDUCTIONS, UNARY};
-use super::values::{NUMBERS, SPECIAL, TYPES};
+use super::values::{Array, NUMBERS, SPECIAL, TYPES};
 use crate::hlo::{Binary, DotDimensions, Graph, Op, Scalar};
 use crate::shape::{ElementType, Shape};
 
@@ -30,6 +33,36 @@ fn leaves() {
         bench.case(Op::RngBitGenerator { shape: Shape::new(ElementType::U32, dims) }, &[state]);
     }
     bench.judge();
+}
+
+/// A constant is the value that XLA's own conversion from `f64` gives, for all that its type can hold or be rounded to.
+#[test]
+fn constants_are_rounded_as_by_xla() {
+    let builder = XlaBuilder::new("constants");
+    let halfway =
+        [1.0 + 2f64.powi(-9), 1.0 + 3.0 * 2f64.powi(-9), 1.0 + 2f64.powi(-11), 1.0 + 2f64.powi(-24)];
+    let values =
+        [0.0, 0.1, 1.0, -1.0 / 3.0, 65504.0, 65520.0, -1e-8, 6e-8, 3.3e38, -1e-40, 1e-300, 255.0, 7.0];
+    for element_type in TYPES {
+        let fits = |value: &f64| {
+            let is_whole = value.fract() == 0.0 && (0.0..256.0).contains(value);
+            element_type.is_float() || (is_whole && element_type != ElementType::Pred)
+        };
+        for value in values.iter().chain(&halfway).copied().filter(fits) {
+            let of = super::values::element_type(element_type).primitive_type();
+            let computation = builder_constant(&builder, value, of);
+            let executable = CLIENT.compile(&computation).unwrap();
+            let found = executable.execute::<Literal>(&[]).unwrap()[0][0].to_literal_sync().unwrap();
+            let shape = Shape::scalar(element_type);
+            let expected = Array::read(&found, &shape);
+            let own = Array::new(&shape, |_| Scalar::new(element_type, value));
+            assert_eq!(own.bytes, expected.bytes, "{value} as {element_type}");
+        }
+    }
+}
+
+fn builder_constant(builder: &XlaBuilder, value: f64, of: xla::PrimitiveType) -> xla::XlaComputation {
+    builder.c0(value).unwrap().convert(of).unwrap().build().unwrap()
 }
 
 #[test]
@@ -221,7 +254,7 @@ fn dot() {
         for _ in 0..12 {
             let (lhs, rhs, roles) = dots(&mut bench.random);
             let pair = [bench.input(element_type, &lhs), bench.input(element_type, &rhs)];
-            bench.case(Op::DotGeneral(roles), &pair);
+            bench.case(Op::DotGeneral { dimensions: roles, sums: element_type }, &pair);
         }
     }
     bench.judge();

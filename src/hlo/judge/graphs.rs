@@ -6,7 +6,7 @@ use proptest::test_runner::{FileFailurePersistence, TestRunner};
 
 use super::grow::Growth;
 use super::values::Array;
-use super::{ours, parsed, run, same_module, same_results, theirs};
+use super::{ours, parsed, run, same_module, same_results, theirs, widened};
 use crate::hlo::program::Program;
 use crate::hlo::{Graph, Tensor};
 use crate::shape::{ElementType, Shape};
@@ -62,9 +62,9 @@ fn judge(seeds: &[u64]) {
     let mut random = Rng::with_seed(seeds.len() as u64);
     let inputs =
         program.parameter_shapes().iter().map(|shape| Array::mild(&mut random, shape)).collect::<Vec<_>>();
-    let (ours, theirs) = (ours(&program), theirs(&program).unwrap());
+    same_module(&ours(&program), &parsed(&program), &program);
+    let (ours, theirs) = (widened(&program), theirs(&program).unwrap());
     same_module(&ours, &theirs, &program);
-    same_module(&ours, &parsed(&program), &program);
     same_results(&run(&ours, &program, &inputs), &run(&theirs, &program, &inputs), &program);
 }
 

@@ -184,7 +184,8 @@ impl<'g> Growth<'g> {
             let (l, r) = self.of(&batch);
             (roles.lhs_batch, roles.rhs_batch) = (vec![l], vec![r]);
         }
-        self.applied(Op::DotGeneral(roles), &[a, b])
+        let sums = a.shape().element_type;
+        self.applied(Op::DotGeneral { dimensions: roles, sums }, &[a, b])
     }
 
     fn reduce(&mut self, a: Tensor<'g>) -> Option<Tensor<'g>> {

@@ -78,6 +78,7 @@ fn they_are_lacking() {
         Op::BitcastConvert(ElementType::F32),
         Op::AllGather { replicas: 1 },
         Op::ReduceScatter { replicas: 1 },
+        Op::AllToAll { replicas: 1 },
         Op::Binary(Binary::ShiftLeft),
         Op::Binary(Binary::ShiftRightLogical),
     ] {
@@ -152,7 +153,11 @@ fn of_one_replica() {
             // A sum with the zero that it starts from has no negative zero.
             let value = Array::mild(&mut bench.random, &shape);
             let a = bench.given(value);
-            let ops = [Op::AllGather { replicas: 1 }, Op::ReduceScatter { replicas: 1 }];
+            let ops = [
+                Op::AllGather { replicas: 1 },
+                Op::ReduceScatter { replicas: 1 },
+                Op::AllToAll { replicas: 1 },
+            ];
             for op in ops.into_iter().filter(|op| op.shape(&[&shape]).is_ok()) {
                 bench.case(op, &[a]);
                 expected.push(bench.values.last().unwrap().clone());
@@ -171,16 +176,23 @@ fn of_several_replicas() {
     if CLIENT.device_count() < REPLICAS {
         let mut again = Command::new(std::env::current_exe().unwrap());
         again.args(["hlo::judge::lacking::of_several_replicas", "--exact"]);
+        assert!(std::env::var_os("XLA_FLAGS").is_none(), "XLA shows other devices than it was told");
         again.env("XLA_FLAGS", format!("--xla_force_host_platform_device_count={REPLICAS}"));
         let output = again.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+        let text = String::from_utf8_lossy(&text);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
         return;
     }
     let graph = Graph::new();
     let a = graph.parameter("a", Shape::new(ElementType::S32, [REPLICAS, 3]));
-    let outputs =
-        [graph.replica_id(), a.all_gather(REPLICAS), a.reduce_scatter_sum(REPLICAS), a.all_reduce_sum()];
+    let outputs = [
+        graph.replica_id(),
+        a.all_gather(REPLICAS),
+        a.reduce_scatter_sum(REPLICAS),
+        a.all_reduce_sum(),
+        a.all_to_all(REPLICAS),
+    ];
     let program = Program::new("replicas", vec![a], outputs.to_vec());
     let module = ours(&program);
     same_module(&module, &parsed(&program), &program);
@@ -206,6 +218,7 @@ fn of_several_replicas() {
             (0..REPLICAS).flat_map(own).collect(),
             total[replica * 3..][..3].to_vec(),
             total.clone(),
+            (0..REPLICAS).flat_map(|other| own(other)[replica * 3..][..3].to_vec()).collect(),
         ];
         let expected =
             values.iter().zip(program.output_shapes()).map(|(values, shape)| Array::of(&shape, values));
@@ -215,5 +228,6 @@ fn of_several_replicas() {
     }
     let shape = a.shape();
     is_verified(&Op::AllGather { replicas: 1 }, std::slice::from_ref(&shape));
-    is_verified(&Op::ReduceScatter { replicas: 1 }, &[shape]);
+    is_verified(&Op::ReduceScatter { replicas: 1 }, std::slice::from_ref(&shape));
+    is_verified(&Op::AllToAll { replicas: 1 }, &[shape]);
 }

@@ -52,7 +52,7 @@ fn one_type(op: &Op, values: &mut [&mut Shape]) {
     }
     // Floats of several types mix in XLA, and numbers of any in a dot: here a conversion is a node, which rounds and has a
     // gradient.
-    let is_dot = matches!(op, Op::DotGeneral(_));
+    let is_dot = matches!(op, Op::DotGeneral { .. });
     let mixed = values.iter_mut().filter(|shape| is_dot || shape.element_type.is_float()).collect::<Vec<_>>();
     let of = mixed.first().map(|shape| shape.element_type);
     mixed.into_iter().zip(of.into_iter().cycle()).for_each(|(shape, of)| shape.element_type = of);
@@ -145,7 +145,7 @@ fn xla_is_laxer() {
     let shape = |of: ElementType, dims: &[usize]| Shape::new(of, dims);
     let (row, scalar) = (shape(F32, &[3]), shape(F32, &[]));
     let add = Op::Binary(Binary::Add);
-    let outer = Op::DotGeneral(DotDimensions::default());
+    let outer = Op::DotGeneral { dimensions: DotDimensions::default(), sums: ElementType::F32 };
     let table = shape(F32, &[4, 3]);
     for (op, inputs) in [
         (Op::Iota { shape: row.clone(), dim: 1 }, vec![]),

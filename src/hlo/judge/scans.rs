@@ -161,4 +161,12 @@ fn what_a_trip_leaves_is_of_one_shape() {
     let outer = Builder::new("outer");
     let start = outer.parameter("start", &state).unwrap();
     assert!(XlaOp::while_(more, longer, start).is_err());
+
+    let graph = Graph::new();
+    let start = graph.parameter("start", Shape::new(ElementType::F32, [2]));
+    let over = Scan { trips: 2, carried: &[start], ..Scan::default() };
+    let longer =
+        || graph.scan(over, |graph, trip| (vec![graph.concatenate(&[trip.carried[0]; 2], 0)], vec![]));
+    let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(longer));
+    assert!(refused.is_err(), "what a trip leaves is longer than what it took");
 }

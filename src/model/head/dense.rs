@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Encoded, Head, Layer, Scores};
 use crate::hlo::Tensor;
-use crate::nn::{Dense, Init, Mode, ParamPath, dropout};
+use crate::nn::{Dense, FlattenDense, Init, Mode, ParamPath, dropout};
 
 /// The sizes of the recipe's dense layers, whatever they come after.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,52 +76,57 @@ fn name(index: usize) -> String {
     format!("dense_{}", index + 1)
 }
 
-/// The dense layers.
+/// The dense layers after the first one, of which they take sums `[batch, width]`.
 pub(super) struct DenseLayers<'g> {
-    hidden: Vec<Dense<'g>>,
-    output: Dense<'g>,
+    layers: Vec<Dense<'g>>,
     dropout: f64,
     activation: OutputActivation,
 }
 
 impl<'g> DenseLayers<'g> {
-    /// Declares them for vectors of `inputs` values.
-    pub fn new(inputs: usize, config: &DenseHeadConfig, params: &ParamPath<'_, 'g>) -> Self {
-        let widths = config.hidden.iter().chain([&config.num_classes]);
-        let fan_ins = [&inputs].into_iter().chain(&config.hidden);
-        let dense = |(i, (inputs, outputs)): (usize, (&usize, &usize))| {
-            Dense::new(*inputs, *outputs, Init::GlorotUniform, params.pp(&name(i)))
-        };
-        let mut hidden = fan_ins.zip(widths).enumerate().map(dense).collect::<Vec<_>>();
-        let output = hidden.remove(hidden.len() - 1);
-        Self { hidden, output, dropout: config.dropout, activation: config.activation }
+    /// Declares the first by `first`, which is given its width and its place, and the others.
+    pub fn new<First>(
+        config: &DenseHeadConfig,
+        params: &ParamPath<'_, 'g>,
+        first: impl FnOnce(usize, ParamPath<'_, 'g>) -> First,
+    ) -> (First, Self) {
+        let widths = config.hidden.iter().chain([&config.num_classes]).copied().collect::<Vec<_>>();
+        let first = first(widths[0], params.pp(&name(0)));
+        let layer = |i: usize| Dense::new(widths[i - 1], widths[i], Init::GlorotUniform, params.pp(&name(i)));
+        let layers = (1..widths.len()).map(layer).collect();
+        (first, Self { layers, dropout: config.dropout, activation: config.activation })
     }
 
-    /// `[batch, inputs]` to scores.
-    pub fn forward(&self, mut x: Tensor<'g>, mode: &Mode<'g>) -> Scores<'g> {
-        for dense in &self.hidden {
-            x = dropout(dense.forward(x).relu(), self.dropout, mode);
+    /// From the sums of the first to scores.
+    pub fn forward(&self, mut sums: Tensor<'g>, mode: &Mode<'g>) -> Scores<'g> {
+        for dense in &self.layers {
+            sums = dense.sums(dropout(sums.convert(mode.element_type).relu(), self.dropout, mode));
         }
-        let output = self.output.forward(x);
         Scores::Positive(match self.activation {
-            OutputActivation::Softplus => output.softplus(),
-            OutputActivation::Softmax => output.softmax(),
+            OutputActivation::Softplus => sums.softplus(),
+            OutputActivation::Softmax => sums.softmax(),
         })
     }
 }
 
-pub(super) struct DenseHead<'g>(DenseLayers<'g>);
+pub(super) struct DenseHead<'g> {
+    first: FlattenDense<'g>,
+    others: DenseLayers<'g>,
+}
 
 impl<'g> DenseHead<'g> {
     /// Declares the dense layers for hidden states `[batch, seq, hidden]`.
-    pub fn new([seq, hidden]: [usize; 2], config: &DenseHeadConfig, params: &ParamPath<'_, 'g>) -> Self {
-        Self(DenseLayers::new(seq * hidden, config, params))
+    pub fn new(states: [usize; 2], config: &DenseHeadConfig, params: &ParamPath<'_, 'g>) -> Self {
+        let first =
+            |width, params: ParamPath<'_, 'g>| FlattenDense::new(states, width, Init::GlorotUniform, params);
+        let (first, others) = DenseLayers::new(config, params, first);
+        Self { first, others }
     }
 }
 
 impl<'g> Head<'g> for DenseHead<'g> {
     /// Padding counts as any other token, whatever the mask.
     fn forward(&self, Encoded { states, .. }: Encoded<'_, 'g>, mode: &Mode<'g>) -> Scores<'g> {
-        self.0.forward(states.reshape(&[states.dim(0), states.dim(1) * states.dim(2)]), mode)
+        self.others.forward(self.first.sums(states), mode)
     }
 }

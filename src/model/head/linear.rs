@@ -6,6 +6,7 @@ use super::{Encoded, Head, Layer, Scores};
 use crate::hlo::{Comparison, Tensor};
 use crate::model::bert::INITIALIZER_RANGE;
 use crate::nn::{Dense, Mode, ParamPath, dropout};
+use crate::shape::ElementType;
 
 /// The sizes of a linear head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,15 +69,21 @@ impl<'g> Head<'g> for LinearHead<'g> {
             Pooling::Pooler => encoded.bert.pool(encoded.states),
             Pooling::Mean => mean(encoded.states, encoded.mask),
         };
-        Scores::Logits(self.classifier.forward(dropout(vector, self.dropout, mode)))
+        Scores::Logits(self.classifier.sums(dropout(vector, self.dropout, mode)))
     }
 }
 
 /// The mean over `[batch, seq, hidden]`'s vectors where `mask` `s32[batch, seq]` isn't 0: `[batch, hidden]`.
 fn mean<'g>(states: Tensor<'g>, mask: Option<Tensor<'g>>) -> Tensor<'g> {
-    let Some(mask) = mask else { return states.mean(&[1]) };
+    // Sums of many narrow floats would be rounded again and again.
+    let element_type = states.shape().element_type;
+    let states = match element_type {
+        ElementType::Bf16 => states.convert(ElementType::F32),
+        _ => states,
+    };
+    let Some(mask) = mask else { return states.mean(&[1]).convert(element_type) };
     let is_kept = mask.compare(Comparison::Ne, mask.like(0.0)).convert(states.shape().element_type);
     let sum = (states * is_kept.keep_dims(&[2])).sum(&[1]);
     // A text has a token at least; a row that only fills up the last batch need not.
-    sum / is_kept.sum(&[1]).maximum(states.like(1.0)).keep_dims(&[1])
+    (sum / is_kept.sum(&[1]).maximum(states.like(1.0)).keep_dims(&[1])).convert(element_type)
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dense::{DenseHeadConfig, DenseLayers};
 use super::{Encoded, Head, Layer, Scores};
-use crate::nn::{Lstm, Mode, ParamPath};
+use crate::nn::{Dense, Init, Lstm, Mode, ParamPath};
 
 /// The sizes of an LSTM and of what comes after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +34,8 @@ impl LstmHeadConfig {
 
 pub(super) struct LstmHead<'g> {
     lstm: Vec<Lstm<'g>>,
-    dense: DenseLayers<'g>,
+    first: Dense<'g>,
+    others: DenseLayers<'g>,
 }
 
 impl<'g> LstmHead<'g> {
@@ -43,8 +44,10 @@ impl<'g> LstmHead<'g> {
         let LstmHeadConfig { units, dense } = config;
         let lstm = |(name, reversed): &(&str, bool)| Lstm::new(hidden, *units, *reversed, params.pp(name));
         let lstm = directions(is_both).iter().map(lstm).collect::<Vec<_>>();
-        let dense = DenseLayers::new(units * lstm.len(), dense, params);
-        Self { lstm, dense }
+        let inputs = units * lstm.len();
+        let first = |width, params: ParamPath<'_, 'g>| Dense::new(inputs, width, Init::GlorotUniform, params);
+        let (first, others) = DenseLayers::new(dense, params, first);
+        Self { lstm, first, others }
     }
 }
 
@@ -53,6 +56,6 @@ impl<'g> Head<'g> for LstmHead<'g> {
     fn forward(&self, Encoded { states, mask, .. }: Encoded<'_, 'g>, mode: &Mode<'g>) -> Scores<'g> {
         let last = self.lstm.iter().map(|lstm| states.graph().scope("lstm", || lstm.forward(states, mask)));
         let last = last.collect::<Vec<_>>();
-        self.dense.forward(states.graph().concatenate(&last, 1), mode)
+        self.others.forward(self.first.sums(states.graph().concatenate(&last, 1)), mode)
     }
 }

@@ -186,6 +186,24 @@ fn a_pair_of_start_and_done_is_one_collective() {
     assert_eq!(found, [("all-reduce", 2, 60 + 4 + 14 + 60), ("reduce-scatter", 1, 128)]);
 }
 
+/// The recipe's gradients on a v3-8, 4 chips of 656 Gbit/s: an all-reduce sends each byte twice past all chips but one; each of
+/// its halves, which are a reduce-scatter and an all-gather, once. Parts that each device has for each other travel from a
+/// chip once for each of its devices, over one link on average.
+#[test]
+fn collectives_take_their_time_on_a_ring() {
+    let bandwidth = 656e9 / 8.0;
+    let seconds = |opcode: &str, bytes, result_bytes, chips| {
+        let collective = Collective { opcode: opcode.into(), count: 1, bytes, result_bytes };
+        collective.ring_seconds(chips, 2, bandwidth)
+    };
+    let (all, part) = (930_000_000, 116_250_000);
+    let reduced = seconds("all-reduce", all, all, 4);
+    assert!((reduced - 2.0 * 0.75 * 930e6 / 82e9).abs() < 1e-9, "{reduced}");
+    assert_eq!(seconds("reduce-scatter", all, part, 4) + seconds("all-gather", part, all, 4), reduced);
+    assert!((seconds("all-to-all", part, part, 4) - 2.0 * 116.25e6 / 82e9).abs() < 1e-9);
+    assert_eq!(seconds("all-reduce", all, all, 1), 0.0, "the cores of one chip");
+}
+
 #[test]
 fn library_calls_are_counted_by_target() {
     let custom = |id| {
@@ -244,7 +262,7 @@ fn a_train_step_has_what_it_was_built_with() {
     let analysis = analyse(hlo, 8, 0);
     assert_eq!(analysis.aliases, 3 * trained + 1);
     let bytes = 4 * (values + 1 + 3) as u64;
-    let expected = Collective { opcode: "all-reduce".into(), count: trained + 2, bytes };
+    let expected = Collective { opcode: "all-reduce".into(), count: trained + 2, bytes, result_bytes: bytes };
     assert_eq!(analysis.collectives, [expected]);
 }
 
