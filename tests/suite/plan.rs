@@ -174,7 +174,12 @@ fn the_train_step_compiles_for_a_gpu() {
     if !is_here(Backend::Gpu) {
         return;
     }
-    let plan = plan(&["--gpu", "h100", "--step", "train"]);
+    let job = ["--gpu", "h100", "--step", "train"];
+    // All matrices but the table of tokens have a rounded copy, in place as well.
+    let narrow = plan(&job);
+    let matrices = trained_weights().iter().filter(|weight| weight.shape.rank() == 2).count() - 1;
+    assert_eq!(narrow["steps"][0]["aliases"], 3 * trained_weights().len() + 1 + matrices);
+    let plan = plan(&[&job[..], &["--precision", "f32"]].concat());
     assert_eq!((&plan["devices"], &plan["replicas"]), (&1.into(), &1.into()));
     let step = &plan["steps"][0];
     check_memory(step, 100.0);
