@@ -123,9 +123,6 @@ pub struct HloInstructionProto {
     pub dynamic_slice_sizes: Vec<i64>,
     #[prost(message, optional, tag = "21")]
     pub padding_config: Option<PaddingConfig>,
-    /// Of a collective, in optimized programs: the same for all parts of it.
-    #[prost(int64, tag = "26")]
-    pub channel_id: i64,
     #[prost(string, tag = "28")]
     pub custom_call_target: String,
     #[prost(message, optional, tag = "30")]

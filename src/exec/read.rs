@@ -16,7 +16,7 @@ use crate::step::Layout;
 /// What gathers the parts of arrays of these shapes: compiled when it is first needed.
 pub(super) type Gathers = Mutex<HashMap<Shape, Compiled>>;
 
-/// The copy of an array to the host that is under way: its parts, in replica order.
+/// The copy of an array to the host that is under way: its parts, in replica order; those that were gathered are one array.
 pub(super) struct Read {
     layout: Layout,
     parts: Vec<Readback>,
@@ -24,14 +24,16 @@ pub(super) struct Read {
     spare: Vec<f32>,
 }
 
-/// The whole of an array, of what each replica has, or the first one where all have the same.
+/// The whole of an array, in the memory of `spare` where parts are put together: of what each replica has, in one array or
+/// several, or of the first one where all have the same.
 fn whole<T: Pod>(layout: Layout, mut parts: Vec<Vec<T>>, mut spare: Vec<T>) -> Vec<T> {
     match layout {
         Layout::Mirrored => parts.swap_remove(0),
         Layout::Sharded => parts.concat(),
         Layout::Dealt(dealt) => {
             spare.resize(dealt.elements(), T::zeroed());
-            parts.iter().enumerate().for_each(|(replica, part)| dealt.collect(part, replica, &mut spare));
+            let parts = parts.iter().flat_map(|part| part.chunks_exact(dealt.part_elements()));
+            parts.enumerate().for_each(|(replica, part)| dealt.collect(part, replica, &mut spare));
             spare
         }
     }
@@ -49,7 +51,7 @@ impl Replicas {
             Layout::Dealt(_) if self.is_shared() => {
                 let gathered = self.gather_parts(placed)?;
                 let parts = self.waiting("a step", || gathered.to_host())?;
-                Ok(whole(placed.layout, self.cut(parts), vec![]))
+                Ok(whole(placed.layout, vec![parts], vec![]))
             }
             Layout::Sharded | Layout::Dealt(_) => {
                 let parts = (0..self.local_count()).map(|replica| self.to_host_from(placed, replica));
@@ -79,12 +81,7 @@ impl Replicas {
     /// Waits for the parts of an array, and puts them together.
     pub(super) fn join(&self, read: Read) -> Result<Vec<f32>> {
         let parts = read.parts.into_iter().map(|part| self.waiting("a step", || part.wait()));
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        let parts = match read.layout {
-            Layout::Dealt(_) if self.is_shared() => self.cut(parts.concat()),
-            _ => parts,
-        };
-        Ok(whole(read.layout, parts, read.spare))
+        Ok(whole(read.layout, parts.collect::<Result<_>>()?, read.spare))
     }
 
     /// Takes part when another process reads an array of which each has a part.
@@ -114,11 +111,6 @@ impl Replicas {
         let Launch { mut outputs, completion } = self.waiting(PHASE, || gather.launch(arguments))?;
         self.waiting(PHASE, || completion.wait())?;
         Ok(outputs.swap_remove(0).swap_remove(0))
-    }
-
-    /// Parts that come one after another, as many as there are replicas.
-    fn cut<T: Pod>(&self, parts: Vec<T>) -> Vec<Vec<T>> {
-        parts.chunks(parts.len() / self.count()).map(<[T]>::to_vec).collect()
     }
 
     /// An array as one local replica has it, row-major.

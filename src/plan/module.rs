@@ -317,11 +317,19 @@ fn group(layer: &str) -> &'static str {
     }
 }
 
-/// The collectives of all computations, by opcode: each stands in one computation, also where it is fused with other
+/// Whether a computation only goes on with a collective that another one has started, or ends it. TPU's compiler fuses a
+/// collective with several computations that run one after another: the first has the call `AsyncCollectiveStart`, the last
+/// `AsyncCollectiveDone`, and those between are called so.
+fn goes_on(computation: &HloComputationProto) -> bool {
+    let ends = |one: &HloInstructionProto| one.custom_call_target == "AsyncCollectiveDone";
+    computation.name.starts_with("async_collective_fusion") || computation.instructions.iter().any(ends)
+}
+
+/// The collectives of all computations, by opcode: each is counted in one computation, also where it is fused with other
 /// work or wrapped to run beside it. `-start` stands for a pair.
 fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
     let mut found = BTreeMap::<&str, (usize, u64, u64)>::new();
-    for computation in computations {
+    for computation in computations.iter().filter(|computation| !goes_on(computation)) {
         let instructions = &computation.instructions;
         let shapes = instructions.iter().map(|one| (one.id, one.shape.as_ref())).collect::<HashMap<_, _>>();
         for instruction in instructions {

@@ -136,15 +136,6 @@ impl<'g> Held<'g> {
         }
     }
 
-    /// The sum of squares of a gradient that is reduced, over all of it.
-    pub fn squares(&self, reduced: Tensor<'g>) -> Tensor<'g> {
-        let own = reduced.square().sum(&(0..reduced.rank()).collect::<Vec<_>>());
-        match self.layout {
-            Layout::Mirrored | Layout::Sharded => own,
-            Layout::Dealt(_) => self.replicas.sum(own),
-        }
-    }
-
     /// The parameters that stand for it.
     pub fn parameters(&self) -> Vec<Tensor<'g>> {
         [self.own].into_iter().chain(self.rounded).collect()
@@ -182,6 +173,21 @@ impl<'g> Held<'g> {
     fn rounded_leaf(&self) -> LeafId {
         LeafId::Rounded(self.weight.name.clone())
     }
+}
+
+/// The Euclidean norm of all gradients together, `f32[]`, over all replicas, of what [`Held::reduce`] has made of each.
+pub(super) fn norm<'g>(held: &[Held<'g>], reduced: &[Option<Tensor<'g>>], replicas: Replicas) -> Tensor<'g> {
+    let sum = |is_dealt: bool| {
+        let of_layout = |held: &Held<'g>| matches!(held.layout, Layout::Dealt(_)) == is_dealt;
+        let gradients =
+            held.iter().zip(reduced).filter(|(held, _)| of_layout(held)).filter_map(|(_, one)| *one);
+        let squares = gradients.map(|one| one.square().sum(&(0..one.rank()).collect::<Vec<_>>()));
+        squares.reduce(|sum, term| sum + term)
+    };
+    // Of shares, each replica has others.
+    let sums = [sum(false), sum(true).map(|shares| replicas.sum(shares))];
+    // There is a head, which is always trained.
+    sums.into_iter().flatten().reduce(|a, b| a + b).expect("a gradient").sqrt()
 }
 
 /// How a weight lies over the replicas.

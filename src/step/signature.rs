@@ -97,7 +97,7 @@ impl Dealt {
     /// What `replica` has of `whole`, row-major.
     pub fn deal<T: Pod>(&self, whole: &[T], replica: usize) -> Vec<T> {
         let Self { outer, size, inner, part } = *self;
-        let mut own = vec![T::zeroed(); outer * part * inner];
+        let mut own = vec![T::zeroed(); self.part_elements()];
         let taken = self.taken(replica).len() * inner;
         for o in 0..outer {
             let start = (o * size + replica * part) * inner;
@@ -118,6 +118,11 @@ impl Dealt {
                 whole[start..start + taken].copy_from_slice(&own[o * part * inner..][..taken]);
             }
         }
+    }
+
+    /// Number of elements that each replica has.
+    pub fn part_elements(&self) -> usize {
+        self.outer * self.part * self.inner
     }
 
     /// Number of elements of the whole.

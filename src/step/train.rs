@@ -3,9 +3,9 @@
 use super::StepConfig;
 use super::backward::{Forward, accumulated};
 use super::forward::{Examples, Targets, meet, metrics};
-use super::held::{Held, Replicas, hold};
+use super::held::{Held, Replicas, hold, norm};
 use super::signature::{InputId, Interface, Layout, LeafId, Moment, OutputId, Step};
-use super::update::{Adam, AdamState, clip, norm};
+use super::update::{Adam, AdamState, clip};
 use crate::hlo::Graph;
 use crate::nn::{Randomness, Weight};
 use crate::shape::{ElementType, Shape};
@@ -46,10 +46,8 @@ pub fn train_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     let reduced = held.iter().zip(gradients).map(|(held, gradient)| gradient.map(|part| held.reduce(part)));
     let gradients = graph.scope("adam/exchange", || reduced.collect::<Vec<_>>());
 
-    let norm = (training.clip_norm.is_some() || training.gradient_norm).then(|| {
-        let reduced = held.iter().zip(&gradients).filter_map(|(held, gradient)| Some((held, (*gradient)?)));
-        graph.scope("adam", || norm(reduced.map(|(held, gradient)| held.squares(gradient))))
-    });
+    let norm = (training.clip_norm.is_some() || training.gradient_norm)
+        .then(|| graph.scope("adam", || norm(&held, &gradients, replicas)));
     let scale = norm.zip(training.clip_norm).map(|(norm, most)| graph.scope("adam", || clip(norm, most)));
     let adam = graph.scope("adam", || Adam::new(rate, done + 1.0, training.weight_decay));
     for (held, gradient) in held.iter().zip(gradients) {

@@ -47,12 +47,6 @@ impl<'g> Adam<'g> {
     }
 }
 
-/// The Euclidean norm of all gradients together, `f32[]`, of the sum of squares of each.
-pub fn norm<'g>(squares: impl Iterator<Item = Tensor<'g>>) -> Tensor<'g> {
-    // There is a head, which is always trained.
-    squares.reduce(|sum, term| sum + term).expect("a gradient").sqrt()
-}
-
 /// What gradients of this norm are multiplied with, so that it becomes `most` at the most (`tf.clip_by_global_norm`).
 pub fn clip(norm: Tensor<'_>, most: f64) -> Tensor<'_> {
     norm.like(most) / norm.maximum(norm.like(most))

@@ -186,6 +186,32 @@ fn a_pair_of_start_and_done_is_one_collective() {
     assert_eq!(found, [("all-reduce", 2, 60 + 4 + 14 + 60), ("reduce-scatter", 1, 128)]);
 }
 
+/// As libtpu writes a gather that goes on while a product is computed: one that is started, and three that stand for it.
+#[test]
+fn a_collective_beside_other_work_counts_once() {
+    let f32 = primitive_type::F32;
+    let part = |id: i64, name: &str, target: &str| {
+        let call =
+            HloInstructionProto { custom_call_target: target.into(), ..instruction(3, "custom-call", &[2]) };
+        let instructions = vec![
+            shaped(instruction(1, "parameter", &[]), &[(f32, &[4])]),
+            shaped(instruction(2, "all-gather", &[1]), &[(f32, &[32])]),
+            call,
+        ];
+        HloComputationProto { name: name.into(), ..computation(id, instructions) }
+    };
+    let computations = vec![
+        part(2, "fused_computation.1", "AsyncCollectiveStart"),
+        part(3, "async_collective_fusion.1", "another"),
+        part(4, "async_collective_fusion.2", "another"),
+        part(5, "fused_computation.2", "AsyncCollectiveDone"),
+        computation(1, vec![]),
+    ];
+    let found = analyse(module(computations), 8, 0).collectives;
+    let expected = Collective { opcode: "all-gather".into(), count: 1, bytes: 16, result_bytes: 128 };
+    assert_eq!(found, [expected]);
+}
+
 /// The recipe's gradients on a v3-8, 4 chips of 656 Gbit/s: an all-reduce sends each byte twice past all chips but one; each of
 /// its halves, which are a reduce-scatter and an all-gather, once. Parts that each device has for each other travel from a
 /// chip once for each of its devices, over one link on average.
