@@ -1,5 +1,5 @@
-//! Time of a whole train step (forward, backward, Adam) and examples per second, on the CPU plugin, which is
-//! installed if it is missing.
+//! Time of a whole train step (forward, backward, Adam) and examples per second, in float32, on the CPU plugin or that of the
+//! backend that BERT_XLA_BENCH_BACKEND names, which is installed if it is missing.
 //!
 //! `cargo bench` runs the tiny, MiniLM and full models; `cargo bench -- full` the article's alone. Weights are random:
 //! a step's time doesn't depend on their values. `xla_alone/tiny` runs the same program in a bare loop, with its batch
@@ -22,7 +22,6 @@ use bert_xla::train::{Origin, TrainOptions, Trainer};
 use bert_xla::weights::InitialValues;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use ndarray::Array2;
 
 /// As the program's.
 #[global_allocator]
@@ -38,10 +37,12 @@ const CASES: [(&str, Size, Duration); 3] = [
 ];
 
 fn connect(replicas: usize) -> Replicas {
-    let plugin = Some(ensure_installed(Backend::Cpu).expect("the CPU plugin"));
+    let name = std::env::var("BERT_XLA_BENCH_BACKEND").unwrap_or_else(|_| Backend::Cpu.to_string());
+    let backend = name.parse::<Backend>().expect("BERT_XLA_BENCH_BACKEND is tpu, gpu or cpu");
+    let plugin = Some(ensure_installed(backend).expect("the plugin"));
     let options =
-        DeviceOptions { backend: Some(Backend::Cpu), replicas: Some(replicas), plugin, ..Default::default() };
-    Replicas::connect(&options).expect("a CPU client")
+        DeviceOptions { backend: Some(backend), replicas: Some(replicas), plugin, ..Default::default() };
+    Replicas::connect(&options).expect("devices")
 }
 
 fn model(size: Size) -> ClassifierConfig {
@@ -50,6 +51,7 @@ fn model(size: Size) -> ClassifierConfig {
         head: HeadConfig::default(),
         max_length: size.max_length(),
         mask: false,
+        zero_padding: false,
         freeze_padding: false,
     }
 }
@@ -74,11 +76,9 @@ fn trainer(name: &str, size: Size, replicas: usize) -> Trainer {
 /// `steps` batches of made-up tokens.
 fn tokens(size: Size, steps: usize) -> Tokens {
     let (rows, max_length) = (steps * BATCH_SIZE, size.max_length());
-    let id = |(row, position)| ((row * 31 + position * 17) % size.config().vocab_size) as i32;
-    Tokens {
-        input_ids: Array2::from_shape_fn((rows, max_length), id),
-        lengths: vec![max_length as u32; rows],
-    }
+    let id = |row, position| ((row * 31 + position * 17) % size.config().vocab_size) as u32;
+    let row = |row| (0..max_length).map(|position| id(row, position)).collect::<Vec<_>>();
+    Tokens::new((0..rows).map(row), max_length, 0)
 }
 
 fn train(criterion: &mut Criterion) {

@@ -32,7 +32,7 @@ pub fn describe(args: &TrainArgs, members: &[Member]) -> String {
     );
     let tables = [(&args.evaluation.dev, &parts.dev), (&args.evaluation.test, &parts.test)];
     let known = match tables.iter().any(|(path, _)| path.is_some()) {
-        true => table.texts[..own].iter().collect(),
+        true => table.texts.iter().take(own).collect(),
         false => HashSet::new(),
     };
     for (path, rows) in tables {

@@ -211,7 +211,9 @@ impl Encoding<'_> {
         let length = self.args.max_length;
         match i {
             0 => self.each_part(|tokens| {
-                self.write(writer, &tokens.input_ids.iter().copied().collect::<Vec<i32>>())
+                let padding = std::iter::repeat(tokens.pad_id());
+                let row = |row| tokens.row(row).chain(padding.clone()).take(length).map(|id| id as i32);
+                self.write(writer, &(0..tokens.len()).flat_map(row).collect::<Vec<i32>>())
             }),
             1 => self.each_part(|tokens| {
                 let mask = |row| (0..length).map(move |at| (row, at));

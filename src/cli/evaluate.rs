@@ -74,6 +74,7 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
         console.note(&format!("{}: {} left out", trained.data.display(), plural(summary.skipped, "bad row")));
     }
     let scores = ensemble.evaluate(&table.texts, &table.classes)?;
+    ensemble.padding().saved().iter().for_each(|saved| console.note(saved));
 
     let labels = ensemble.labels();
     let answers = labels.most_probable(&scores.probabilities);

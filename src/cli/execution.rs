@@ -11,8 +11,8 @@ pub struct ExecutionArgs {
     /// [default: bf16 on TPU and on GPUs that have it (Ampere and later), else f32]
     #[arg(long, value_name = "f32|bf16")]
     precision: Option<Precision>,
-    /// Keep all weights and moments on every replica, as the recipe does [default: with several replicas, each keeps and
-    /// updates its own share]
+    /// Keep all weights and moments on every replica, as the recipe does [default: with an even number of replicas, each keeps
+    /// and updates its own share]
     #[arg(long)]
     mirrored: bool,
     /// In which gradients of matrices go from replica to replica [default: as --precision]

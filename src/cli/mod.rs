@@ -1,7 +1,9 @@
 //! The command line: one file per command.
 
 mod arguments;
+mod bench;
 mod chief;
+mod compare;
 mod console;
 mod demo;
 mod described;
@@ -61,6 +63,7 @@ enum Command {
     Encode(encode::EncodeArgs),
     Export(export::ExportArgs),
     Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
     Graph(graph::GraphArgs),
     Plan(plan::PlanArgs),
     Plugins(plugins::PluginsArgs),
@@ -128,6 +131,7 @@ pub fn run(cli: Cli, console: &Arc<Console>) -> Result<Exit> {
         Command::Encode(args) => encode::run(&args, console),
         Command::Export(args) => export::run(&args, console),
         Command::Demo(args) => return demo::run(&args, console),
+        Command::Bench(args) => bench::run(&args, console),
         Command::Graph(args) => graph::run(&args, console),
         Command::Plan(args) => plan::run(&args, console),
         Command::Plugins(args) => plugins::run(&args, console),

@@ -22,7 +22,8 @@ pub struct ClassifierArgs {
     /// sizes tiny and minilm]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
-    /// Hide the padding from attention (the recipe attends to it)
+    /// Hide the padding from attention and from the head (the recipe attends to it): a text's scores don't depend on its length
+    /// in tokens then
     #[arg(long)]
     mask: bool,
     /// Width of the output [default: the highest class of the labels, plus one]
@@ -110,8 +111,11 @@ impl ClassifierArgs {
         }
         let head = self.head(&bert, self.num_classes.unwrap_or(num_classes), base.map(|base| &base.head))?;
         let mask = self.mask || base.is_some_and(|base| base.mask);
+        // A head that goes on from there reads what it was trained to read.
+        let same = base.filter(|base| base.mask && base.head == head && base.max_length == max_length);
+        let zero_padding = mask && head.reads_padding() && same.is_none_or(|base| base.zero_padding);
         let freeze_padding = self.freeze_padding || base.is_some_and(|base| base.freeze_padding);
-        Ok(ClassifierConfig { bert, head, max_length, mask, freeze_padding })
+        Ok(ClassifierConfig { bert, head, max_length, mask, zero_padding, freeze_padding })
     }
 
     /// The head for so many classes; where the flags say nothing, as `base` is, if that is of the same kind.
@@ -159,6 +163,11 @@ impl ClassifierArgs {
             HeadKind::Cls => HeadConfig::Cls(linear),
             HeadKind::Mean => HeadConfig::Mean(linear),
         })
+    }
+
+    /// The same for so many tokens per text.
+    pub fn with_max_length(&self, max_length: usize) -> Self {
+        Self { max_length: Some(max_length), ..self.clone() }
     }
 
     /// The classifier on an encoder that is known by name.

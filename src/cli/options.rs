@@ -8,7 +8,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgAction, Args};
 
 use super::{Console, Error, Result, plural};
-use crate::data::{ColumnRef, DataError, Format, Header, Labels, TableOptions, parse_quote, parse_separator};
+use crate::data::{
+    ColumnRef, DataError, Format, Header, Labels, TableOptions, TokenCache, parse_quote, parse_separator,
+};
 use crate::exec::{self, DeviceOptions, Replicas, RuntimeKind};
 use crate::pjrt::install::cache_folder;
 use crate::pjrt::{self, Backend, ExecutableCache, GpuOptions, leave, parse_fraction};
@@ -138,7 +140,7 @@ pub struct DeviceArgs {
     /// Which of the GPUs that the driver shows, such as 0,1 [default: JAX's JAX_CUDA_VISIBLE_DEVICES, else all]
     #[arg(long, action = ArgAction::Set, value_delimiter = ',', value_name = "N,...")]
     gpu_devices: Option<Vec<u32>>,
-    /// Compile anew, and keep nothing: compiled programs are otherwise kept in the cache folder
+    /// Compile and tokenize anew, and keep nothing: compiled programs and tokens are otherwise kept in the cache folder
     #[arg(long)]
     no_cache: bool,
     /// On a slice of several hosts, how long to wait for the others before giving up, at one time
@@ -176,6 +178,12 @@ fn fraction(text: &str) -> std::result::Result<f32, String> {
 }
 
 impl DeviceArgs {
+    /// Where tables are kept tokenized.
+    pub fn token_cache(&self) -> Option<TokenCache> {
+        let folder = cache_folder().ok().filter(|_| !self.no_cache)?;
+        Some(TokenCache::new(folder.join("tokens")))
+    }
+
     /// Connects, and says on stderr what was taken and why the others were not. From here on, only the chief of a
     /// slice says anything.
     pub fn connect(&self, console: &Arc<Console>) -> Result<Replicas> {

@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
+use super::compare::{Price, compare};
 use super::execution::ExecutionArgs;
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::count;
@@ -31,7 +32,8 @@ use crate::weights::Hub;
     bert-xla plan --topology v6e:2x2 --model ./minilm --max-length 64 --batch-size 256 --step train\n  \
     bert-xla plan --topology v3:2x2x1 --largest-batch\n  \
     bert-xla plan --topology v3:2x2x1 --step train --chart plan.png --optimized-hlo train.hlo\n  \
-    bert-xla plan --gpu h100 --batch-size 64")]
+    bert-xla plan --gpu h100 --batch-size 64\n  \
+    bert-xla plan --compare v2-8,v3-8,v5e-8,v6e-8,h100 --rows 3000 --price v3-8=8.0 --chart compared.png")]
 pub struct PlanArgs {
     /// A slice of TPUs: its chip and the number of chips along each axis, such as v3:2x2x1 or v5e:2x4, or Cloud TPU's
     /// name of it, such as v3-8
@@ -40,8 +42,24 @@ pub struct PlanArgs {
     /// One GPU: a100, h100 or h200
     #[arg(long, group = "target", value_name = "NAME")]
     gpu: Option<String>,
+    /// Several slices and GPUs, to see the train step on them side by side
+    #[arg(
+        long,
+        group = "target",
+        value_delimiter = ',',
+        action = clap::ArgAction::Set,
+        value_name = "NAME,...",
+        conflicts_with_all = ["step", "optimized_hlo", "replicas"]
+    )]
+    compare: Option<Vec<String>>,
+    /// With --compare: say how long an epoch of so many rows takes
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), requires = "compare", value_name = "N")]
+    pub(super) rows: Option<u64>,
+    /// With --compare and --rows: what an hour of a target costs, to be told what an epoch does
+    #[arg(long, value_delimiter = ',', requires = "rows", value_name = "NAME=PRICE,...")]
+    pub(super) price: Vec<Price>,
     /// As a job with --deterministic would be compiled for that GPU
-    #[arg(long, conflicts_with = "topology")]
+    #[arg(long, conflicts_with_all = ["topology", "compare"])]
     deterministic: bool,
     /// The encoder: tiny, minilm, mbert, bert-base or bert-large
     #[arg(long, default_value_t = Size::MBert, value_name = "SIZE")]
@@ -51,28 +69,28 @@ pub struct PlanArgs {
     model: Option<String>,
     /// Examples per step, over all replicas
     #[arg(long, default_value_t = 16, value_parser = count(), value_name = "N")]
-    batch_size: usize,
+    pub(super) batch_size: usize,
     /// Data-parallel replicas [default: all devices of the slice, as a job on several hosts has it]
     #[arg(long, value_parser = count(), value_name = "N")]
     replicas: Option<usize>,
     /// train, eval or predict; may repeat [default: all three]
     #[arg(long, value_name = "STEP")]
     step: Vec<StepKind>,
-    /// Search the largest batch whose train step fits, instead; each try is a compilation
-    #[arg(long, conflicts_with_all = ["step", "chart", "optimized_hlo"])]
-    largest_batch: bool,
-    /// Draw the first step's cycles by part of the model [default file: plan.png]
+    /// Search the largest batch whose train step fits, instead, or with --compare besides; each try is a compilation
+    #[arg(long, conflicts_with_all = ["step", "optimized_hlo"])]
+    pub(super) largest_batch: bool,
+    /// Draw the first step's cycles by part of the model, or the compared targets' steps [default file: plan.png]
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "plan.png")]
-    chart: Option<PathBuf>,
+    pub(super) chart: Option<PathBuf>,
     /// Write the first step's program as the compiler left it, as HLO text
     #[arg(long, value_name = "FILE")]
     optimized_hlo: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     // Last, since their headings would go on over what follows.
     #[command(flatten)]
-    execution: ExecutionArgs,
+    pub(super) execution: ExecutionArgs,
     #[command(flatten)]
     classifier: ClassifierArgs,
 }
@@ -82,6 +100,9 @@ pub struct PlanArgs {
 struct Job {
     target: String,
     chip: &'static Chip,
+    /// What matrices are multiplied in, and the published peak of that.
+    precision: &'static str,
+    peak_flops: f64,
     compiler: String,
     devices: usize,
     replicas: usize,
@@ -106,6 +127,14 @@ struct LargestBatch<'a> {
 }
 
 pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
+    if let Some(names) = &args.compare {
+        return compare(args, names, console);
+    }
+    if args.chart.is_some() && args.largest_batch {
+        return Err(Error::Usage(
+            "--chart draws a plan, or with --compare several; not --largest-batch".into(),
+        ));
+    }
     let target = args.target()?;
     if args.chart.is_some() && target.backend() == Backend::Gpu {
         let message = "--chart draws cycles, which only TPU's compiler estimates; use it with --topology";
@@ -117,9 +146,12 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
     let rows = placement.rows_per_replica(args.batch_size).map_err(exec::Error::from)?;
     let execution = args.execution.options().resolve(compiler.target().precision(), placement.replicas());
     let config = StepConfig { execution, ..StepConfig::new(model, rows, placement.replicas()) };
+    let (peak_flops, precision) = compiler.target().chip().peak(execution.precision);
     let job = Job {
         target: compiler.target().name().to_owned(),
         chip: compiler.target().chip(),
+        precision,
+        peak_flops,
         compiler: compiler.version()?,
         devices: compiler.devices(),
         replicas: placement.replicas(),
@@ -146,11 +178,11 @@ impl PlanArgs {
         match (&self.topology, &self.gpu) {
             (Some(topology), _) => Ok(Target::Tpu(Slice::parse(topology)?)),
             (None, Some(gpu)) => Ok(Target::Gpu(GpuTarget::new(gpu)?)),
-            (None, None) => Err(Error::Usage("plan needs --topology or --gpu".into())),
+            (None, None) => Err(Error::Usage("plan needs --topology, --gpu or --compare".into())),
         }
     }
 
-    fn model(&self) -> Result<ClassifierConfig> {
+    pub(super) fn model(&self) -> Result<ClassifierConfig> {
         let Some(model) = &self.model else { return self.classifier.of_size(self.size) };
         let files = model_files(model, None, false, &Hub::from_env()?.with_progress())?;
         let num_classes = HeadConfig::default().num_classes();
@@ -220,7 +252,7 @@ fn search(
 
 impl Job {
     fn text(&self) -> String {
-        let Self { target, chip, compiler, devices, replicas, batch_size, rows_per_replica } = self;
+        let Self { target, chip, compiler, devices, replicas, batch_size, rows_per_replica, .. } = self;
         format!(
             "{target}: {} of {}; {}, {} each, a batch of {batch_size}\n\
              Compiler: {compiler}\n\
@@ -231,8 +263,8 @@ impl Job {
             plural(*rows_per_replica, "row"),
             size(chip.hbm_bytes),
             chip.hbm_bandwidth / 1e9,
-            chip.peak_flops / 1e12,
-            chip.precision,
+            self.peak_flops / 1e12,
+            self.precision,
             chip.source,
         )
     }
@@ -241,7 +273,7 @@ impl Job {
 /// A column per step, each for one device.
 fn table(chip: &Chip, steps: &[StepPlan]) -> String {
     type Cell = fn(&StepPlan) -> String;
-    let rows: [(&str, Cell); 18] = [
+    let rows: [(&str, Cell); 19] = [
         ("compiled in", |step| format!("{:.1} s", step.compile_seconds)),
         ("arguments", |step| size(step.memory.arguments)),
         ("  updated in place", |step| size(step.memory.state)),
@@ -277,6 +309,7 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
             if bytes == 0 { "-".to_owned() } else { size(bytes) }
         }),
         ("  in time", |step| milliseconds(step.collective_seconds)),
+        ("  beside other work", |step| milliseconds(step.beside_seconds.filter(|seconds| *seconds > 0.0))),
         ("step, in all", |step| milliseconds(step.step_seconds)),
     ];
     let mut text = format!("{:<20}", "Per device and step");
@@ -287,8 +320,9 @@ fn table(chip: &Chip, steps: &[StepPlan]) -> String {
     }
     text.push_str(&match (steps.iter().any(|step| step.analysis.cycles.is_some()), chip.clock_hz) {
         (true, Some(clock)) => {
+            let derived = if chip.is_clock_derived { ", which follow from the published peak" } else { "" };
             format!(
-                "\nThe estimate is the compiler's, without collectives; in time at {:.0} MHz.\n",
+                "\nThe estimate is the compiler's, without collectives; in time at {:.0} MHz{derived}.\n",
                 clock / 1e6
             )
         }

@@ -82,6 +82,7 @@ pub fn run(args: &PredictArgs, console: &Arc<Console>) -> Result<()> {
             && is_stdout(&args.output)
     };
     output.end(labelled.or_else(|error| if is_closed(&error) { Ok(()) } else { Err(error) }))?;
+    ensemble.padding().saved().iter().for_each(|saved| console.note(saved));
     let skipped = match checked.skipped {
         0 => String::new(),
         skipped => format!(", {} left out", plural(skipped, "bad row")),

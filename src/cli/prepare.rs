@@ -8,12 +8,12 @@ use super::recipe::EvaluationArgs;
 use super::train_args::TrainArgs;
 use super::{Error, Result};
 use crate::data::{
-    DataError, LabelMap, Labels, Purpose, Split, Table, k_fold, stratified_k_fold,
+    BucketOptions, DataError, LabelMap, Labels, Purpose, Split, Table, k_fold, stratified_k_fold,
     stratified_train_test_split, train_test_split,
 };
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig};
 use crate::nn::{Part, Weight};
-use crate::run::layout::{CHECKPOINTS, MEMBERS, WRITTEN};
+use crate::run::layout::{CHECKPOINTS, CONFIG, MEMBERS, WRITTEN};
 use crate::run::{classifier_labels, model_files, read_json, settings};
 use crate::storage::{check_is_there, is_bucket};
 use crate::train::{HeldOut, Job, Member, Parts, Recipe, Source};
@@ -51,11 +51,15 @@ pub fn prepare(args: &TrainArgs) -> Result<Vec<Member>> {
         model_config(args, bert.clone(), &labels, own, before.as_ref(), classifier.as_ref())
     };
     // The table's own labels are yet to come: until then, its head has one class.
-    let model = config(known.as_ref())?;
+    let mut model = config(known.as_ref())?;
+    let goes_on_unzeroed = model.zero_padding && goes_on_unzeroed(args)?;
+    model.zero_padding &= !goes_on_unzeroed;
+    check_buckets(args, &model)?;
     let tokenizer = open_tokenizer::<Error>(&files, &bert, model.max_length)?;
     let pretrained = weights.then(|| open_pretrained(&files, &model.weights())).transpose()?;
     let tables = Tables::read(args, &labels)?;
     let mut model = config(Some(&tables.all.labels))?;
+    model.zero_padding &= !goes_on_unzeroed;
     let labels = tables.all.labels.clone();
     model.bert.pad_token_id = tokenizer.pad_id();
     let keeps_head = match before {
@@ -115,6 +119,42 @@ fn check_output(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
+/// Whether --output holds a masked run of the recipe's head from before there was `zero_padding`, which goes on as it is.
+fn goes_on_unzeroed(args: &TrainArgs) -> Result<bool> {
+    let config = args.output.join(CONFIG);
+    if args.save.overwrite || !config.is_file() {
+        return Ok(false);
+    }
+    let (json, bert) = (read_json(&config)?, BertConfig::read(&config)?);
+    let is_it = |(model, _): (ClassifierConfig, LabelMap)| {
+        model.mask && !model.zero_padding && model.head.reads_padding()
+    };
+    Ok(settings(&config, &json, &bert)?.is_some_and(is_it))
+}
+
+/// # Errors
+/// Buckets for a model that reads padding, or longer than it reads.
+fn check_buckets(args: &TrainArgs, model: &ClassifierConfig) -> Result<()> {
+    let Some(buckets) = &args.recipe.buckets else { return Ok(()) };
+    if !model.ignores_padding() {
+        let why = match model.mask {
+            true => {
+                "the head goes on from one that reads padding; start anew with another --model or --output"
+            }
+            false => "without --mask, what is padded counts, and shorter batches would be other texts",
+        };
+        return Err(Error::Usage(format!("--buckets: {why}")));
+    }
+    let most = model.max_length;
+    match buckets {
+        BucketOptions::Given(lengths) if lengths.iter().any(|length| *length > most) => {
+            let lengths = lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+            Err(Error::Usage(format!("--buckets {lengths}: expected lengths up to --max-length, {most}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether the head of `before` has the weights of the other's, for the same use: dropout and activation are none of it.
 fn fits(before: &ClassifierConfig, model: &ClassifierConfig) -> bool {
     let of_head = |weight: &Weight| weight.part == Part::Head;
@@ -154,9 +194,9 @@ impl Tables {
             let first = all.texts.len();
             let options = args.table.options(path, labels.clone())?;
             let Table { texts, classes, ids, .. } = Table::read(path, &options, Purpose::Evaluate)?;
-            all.texts.extend(texts);
+            all.texts.extend(&texts);
             all.classes.extend(classes);
-            all.ids.extend(ids);
+            all.ids.extend(&ids);
             files.push(first);
             Ok((first..all.texts.len()).collect())
         };

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::options::count;
 use super::{Error, Result};
-use crate::data::{LabelMap, Labels};
+use crate::data::{BucketOptions, LabelMap, Labels};
 use crate::step::{ExecutionOptions, Freeze, Schedule, Training};
 use crate::train::{ClassWeights, HeldOut, Keep, KeptEpoch, Metric, Recipe, Warmup};
 
@@ -40,6 +40,10 @@ pub struct RecipeArgs {
     /// Batches whose gradients one step sums up: as a batch that is N times larger, with the memory of one
     #[arg(long, default_value_t = 1, value_parser = count(), value_name = "N")]
     pub accumulate: usize,
+    /// With --mask: put texts of like lengths together, in batches of these lengths or of --max-length tokens, with a program
+    /// each; auto chooses up to six lengths by the table's texts
+    #[arg(long, value_name = "TOKENS,...|auto")]
+    pub buckets: Option<BucketOptions>,
     /// Share of each target that is spread over all classes, while training
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", allow_negative_numbers = true)]
     pub label_smoothing: f64,
@@ -192,6 +196,7 @@ impl RecipeArgs {
             labels,
             keep: Keep { epoch: keep, metric },
             execution: ExecutionOptions::default(),
+            buckets: self.buckets.clone(),
         })
     }
 }

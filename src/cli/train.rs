@@ -78,7 +78,7 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let source = first.source.clone();
     let members = Members::new(members, &args.output);
     check_tensorboard(args, &replicas)?;
-    let shared = members.share(replicas, args.save.overwrite);
+    let shared = members.share(replicas, args.save.overwrite).with_token_cache(args.device.token_cache());
     let weights = Some(weights);
     let mut run = Training { args, shared: &shared, console, stop: None, weights, trained: false };
     for (i, member) in members.iter().enumerate() {

@@ -3,6 +3,7 @@
 mod bad_rows;
 mod batch;
 mod batches;
+mod buckets;
 mod columns;
 #[cfg(feature = "parquet")]
 mod contained;
@@ -19,7 +20,10 @@ mod pass;
 mod records;
 mod rows;
 mod split;
+mod strings;
 mod table;
+mod token_cache;
+mod tokenizer;
 mod tokens;
 mod window;
 
@@ -27,7 +31,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use bad_rows::{BadRow, Place};
-pub use batches::{Batch, Batches, Dataset, Order};
+pub use batches::{Batch, Batches, Dataset, Order, Padding};
+pub use buckets::{BucketOptions, Buckets};
 pub use columns::{ColumnRef, Role};
 pub use folds::{Folds, k_fold, stratified_k_fold};
 pub use format::Format;
@@ -36,8 +41,11 @@ pub use options::{Header, Purpose, TableOptions, parse_quote, parse_separator};
 pub use records::{Record, Records, Summary};
 pub use rows::MAX_ROW;
 pub use split::{Split, permutation, stratified_train_test_split, train_test_split};
+pub use strings::Strings;
 pub use table::{Table, TableFile};
-pub use tokens::{Tokenizer, TokenizerFiles, Tokens};
+pub use token_cache::TokenCache;
+pub use tokenizer::{Tokenizer, TokenizerFiles};
+pub use tokens::Tokens;
 
 use crate::storage::is_outage;
 

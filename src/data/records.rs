@@ -53,7 +53,7 @@ pub struct Summary {
 /// formats are what pandas would write in CSV, `7`, `0.5` or `True`, but whole ones have no point, `1` for `1.0`. A null is
 /// an empty id, an empty text where no labels are looked for, and else a row that can't be used.
 ///
-/// Memory is bounded, however long the file, but for some 40 bytes per text of [`Purpose::Train`]: a few MiB of the
+/// Memory is bounded, however long the file, but for some 50 bytes per text of [`Purpose::Train`]: a few MiB of the
 /// file are read and parsed at a time, or a row, which is at most [`MAX_ROW`](super::MAX_ROW) bytes long; of Parquet, a page
 /// of each column.
 ///
@@ -192,7 +192,7 @@ struct Tally {
     bad: BadRows,
     labels: Known,
     /// Half the SHA-256 of every text, and its class: two texts with the same one would not be found in a lifetime.
-    seen: HashMap<u128, Option<u32>>,
+    seen: HashMap<[u64; 2], Option<u32>>,
     digest: Sha256,
 }
 
@@ -259,9 +259,9 @@ impl Record {
     }
 }
 
-fn hash(text: &str) -> u128 {
+fn hash(text: &str) -> [u64; 2] {
     let hash = Sha256::digest(text);
-    u128::from_le_bytes(std::array::from_fn(|i| hash[i]))
+    [0, 8].map(|start| u64::from_le_bytes(std::array::from_fn(|i| hash[start + i])))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::batch::Reader;
 use super::pass::Pass;
 use super::records::{Records, Summary};
 use super::rows::Limits;
-use super::{DataError, Format, LabelMap, Purpose, TableOptions, read_error};
+use super::{DataError, Format, LabelMap, Purpose, Strings, TableOptions, read_error};
 use crate::storage::open_for_passes;
 
 /// A table that can be gone through several times, be it a pipe.
@@ -76,13 +76,13 @@ fn parquet_reader(
 /// The rows of a file that are used, in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    pub texts: Vec<String>,
+    pub texts: Strings,
     /// One per text; empty for [`Purpose::Predict`].
     pub classes: Vec<u32>,
     /// What the classes stand for.
     pub labels: LabelMap,
     /// One per text: the id column, or else the row's number among the file's sound rows, from 1.
-    pub ids: Vec<String>,
+    pub ids: Strings,
     /// Rows left out because an earlier one has the same text.
     pub duplicates: usize,
     /// Those among them whose label is another.
@@ -103,9 +103,9 @@ impl Table {
         let mut table = Self::default();
         for record in &mut records {
             let record = record?;
-            table.texts.push(record.text);
+            table.texts.push(&record.text);
             table.classes.extend(record.class);
-            table.ids.push(record.id);
+            table.ids.push(&record.id);
         }
         let (labels, classes) = records.labels();
         if let Some(classes) = classes {

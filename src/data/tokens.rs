@@ -1,264 +1,237 @@
-//! Token ids of fixed length, by the checkpoint's own WordPiece tokenizer.
+//! Token ids of many texts, as many as each has.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::io::{self, Write};
 
-use ndarray::{Array2, s};
-use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::BertNormalizer;
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{
-    AddedToken, ModelWrapper, NormalizerWrapper, PaddingParams, PaddingStrategy, PostProcessor,
-    PreTokenizerWrapper, TruncationParams,
-};
+use polars_utils::mmap::MMapSemaphore;
+use sha2::{Digest, Sha256};
 
-use super::DataError;
-
-/// The files that a tokenizer is built from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenizerFiles {
-    /// `tokenizer.json`
-    Json(PathBuf),
-    /// `vocab.txt`, and `tokenizer_config.json` if there is one.
-    Vocab { vocab: PathBuf, config: Option<PathBuf> },
-}
-
-/// Turns texts into `[CLS] ... [SEP] [PAD]...` of `max_length` tokens.
-#[derive(Clone)]
-pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    max_length: usize,
-    pad_id: u32,
-    /// What `tokenizer.json` says of padding, less its length.
-    padding: Option<PaddingParams>,
-    words: Words,
-}
-
-/// Where a text can be cut, so that the tokens before depend on nothing after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Words {
-    /// Nowhere that is known.
-    Unknown,
-    /// After white space.
-    Spaces,
-    /// There, and before a Chinese character, each of which is a word.
-    SpacesAndChinese,
-}
-
-/// The token ids of a table.
-#[derive(Clone, Debug, PartialEq)]
+/// The token ids of a table: of each row its own alone, without padding, in two bytes each or four.
+///
+/// In memory or in a mapped file, they are the same bytes, little-endian: the ids of all rows one after another; filled up to
+/// a multiple of 8, where each row ends (`u64`, counted in ids); and a footer that tells how many, and their hash.
 pub struct Tokens {
-    /// `[rows, max_length]`
-    pub input_ids: Array2<i32>,
-    /// `[rows]`: tokens of each row before its padding, `[CLS]` and `[SEP]` included.
-    pub lengths: Vec<u32>,
+    bytes: Bytes,
+    footer: Footer,
+    pad_id: u32,
 }
 
-impl Tokenizer {
-    /// Reads `tokenizer.json`, whose own truncation and padding are replaced, or builds BERT's tokenizer from
-    /// `vocab.txt`. There, lower-casing is as `tokenizer_config.json` says; without that file, texts are
-    /// lower-cased if the vocabulary has no upper-case letter.
+enum Bytes {
+    Own(Vec<u8>),
+    Mapped(MMapSemaphore),
+}
+
+/// Alike in all that they hold, be it in memory or in a file.
+impl PartialEq for Tokens {
+    fn eq(&self, other: &Self) -> bool {
+        self.pad_id == other.pad_id && self.footer == other.footer && self.body() == other.body()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Footer { rows, max_length, .. } = self.footer;
+        write!(f, "Tokens {{ rows: {rows}, max_length: {max_length}, .. }}")
+    }
+}
+
+/// What stands at the end of the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Footer {
+    /// SHA-256 of all before.
+    digest: [u8; 32],
+    rows: u64,
+    /// The most ids that a row may have.
+    max_length: u64,
+    /// Bytes of an id.
+    width: u64,
+}
+
+impl Footer {
+    const BYTES: usize = 32 + 3 * 8 + MAGIC.len();
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let numbers = [self.rows, self.max_length, self.width].map(u64::to_le_bytes);
+        [&self.digest[..], &numbers.concat(), MAGIC].concat()
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.last_chunk::<{ Self::BYTES }>()?;
+        let (digest, rest) = bytes.split_first_chunk::<32>()?;
+        let number = |i: usize| rest[8 * i..].first_chunk().copied().map(u64::from_le_bytes);
+        let footer = Self { digest: *digest, rows: number(0)?, max_length: number(1)?, width: number(2)? };
+        (rest.ends_with(MAGIC) && [2, 4].contains(&footer.width)).then_some(footer)
+    }
+}
+
+/// It changes with the layout.
+const MAGIC: &[u8; 8] = b"BXLATOK1";
+
+impl Tokens {
+    /// Of rows of ids, each of `max_length` at most; `pad_id` is the token after a row's end.
     ///
-    /// # Errors
-    /// If a file can't be read or lacks a special token, or if `max_length` leaves no room for text.
-    pub fn open(files: &TokenizerFiles, max_length: usize) -> Result<Self, DataError> {
-        let (path, inner) = match files {
-            TokenizerFiles::Json(path) => (path, tokenizers::Tokenizer::from_file(path)),
-            TokenizerFiles::Vocab { vocab, config } => (vocab, word_piece(vocab, config.as_deref())),
-        };
-        let error = |message: String| DataError::Tokenizer { path: path.clone(), message };
-        let mut inner = inner.map_err(|cause| error(format!("not a usable tokenizer: {cause}")))?;
-        let padding = inner.get_padding().cloned();
-        let padding =
-            padding.map(|padding| PaddingParams { strategy: PaddingStrategy::BatchLongest, ..padding });
-        let pad_id = match &padding {
-            Some(padding) => padding.pad_id,
-            None => inner
-                .token_to_id("[PAD]")
-                .ok_or_else(|| error("the vocabulary has no [PAD] token".to_owned()))?,
-        };
-        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        if max_length <= special {
-            return Err(DataError::Option(format!(
-                "a length of {max_length} tokens leaves no room for text beside {special} special tokens"
-            )));
-        }
-        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
-        inner.with_padding(None);
-        inner.with_truncation(Some(truncation)).map_err(|cause| error(cause.to_string()))?;
-        // A word that no vocabulary has, to be told before long work of what would fail then.
-        match inner.encode_fast("\u{16df}".repeat(1000), true) {
-            Err(cause) => return Err(error(format!("it can't tokenize: {cause}"))),
-            Ok(tokens) if tokens.len() > max_length => {
-                return Err(error(format!(
-                    "it makes {} tokens where {max_length} are allowed",
-                    tokens.len()
-                )));
-            }
-            Ok(_) => {}
-        }
-        let words = words(&inner);
-        Ok(Self { inner, max_length, pad_id, padding, words })
+    /// # Panics
+    /// If a row has more.
+    pub fn new<R: AsRef<[u32]>>(rows: impl IntoIterator<Item = R>, max_length: usize, pad_id: u32) -> Self {
+        let rows = rows.into_iter().collect::<Vec<_>>();
+        let highest = rows.iter().flat_map(|row| row.as_ref()).max().copied();
+        let mut writer = TokenWriter::new(vec![], max_length, highest.unwrap_or_default());
+        // Memory takes all that it is given.
+        rows.iter().for_each(|row| writer.push(row.as_ref()).expect("memory"));
+        Self::of(writer.finish().expect("memory"), pad_id)
     }
 
-    /// The tokenizer as a `tokenizer.json`, without a length limit. It pads with the same token.
-    pub fn to_json(&self) -> Result<String, DataError> {
-        let error = |cause: tokenizers::Error| DataError::Encode(cause.to_string());
-        let mut unlimited = self.inner.clone();
-        unlimited.with_padding(self.padding.clone());
-        unlimited.with_truncation(None).map_err(error)?;
-        unlimited.to_string(true).map_err(error)
+    /// Of what a [`TokenWriter`] has written.
+    pub(super) fn of(bytes: Vec<u8>, pad_id: u32) -> Self {
+        let footer = Footer::parse(&bytes).expect("what a writer has written");
+        Self { bytes: Bytes::Own(bytes), footer, pad_id }
     }
 
-    /// One more than the highest token id, which the model's `vocab_size` must reach. There may be ids without a token.
-    pub fn vocab_size(&self) -> usize {
-        let ids = self.inner.get_vocab(true).into_values().chain([self.pad_id]);
-        ids.max().map_or(0, |id| id as usize + 1)
+    /// Of a file that a [`TokenWriter`] has written, mapped into memory: bytes are read when a row is. `None` if it is another
+    /// file, or damaged.
+    pub(super) fn map(file: &std::fs::File, pad_id: u32) -> io::Result<Option<Self>> {
+        let bytes = MMapSemaphore::new_from_file(file).map_err(io::Error::other)?;
+        let Some(footer) = Footer::parse(bytes.as_ref()) else { return Ok(None) };
+        let tokens = Self { bytes: Bytes::Mapped(bytes), footer, pad_id };
+        Ok((tokens.is_consistent() && digest_of(file, tokens.body().len())? == tokens.footer.digest)
+            .then_some(tokens))
     }
 
-    /// The token after a text's end: what `tokenizer.json` pads with, else `[PAD]`.
+    /// Whether its parts are as long as its footer says.
+    fn is_consistent(&self) -> bool {
+        let Footer { rows, width, .. } = self.footer;
+        let ends = rows.checked_mul(8).filter(|ends| *ends <= self.body().len() as u64);
+        ends.is_some() && self.ends_at(self.len()) * width as usize <= self.ids().len()
+    }
+
+    /// SHA-256 of all ids and of where rows end.
+    pub fn digest(&self) -> [u8; 32] {
+        self.footer.digest
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.footer.rows as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most tokens that a row can have.
+    pub fn max_length(&self) -> usize {
+        self.footer.max_length as usize
+    }
+
+    /// The token after a row's end.
     pub fn pad_id(&self) -> u32 {
         self.pad_id
     }
 
-    /// The special tokens, by transformers' names for them.
-    pub fn special_tokens(&self) -> Vec<(&'static str, String)> {
-        let pad = self.inner.id_to_token(self.pad_id).map(|token| ("pad_token", token));
-        let named = [
-            ("unk_token", "[UNK]"),
-            ("cls_token", "[CLS]"),
-            ("sep_token", "[SEP]"),
-            ("mask_token", "[MASK]"),
-        ];
-        let known = named.into_iter().filter(|(_, token)| self.inner.token_to_id(token).is_some());
-        pad.into_iter().chain(known.map(|(name, token)| (name, token.to_owned()))).collect()
+    /// The ids of one row, `[CLS]` and `[SEP]` included.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = u32> {
+        let width = self.footer.width as usize;
+        let ids = &self.ids()[self.ends_at(row) * width..self.ends_at(row + 1) * width];
+        ids.chunks_exact(width).map(|id| match *id {
+            [a, b] => u16::from_le_bytes([a, b]).into(),
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+            _ => unreachable!("an id has two bytes or four"),
+        })
     }
 
-    /// Tokenizes all texts, on all cores; of a long one no more than its first tokens take, where its words are told
-    /// apart by white space, or are Chinese characters.
-    pub fn encode(&self, texts: &[String]) -> Result<Tokens, DataError> {
-        // An encoding holds far more than its ids; a chunk at a time bounds what they take.
-        const CHUNK: usize = 4096;
-        // Mostly enough for a token.
-        const BYTES: usize = 64;
-        let mut input_ids = Array2::from_elem((texts.len(), self.max_length), self.pad_id as i32);
-        let mut lengths = Vec::with_capacity(texts.len());
-        for chunk in texts.chunks(CHUNK) {
-            let failed = |cause: tokenizers::Error| DataError::Encode(cause.to_string());
-            let first = BYTES * self.max_length;
-            let beginnings: Vec<&str> = chunk.iter().map(|text| self.beginning(text, first)).collect();
-            let encodings = self.inner.encode_batch_fast(beginnings, true).map_err(failed)?;
-            for (text, mut encoding) in chunk.iter().zip(encodings) {
-                let mut length = first;
-                while encoding.len() < self.max_length && self.beginning(text, length).len() < text.len() {
-                    length *= 2;
-                    encoding = self.inner.encode_fast(self.beginning(text, length), true).map_err(failed)?;
-                }
-                let ids = encoding.get_ids();
-                let mut row = input_ids.slice_mut(s![lengths.len(), ..ids.len()]);
-                row.iter_mut().zip(ids).for_each(|(to, &id)| *to = id as i32);
-                lengths.push(ids.len() as u32);
-            }
-        }
-        Ok(Tokens { input_ids, lengths })
-    }
-
-    /// The text up to a place after so many bytes where it can be cut, or all of it.
-    fn beginning<'t>(&self, text: &'t str, bytes: usize) -> &'t str {
-        let start = text.ceil_char_boundary(bytes);
-        let cut = |(at, c): (usize, char)| match (self.words, c) {
-            (Words::Unknown, _) => None,
-            (_, ' ' | '\t' | '\n' | '\r') => Some(start + at + 1),
-            (Words::SpacesAndChinese, '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}') => Some(start + at),
-            _ => None,
-        };
-        text[start..].char_indices().find_map(cut).map_or(text, |end| &text[..end])
-    }
-}
-
-impl Tokens {
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.lengths.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
-    }
-
-    pub fn max_length(&self) -> usize {
-        self.input_ids.ncols()
-    }
-
-    /// The ids of one row, `[max_length]`.
-    pub fn row(&self, row: usize) -> &[i32] {
-        // `encode` allocates in row-major order, and slices of a matrix built otherwise are refused here.
-        self.input_ids.row(row).to_slice().expect("input_ids is row-major")
-    }
-
-    /// Tokens of one row before its padding.
+    /// Number of tokens of one row.
+    ///
+    /// # Panics
+    /// If there is no such row.
     pub fn length(&self, row: usize) -> usize {
-        self.lengths[row] as usize
+        self.ends_at(row + 1) - self.ends_at(row)
+    }
+
+    /// Where the first `rows` rows end, in ids.
+    fn ends_at(&self, rows: usize) -> usize {
+        let Some(last) = rows.checked_sub(1) else { return 0 };
+        let ends = &self.body()[self.ids().len()..];
+        ends[8 * last..].first_chunk().map_or(0, |end| u64::from_le_bytes(*end) as usize)
+    }
+
+    fn body(&self) -> &[u8] {
+        let bytes = match &self.bytes {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Mapped(bytes) => bytes.as_ref(),
+        };
+        &bytes[..bytes.len() - Footer::BYTES]
+    }
+
+    /// With what fills them up.
+    fn ids(&self) -> &[u8] {
+        let body = self.body();
+        &body[..body.len() - 8 * self.len()]
     }
 }
 
-/// BERT's tokenizer goes through a text character by character, and white space ends a word. Only an added token with some
-/// could go on beyond it.
-fn words(tokenizer: &tokenizers::Tokenizer) -> Words {
-    let mut added = tokenizer.get_added_tokens_decoder().into_values();
-    let is_bert = matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
-        && matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_))
-        && added.all(|token| token.content.bytes().all(|byte| byte.is_ascii_graphic()));
-    match tokenizer.get_normalizer() {
-        Some(NormalizerWrapper::BertNormalizer(bert)) if is_bert && bert.handle_chinese_chars => {
-            Words::SpacesAndChinese
+/// Of the first bytes of a file, which are not kept in memory.
+fn digest_of(file: &std::fs::File, length: usize) -> io::Result<[u8; 32]> {
+    use std::os::unix::fs::FileExt;
+    let (mut buffer, mut hash, mut at) = (vec![0; 1 << 20], Sha256::new(), 0);
+    while at < length {
+        let part = (length - at).min(buffer.len());
+        file.read_exact_at(&mut buffer[..part], at as u64)?;
+        hash.update(&buffer[..part]);
+        at += part;
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Writes what [`Tokens`] reads, a row at a time: of what it writes, it keeps 8 bytes a row.
+pub(super) struct TokenWriter<W> {
+    writer: W,
+    hash: Sha256,
+    ends: Vec<u64>,
+    max_length: usize,
+    width: usize,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> TokenWriter<W> {
+    /// For ids up to `highest`.
+    pub fn new(writer: W, max_length: usize, highest: u32) -> Self {
+        let width = if highest <= u16::MAX.into() { 2 } else { 4 };
+        Self { writer, hash: Sha256::new(), ends: vec![], max_length, width, buffer: vec![] }
+    }
+
+    /// # Panics
+    /// If the row has more ids than are allowed.
+    pub fn push(&mut self, ids: &[u32]) -> io::Result<()> {
+        assert!(ids.len() <= self.max_length, "{} ids where {} are allowed", ids.len(), self.max_length);
+        let Self { ends, width, buffer, .. } = self;
+        buffer.clear();
+        ids.iter().for_each(|id| buffer.extend_from_slice(&id.to_le_bytes()[..*width]));
+        ends.push(ends.last().copied().unwrap_or_default() + ids.len() as u64);
+        self.write_buffer()
+    }
+
+    /// Gives the writer back once all is written.
+    pub fn finish(mut self) -> io::Result<W> {
+        let rows = self.ends.len() as u64;
+        let ids = self.ends.last().copied().unwrap_or_default() as usize * self.width;
+        self.buffer = vec![0; ids.next_multiple_of(8) - ids];
+        self.write_buffer()?;
+        for ends in std::mem::take(&mut self.ends).chunks(1 << 12) {
+            self.buffer = ends.iter().flat_map(|end| end.to_le_bytes()).collect();
+            self.write_buffer()?;
         }
-        None | Some(NormalizerWrapper::BertNormalizer(_)) if is_bert => Words::Spaces,
-        _ => Words::Unknown,
-    }
-}
-
-/// BERT's tokenizer, as the `transformers` library builds it from a vocabulary.
-fn word_piece(vocab: &Path, config: Option<&Path>) -> tokenizers::Result<tokenizers::Tokenizer> {
-    /// The settings of `tokenizer_config.json` that change the ids, with their defaults.
-    #[derive(serde::Deserialize)]
-    struct Config {
-        do_lower_case: Option<bool>,
-        strip_accents: Option<bool>,
-        tokenize_chinese_chars: Option<bool>,
+        let Self { mut writer, hash, max_length, width, .. } = self;
+        let digest = hash.finalize().into();
+        let footer = Footer { digest, rows, max_length: max_length as u64, width: width as u64 };
+        writer.write_all(&footer.to_bytes())?;
+        Ok(writer)
     }
 
-    let model = WordPiece::builder().vocab(WordPiece::read_bytes(&fs::read(vocab)?)?).build()?;
-    let config = match config {
-        Some(path) => serde_json::from_slice(&fs::read(path)?)
-            .map_err(|error| format!("tokenizer_config.json: {error}"))?,
-        None => Config { do_lower_case: None, strip_accents: None, tokenize_chinese_chars: None },
-    };
-    let lower_case = config.do_lower_case.unwrap_or_else(|| !has_upper_case(&model));
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
-    let id_of = |tokenizer: &tokenizers::Tokenizer, token: &str| {
-        let id = tokenizer.token_to_id(token).ok_or_else(|| format!("there is no {token} token"))?;
-        Ok::<_, String>((token.to_owned(), id))
-    };
-    let (sep, cls) = (id_of(&tokenizer, "[SEP]")?, id_of(&tokenizer, "[CLS]")?);
-    let present: Vec<_> =
-        special.into_iter().filter(|token| tokenizer.token_to_id(token).is_some()).collect();
-    tokenizer.add_special_tokens(present.into_iter().map(|token| AddedToken::from(token, true)))?;
-    tokenizer.with_normalizer(Some(BertNormalizer::new(
-        true,
-        config.tokenize_chinese_chars.unwrap_or(true),
-        config.strip_accents,
-        lower_case,
-    )))?;
-    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    tokenizer.with_post_processor(Some(BertProcessing::new(sep, cls)));
-    Ok(tokenizer)
-}
-
-/// By ASCII letters: uncased vocabularies do hold capitals that have no lower case, such as a mathematical R.
-fn has_upper_case(model: &WordPiece) -> bool {
-    let vocab = tokenizers::Model::get_vocab(model);
-    vocab.keys().any(|token| !token.starts_with('[') && token.contains(|c: char| c.is_ascii_uppercase()))
+    fn write_buffer(&mut self) -> io::Result<()> {
+        self.hash.update(&self.buffer);
+        self.writer.write_all(&self.buffer)
+    }
 }

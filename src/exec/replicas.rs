@@ -84,6 +84,11 @@ impl Replicas {
         self.placement.local().len()
     }
 
+    /// Those of all that this process drives.
+    pub fn local(&self) -> std::ops::Range<usize> {
+        self.placement.local()
+    }
+
     /// Whether other processes drive a part of the replicas.
     pub fn is_shared(&self) -> bool {
         self.barrier.is_some()

@@ -11,7 +11,7 @@ use bytemuck::Pod;
 use super::extension;
 use super::lowering::Lowered;
 use super::{Error, Result};
-use crate::pjrt::{self, Backend, ExecutableCache, MemoryStats};
+use crate::pjrt::{self, Backend, CompileOptions, ExecutableCache, MemoryStats};
 use crate::shape::Shape;
 
 /// Which runtime it is.
@@ -215,11 +215,16 @@ impl Runtime {
     pub fn compile(&self, lowered: &Lowered) -> Result<Compiled> {
         match self {
             Self::Pjrt { client, cache } => {
-                let (module, options) = (lowered.module(), &lowered.options);
-                Ok(Compiled::Pjrt(match cache {
-                    Some(cache) => cache.compile(client, &module, options)?.0,
-                    None => client.compile(&module, options)?,
-                }))
+                let compile = |options: &CompileOptions| match cache {
+                    Some(cache) => Ok(cache.compile(client, &lowered.module(), options)?.0),
+                    None => client.compile(&lowered.module(), options),
+                };
+                // A plugin of another version may know fewer flags.
+                let compiled = compile(&lowered.options).or_else(|error| {
+                    let options = lowered.without_unknown(&error.to_string()).ok_or(error)?;
+                    compile(&options)
+                });
+                Ok(Compiled::Pjrt(compiled?))
             }
             #[cfg(feature = "xla-extension")]
             Self::Xla(client) => Ok(Compiled::Xla(client.compile(lowered)?)),

@@ -67,16 +67,19 @@ impl State {
         let spare = spare.into_iter().chain(std::iter::repeat_with(Vec::new));
         let mut reads = ids.zip(spare).map(|(id, spare)| replicas.read(self.get(id)?, spare));
         if replicas.is_shared() {
-            // What is gathered takes memory on the devices: no more than one leaf at a time.
-            return reads.map(|read| replicas.join(read?)).collect();
+            // What is gathered takes memory on the devices: no more than one leaf at a time. The others go through all of
+            // them, and so does this process, whatever fails.
+            let all = reads.map(|read| replicas.join(read?)).collect::<Vec<_>>();
+            return all.into_iter().collect();
         }
         let reads = reads.by_ref().collect::<Result<Vec<_>>>()?;
         reads.into_iter().map(|read| replicas.join(read)).collect()
     }
 
     /// Takes part in [`to_host_all`](Self::to_host_all) of another process.
-    pub fn join_all<'i>(&self, replicas: &Replicas, mut ids: impl Iterator<Item = &'i LeafId>) -> Result<()> {
-        ids.try_for_each(|id| replicas.join_gather(self.get(id)?))
+    pub fn join_all<'i>(&self, replicas: &Replicas, ids: impl Iterator<Item = &'i LeafId>) -> Result<()> {
+        let all = ids.map(|id| replicas.join_gather(self.get(id)?)).collect::<Vec<_>>();
+        all.into_iter().collect()
     }
 
     /// A leaf as one local replica has it.
@@ -92,13 +95,13 @@ impl State {
         replicas.to_host_from(self.get(id)?, replica)
     }
 
-    /// The weights without the rest, which is freed.
+    /// The weights, also as they are rounded, without the rest, which is freed.
     ///
     /// # Errors
     /// A state that is lost.
     pub fn into_weights(mut self) -> Result<Self> {
         self.check()?;
-        self.leaves.retain(|(id, _)| matches!(id, LeafId::Weight(_)));
+        self.leaves.retain(|(id, _)| matches!(id, LeafId::Weight(_) | LeafId::Rounded(_)));
         Ok(Self::new(self.leaves))
     }
 

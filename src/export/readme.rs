@@ -43,6 +43,9 @@ fn head(model: &ClassifierConfig) -> String {
         HeadConfig::Lstm(_) | HeadConfig::Bilstm(_) => {
             "An LSTM is Keras',\nwith the gates in its order: input, forget, cell, output.\n"
         }
+        HeadConfig::Dense(_) if model.zero_padding => {
+            "Hidden states that the attention mask hides are zeros for it.\n"
+        }
         _ => "",
     };
     format!(

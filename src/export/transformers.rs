@@ -79,6 +79,9 @@ fn describe_head(run: &Run, weights: &[&Weight]) -> Value {
         (true, HeadConfig::Lstm(_) | HeadConfig::Bilstm(_)) => {
             ", of which an LSTM skips those that the attention mask hides"
         }
+        (true, HeadConfig::Dense(_)) if run.model.zero_padding => {
+            ", of which those that the attention mask hides are zeros"
+        }
         _ => ", padding included",
     };
     json!({

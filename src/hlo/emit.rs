@@ -8,7 +8,7 @@ use super::graph::{Graph, Node, NodeId};
 use super::loops::{Function, Loop};
 use super::names::Names;
 use super::op::{Op, Reduction, Scalar};
-use super::program::{Program, loop_outputs, resolve};
+use super::program::{Program, loop_outputs};
 use crate::proto::{self, primitive_type as primitive};
 use crate::shape::{ElementType, Shape};
 
@@ -18,10 +18,10 @@ impl Program<'_> {
         Emitter::default().module(self).encode_to_vec()
     }
 
-    /// The same for a compiler that knows no product of narrow floats with wider sums: the factors are converted first, which
-    /// changes no bit of them.
-    pub fn to_widened_hlo_proto(&self) -> Vec<u8> {
-        Emitter { widens: true, ..Emitter::default() }.module(self).encode_to_vec()
+    /// The same for XLA's CPU compiler. It knows no product of narrow floats with wider sums: the factors are converted first,
+    /// which changes no bit of them. And it is told of [barriers](super::Tensor::barrier), which others need not be.
+    pub fn to_cpu_hlo_proto(&self) -> Vec<u8> {
+        Emitter { is_for_cpu: true, ..Emitter::default() }.module(self).encode_to_vec()
     }
 }
 
@@ -34,8 +34,8 @@ struct Emitter {
     /// Two-argument computations that reduce, scatter, all-reduce and reduce-scatter call.
     reducers: HashMap<(Reduction, ElementType), i64>,
     last_id: i64,
-    /// See [`Program::to_widened_hlo_proto`].
-    widens: bool,
+    /// See [`Program::to_cpu_hlo_proto`].
+    is_for_cpu: bool,
 }
 
 impl Emitter {
@@ -84,6 +84,32 @@ impl Emitter {
         let shape =
             proto::ProgramShapeProto { parameters: vec![state], result: Some(result), parameter_names };
         block.finish(name, root_id, shape)
+    }
+
+    /// A branch of a [barrier](Block::barrier): gives its argument back, or its negative.
+    fn branch(&mut self, shape: &Shape, negative: bool) -> i64 {
+        let array = array_shape(shape);
+        let parameter = self.instruction("parameter", array.clone());
+        let mut root_id = parameter.id;
+        let parameter_names = vec![parameter.name.clone()];
+        let mut instructions = vec![parameter];
+        if negative {
+            let operand_ids = vec![root_id];
+            let negate =
+                proto::HloInstructionProto { operand_ids, ..self.instruction("negate", array.clone()) };
+            root_id = negate.id;
+            instructions.push(negate);
+        }
+        let id = self.fresh_id();
+        let name = self.names.claim(if negative { "never" } else { "always" });
+        let program_shape = proto::ProgramShapeProto {
+            parameters: vec![array.clone()],
+            result: Some(array),
+            parameter_names,
+        };
+        let program_shape = Some(program_shape);
+        self.computations.push(proto::HloComputationProto { name, instructions, program_shape, id, root_id });
+        id
     }
 
     /// An instruction with an id and a name of its own, of no computation yet.
@@ -153,6 +179,8 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
             match &node.op {
                 _ if self.emitted.contains_key(id) => {}
                 Op::StopGradient | Op::Derived(_) => {}
+                Op::Barrier if !self.emitter.is_for_cpu => {}
+                Op::Barrier => self.barrier(*id, node),
                 Op::While { body, .. } => self.while_loop(body, node, &loop_outputs(&nodes, node)),
                 _ => self.node(*id, node, parameter_names),
             }
@@ -164,7 +192,15 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
     }
 
     fn operands<'i>(&self, inputs: impl IntoIterator<Item = &'i NodeId>) -> Vec<i64> {
-        inputs.into_iter().map(|input| self.emitted[&resolve(self.program.graph, *input)]).collect()
+        inputs.into_iter().map(|input| self.value(*input)).collect()
+    }
+
+    /// The instruction that has the value of a node.
+    fn value(&self, id: NodeId) -> i64 {
+        match self.emitted.get(&id) {
+            Some(instruction) => *instruction,
+            None => self.value(self.program.graph.node(id).inputs[0]),
+        }
     }
 
     fn finish(self, name: String, root_id: i64, shape: proto::ProgramShapeProto) -> i64 {
@@ -200,7 +236,7 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
         let graph = self.program.graph;
         let mut operands = self.operands(&node.inputs);
         if let Op::DotGeneral { sums, .. } = &node.op
-            && self.emitter.widens
+            && self.emitter.is_for_cpu
         {
             self.widen(&node.inputs, &mut operands, *sums);
         }
@@ -251,6 +287,27 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
         self.emitted.insert(id, instruction);
     }
 
+    /// The value itself, or else what it never is: a choice that the CPU's compiler can't make, and fuses nothing with. (What
+    /// XLA has for this, an `opt-barrier`, is gone there before it fuses.)
+    fn barrier(&mut self, id: NodeId, node: &Node) {
+        let value = self.value(node.inputs[0]);
+        let scalar = array_shape(&Shape::scalar(ElementType::U32));
+        let replica = self.push("replica-id", scalar.clone(), vec![], |_| ());
+        let most = Scalar::new(ElementType::U32, f64::from(u32::MAX));
+        let most = self.push("constant", scalar, vec![], |one| one.literal = Some(literal(most)));
+        let always = array_shape(&Shape::scalar(ElementType::Pred));
+        let always = self.push("compare", always, vec![replica, most], |one| {
+            one.comparison_direction = "NE".into();
+        });
+        let called = vec![self.emitter.branch(&node.shape, false), self.emitter.branch(&node.shape, true)];
+        let choice =
+            self.push("conditional", array_shape(&node.shape), vec![always, value, value], |instruction| {
+                instruction.called_computation_ids = called;
+                instruction.metadata = Some(metadata(node));
+            });
+        self.emitted.insert(id, choice);
+    }
+
     /// A loop with all of its `outputs` that are used, and their nodes.
     fn while_loop(&mut self, body: &Loop, node: &Node, outputs: &[(usize, NodeId)]) {
         let (lowered, places) = body.lower(&outputs.iter().map(|(output, _)| *output).collect::<Vec<_>>());
@@ -299,7 +356,7 @@ fn write_attributes(op: &Op, graph: &Graph, node: &Node, instruction: &mut proto
         Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => {}
         Op::DynamicUpdateSlice | Op::While { .. } => {}
         // No replica groups: all replicas are one group.
-        Op::AllReduce | Op::StopGradient | Op::Derived(_) => {}
+        Op::AllReduce | Op::StopGradient | Op::Barrier | Op::Derived(_) => {}
         Op::AllGather { .. } | Op::ReduceScatter { .. } => instruction.dimensions = vec![0],
         Op::Constant(scalar) => instruction.literal = Some(literal(*scalar)),
         Op::Iota { dim, .. } | Op::Concatenate { dim } => instruction.dimensions = vec![*dim as i64],

@@ -101,6 +101,7 @@ impl<'g> Rule<'_, 'g> {
             Op::Parameter { .. } | Op::Constant(_) | Op::Iota { .. } | Op::ReplicaId => vec![],
             Op::Compare(_) => vec![None, None],
             Op::BitcastConvert(_) | Op::RngBitGenerator { .. } | Op::StopGradient => vec![None],
+            Op::Barrier => vec![Some(g.barrier())],
             Op::Unary(op) => vec![op.gradient(self.input(0), self.output(), g)],
             Op::Binary(op) => self.binary(*op, g).into(),
             // f(c, a, b) = c ? a : b;  df/da = c, df/db = !c

@@ -112,6 +112,8 @@ pub enum Op {
     },
     /// Its input, through which no gradient flows. Not emitted.
     StopGradient,
+    /// Its input, which is not computed again where it is used. Emitted for the CPU's compiler alone.
+    Barrier,
     /// `derived(value, arguments...)`: its first input, which is that function of the others; the gradient flows to those by
     /// the function's own rule. Not emitted.
     Derived(Derived),
@@ -278,6 +280,7 @@ impl Op {
             Op::AllToAll { .. } => "all-to-all",
             Op::While { .. } => "while",
             Op::StopGradient => "stop-gradient",
+            Op::Barrier => "opt-barrier",
             Op::Derived(_) => "derived",
         }
     }

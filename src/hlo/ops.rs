@@ -158,6 +158,10 @@ impl<'g> Tensor<'g> {
     /// Elements `start..limit` by `stride` of each dimension.
     #[track_caller]
     pub fn slice(self, start: &[usize], limit: &[usize], stride: &[usize]) -> Tensor<'g> {
+        let is_whole = start.iter().all(|start| *start == 0) && *limit == self.dims()[..];
+        if is_whole && stride.iter().all(|stride| *stride == 1) {
+            return self;
+        }
         let op = Op::Slice { start: start.to_vec(), limit: limit.to_vec(), stride: stride.to_vec() };
         self.graph.insert(op, &[self])
     }
@@ -304,6 +308,12 @@ impl<'g> Tensor<'g> {
     /// The same value, through which no gradient flows.
     pub fn stop_gradient(self) -> Tensor<'g> {
         self.graph.insert(Op::StopGradient, &[self])
+    }
+
+    /// The same value, and so is its gradient, which the compiler keeps in memory for all its uses. XLA's CPU compiler would
+    /// otherwise compute it again in each of them, and what it is computed from, as far back as there is no product.
+    pub fn barrier(self) -> Tensor<'g> {
+        self.graph.insert(Op::Barrier, &[self])
     }
 }
 

@@ -77,12 +77,12 @@ impl<'g> Program<'g> {
     }
 }
 
-/// The node whose value `id` has: [`Op::StopGradient`] and [`Op::Derived`] are not emitted.
+/// The node whose value `id` has: [`Op::StopGradient`], [`Op::Derived`] and [`Op::Barrier`] change nothing.
 pub(super) fn resolve(graph: &Graph, mut id: NodeId) -> NodeId {
     loop {
         let node = graph.node(id);
         match node.op {
-            Op::StopGradient | Op::Derived(_) => id = node.inputs[0],
+            Op::StopGradient | Op::Barrier | Op::Derived(_) => id = node.inputs[0],
             _ => return id,
         }
     }

@@ -99,7 +99,7 @@ impl Op {
             Op::ReduceScatter { replicas } => reduce_scatter(*replicas, inputs),
             Op::AllToAll { replicas } => all_to_all(*replicas, inputs),
             Op::While { body, output } => body.shape(*output, inputs),
-            Op::StopGradient => arity(inputs).map(|[a]| (*a).clone()),
+            Op::StopGradient | Op::Barrier => arity(inputs).map(|[a]| (*a).clone()),
             Op::Derived(derived) => {
                 let (value, arguments) = inputs.split_first().ok_or("takes a value, given nothing")?;
                 require(arguments.len() == derived.arguments(), || {

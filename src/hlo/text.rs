@@ -67,7 +67,9 @@ impl Text {
         let nodes = program.live_nodes();
         let mut scope = String::new();
         // A number is the node's place among all, parameters included.
-        let values = nodes.iter().filter(|(_, node)| !matches!(node.op, Op::StopGradient | Op::Derived(_)));
+        let values = nodes
+            .iter()
+            .filter(|(_, node)| !matches!(node.op, Op::StopGradient | Op::Barrier | Op::Derived(_)));
         for (number, (id, node)) in values.enumerate() {
             if names.contains_key(id) {
                 continue;
@@ -218,7 +220,7 @@ fn attributes(graph: &Graph, node: &Node) -> String {
             String::new()
         }
         Op::Select | Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => String::new(),
-        Op::RngBitGenerator { .. } | Op::StopGradient | Op::Derived(_) => String::new(),
+        Op::RngBitGenerator { .. } | Op::StopGradient | Op::Barrier | Op::Derived(_) => String::new(),
         Op::DynamicUpdateSlice | Op::While { .. } => String::new(),
         Op::AllReduce => ", replica_groups={}".into(),
         Op::AllGather { .. } | Op::ReduceScatter { .. } => ", replica_groups={}, dimensions={0}".into(),

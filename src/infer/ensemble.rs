@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Error, Evaluation, Predictor, Result};
-use crate::data::{LabelMap, Tokenizer, Tokens};
+use crate::data::{LabelMap, Padding, Tokenizer, Tokens};
 use crate::exec::Replicas;
 use crate::model::head::CLIP;
 use crate::run::Runs;
@@ -56,6 +56,12 @@ impl Ensemble {
         Ok(Self { members: runs.iter().map(member).collect::<Result<_>>()?, labels })
     }
 
+    /// What all models together have saved so far by shorter batches.
+    pub fn padding(&self) -> Padding {
+        let paddings = self.members.iter().map(|member| member.predictor.padding());
+        paddings.reduce(|sum, padding| sum + padding).unwrap_or_default()
+    }
+
     /// What it answers with, under the classes of the first model.
     pub fn labels(&self) -> &LabelMap {
         &self.labels
@@ -63,7 +69,10 @@ impl Ensemble {
 
     /// `[texts, labels]`, row-major, in the order of [`LabelMap::classes`]; [`LabelMap::most_probable`] decides between
     /// them.
-    pub fn probabilities(&self, texts: &[String]) -> Result<Vec<f32>> {
+    pub fn probabilities<'t, T: AsRef<str> + ?Sized + 't>(
+        &self,
+        texts: impl IntoIterator<Item = &'t T> + Copy,
+    ) -> Result<Vec<f32>> {
         self.probabilities_of(&self.tokenizers().encode(texts)?)
     }
 
@@ -88,7 +97,11 @@ impl Ensemble {
     }
 
     /// Loss and probabilities of `texts`, whose labels are `classes` of [`labels`](Self::labels).
-    pub fn evaluate(&self, texts: &[String], classes: &[u32]) -> Result<Scores> {
+    pub fn evaluate<'t, T: AsRef<str> + ?Sized + 't>(
+        &self,
+        texts: impl IntoIterator<Item = &'t T> + Copy,
+        classes: &[u32],
+    ) -> Result<Scores> {
         if let [only] = &self.members[..] {
             let Evaluation { loss, probabilities, .. } = only.predictor.evaluate(texts, classes)?;
             return Ok(Scores { loss, probabilities: only.labelled(&probabilities) });
@@ -101,7 +114,7 @@ impl Ensemble {
             let p = column.map_or(0.0, |column| f64::from(row[column]));
             -p.clamp(CLIP, 1.0 - CLIP).ln()
         });
-        Ok(Scores { loss: losses.sum::<f64>() / texts.len() as f64, probabilities })
+        Ok(Scores { loss: losses.sum::<f64>() / classes.len() as f64, probabilities })
     }
 }
 
@@ -110,7 +123,10 @@ pub struct Tokenizers<'a>(Vec<&'a Tokenizer>);
 
 impl Tokenizers<'_> {
     /// The tokens that each model takes of `texts`.
-    pub fn encode(&self, texts: &[String]) -> Result<Vec<Tokens>> {
+    pub fn encode<'t, T: AsRef<str> + ?Sized + 't>(
+        &self,
+        texts: impl IntoIterator<Item = &'t T> + Copy,
+    ) -> Result<Vec<Tokens>> {
         self.0.iter().map(|tokenizer| Ok(tokenizer.encode(texts)?)).collect()
     }
 }

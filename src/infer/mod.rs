@@ -2,6 +2,7 @@
 
 mod encoder;
 mod ensemble;
+mod lengths;
 mod predictor;
 mod programs;
 mod upload;

@@ -1,30 +1,33 @@
 //! A trained classifier, ready to be asked.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::lengths::Lengths;
 use super::programs::{EvalProgram, Evaluation, PredictProgram};
 use super::upload::upload_weights;
 use super::{Error, Result};
-use crate::data::{Dataset, LabelMap, Tokenizer, Tokens};
-use crate::exec::{self, Fingerprint, Replicas, State, hash_files};
+use crate::data::{Dataset, LabelMap, Order, Padding, Tokenizer, Tokens};
+use crate::exec::{Fingerprint, Replicas, State, hash_files};
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
 use crate::run::Run;
 use crate::step::{StepConfig, predict_step};
 
-/// Texts in, probabilities out. What it needs is compiled when it is first asked for.
+/// Texts in, probabilities out. What it needs is compiled when it is first asked for: also programs for shorter texts, once they
+/// are worth it, if the model doesn't read padding.
 pub struct Predictor {
     replicas: Arc<Replicas>,
     config: StepConfig,
     labels: LabelMap,
     tokenizer: Tokenizer,
     weights: State,
-    eval: OnceCell<EvalProgram>,
-    predict: OnceCell<PredictProgram>,
+    lengths: RefCell<Lengths>,
+    eval: RefCell<EvalProgram>,
+    predict: RefCell<PredictProgram>,
 }
 
 impl Predictor {
@@ -72,8 +75,10 @@ impl Predictor {
         tokenizer: Tokenizer,
         weights: State,
     ) -> Self {
-        let (eval, predict) = (OnceCell::new(), OnceCell::new());
-        Self { replicas, config, labels, tokenizer, weights, eval, predict }
+        let lengths = RefCell::new(Lengths::new(&config.model, replicas.backend()));
+        let eval = RefCell::new(EvalProgram::new(config.clone()));
+        let predict = RefCell::new(PredictProgram::new(config.clone()));
+        Self { replicas, config, labels, tokenizer, weights, lengths, eval, predict }
     }
 
     /// The same with other weights, of the same model.
@@ -100,53 +105,71 @@ impl Predictor {
     }
 
     /// `[texts, classes]`, row-major; [`LabelMap::answers`] decides between them.
-    pub fn probabilities(&self, texts: &[String]) -> Result<Vec<f32>> {
+    pub fn probabilities<'t, T: AsRef<str> + ?Sized + 't>(
+        &self,
+        texts: impl IntoIterator<Item = &'t T>,
+    ) -> Result<Vec<f32>> {
         self.probabilities_of(&self.tokenizer.encode(texts)?)
     }
 
     /// As [`probabilities`](Self::probabilities), of texts that the [`tokenizer`](Self::tokenizer) has made `tokens` of.
     pub fn probabilities_of(&self, tokens: &Tokens) -> Result<Vec<f32>> {
-        let program = compiled(&self.predict, &self.replicas, || {
-            PredictProgram::compile(&self.replicas, &self.config)
-        })?;
-        let data = Dataset::new(tokens, &[], (0..tokens.len()).collect());
-        let mut probabilities = Vec::with_capacity(tokens.len() * self.config.model.head.num_classes());
-        program.predict(&self.replicas, &self.weights, &data, |rows| {
-            probabilities.extend(rows);
-            Ok::<_, Error>(())
-        })?;
+        let data = self.dataset(tokens, &[]);
+        let lengths = self.lengths_of(&data);
+        let mut program = self.predict.borrow_mut();
+        if program.lacks(&lengths) {
+            self.replicas.meet("compiling", program.add(&self.replicas, &lengths))?;
+        }
+        let probabilities = program.predict(&self.replicas, &self.weights, &data)?;
         check(&probabilities)?;
         Ok(probabilities)
     }
 
     /// Loss, accuracy and probabilities of `texts`, whose labels are `classes`.
-    pub fn evaluate(&self, texts: &[String], classes: &[u32]) -> Result<Evaluation> {
-        let program =
-            compiled(&self.eval, &self.replicas, || EvalProgram::compile(&self.replicas, &self.config))?;
+    pub fn evaluate<'t, T: AsRef<str> + ?Sized + 't>(
+        &self,
+        texts: impl IntoIterator<Item = &'t T>,
+        classes: &[u32],
+    ) -> Result<Evaluation> {
         let tokens = self.tokenizer.encode(texts)?;
-        let data = Dataset::new(&tokens, classes, (0..tokens.len()).collect());
+        let data = self.dataset(&tokens, classes);
+        let lengths = self.lengths_of(&data);
+        let mut program = self.eval.borrow_mut();
+        if program.lacks(&lengths) {
+            self.replicas.meet("compiling", program.add(&self.replicas, &lengths))?;
+        }
         let evaluation = program.evaluate(&self.replicas, &self.weights, &data, &|| false)?;
         let evaluation = evaluation.expect("no host asks the others to meet");
         check(&evaluation.probabilities)?;
         Ok(evaluation)
     }
+
+    /// What was saved so far by shorter batches.
+    pub fn padding(&self) -> Padding {
+        self.lengths.borrow().padding
+    }
+
+    fn dataset<'a>(&self, tokens: &'a Tokens, classes: &'a [u32]) -> Dataset<'a> {
+        let data = Dataset::new(tokens, classes, (0..tokens.len()).collect());
+        let buckets = self.lengths.borrow_mut().choose(data.lengths());
+        data.in_buckets(buckets)
+    }
+
+    /// Those of its batches, which are counted.
+    fn lengths_of(&self, data: &Dataset<'_>) -> Vec<usize> {
+        let batch_size = self.batch_size();
+        let batches = data.batches(batch_size, Order::Sequential);
+        let mut lengths = batches.lengths().collect::<Vec<_>>();
+        let tokens = data.lengths().sum::<usize>();
+        let padding = Padding::of(tokens, &lengths, [batch_size, self.config.model.max_length]);
+        let so_far = &mut self.lengths.borrow_mut().padding;
+        *so_far = *so_far + padding;
+        lengths.sort_unstable();
+        lengths.dedup();
+        lengths
+    }
 }
 
 fn check(probabilities: &[f32]) -> Result<()> {
     if probabilities.iter().all(|p| p.is_finite()) { Ok(()) } else { Err(Error::NotNumbers) }
-}
-
-/// The program in `cell`, compiled if it is wanted for the first time: by all processes of a slice, or by none.
-fn compiled<'c, P>(
-    cell: &'c OnceCell<P>,
-    replicas: &Replicas,
-    compile: impl FnOnce() -> exec::Result<P>,
-) -> exec::Result<&'c P> {
-    match cell.get() {
-        Some(program) => Ok(program),
-        None => {
-            let program = replicas.meet("compiling", compile())?;
-            Ok(cell.get_or_init(|| program))
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Running a compiled evaluation, prediction or encoding over a data set.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::upload::{MeetInput, upload_batch};
@@ -22,23 +23,44 @@ pub struct Evaluation {
     pub probabilities: Vec<f32>,
 }
 
-/// A compiled [`eval_step`].
+/// An [`eval_step`], compiled for texts of some lengths.
 pub struct EvalProgram(Runner);
 
-/// A compiled [`predict_step`].
+/// A [`predict_step`], compiled for texts of some lengths.
 pub struct PredictProgram(Runner);
 
 /// A compiled [`encode_step`].
-pub struct EncodeProgram(Runner);
+pub struct EncodeProgram {
+    runner: Runner,
+    signature: Signature,
+}
 
 impl EvalProgram {
+    /// For no length yet.
+    pub fn new(config: StepConfig) -> Self {
+        Self(Runner::of_lengths(config, eval_step))
+    }
+
+    /// For the length that `config` has.
     pub fn compile(replicas: &Replicas, config: &StepConfig) -> Result<Self> {
-        Ok(Self(Runner::compile(replicas, eval_step(&Graph::new(), config), config.rows)?))
+        let mut program = Self::new(config.clone());
+        program.add(replicas, &[config.length])?;
+        Ok(program)
+    }
+
+    /// Compiles it for those of `lengths` that it [`lacks`](Self::lacks).
+    pub fn add(&mut self, replicas: &Replicas, lengths: &[usize]) -> Result<()> {
+        self.0.add(replicas, lengths)
+    }
+
+    /// Whether it wasn't compiled for all of `lengths`.
+    pub fn lacks(&self, lengths: &[usize]) -> bool {
+        self.0.lacks(lengths)
     }
 
     /// Loss, accuracy and probabilities on `data`. `weights` is any state that has the model's weights.
     ///
-    /// Before each batch, `asks` says whether this host asks all hosts to meet. Once one has, in all hosts after the same
+    /// The program must have been compiled for all lengths that batches of `data` have. Before each batch, `asks` says whether this host asks all hosts to meet. Once one has, in all hosts after the same
     /// batch, there is no evaluation.
     pub fn evaluate(
         &self,
@@ -47,50 +69,75 @@ impl EvalProgram {
         data: &Dataset<'_>,
         asks: &dyn Fn() -> bool,
     ) -> Result<Option<Evaluation>> {
-        let (mut loss, mut correct, mut probabilities) = (0.0, 0.0, Vec::new());
-        let end = self.0.run(replicas, weights, data, asks, |rows, mut outputs| {
+        let (mut loss, mut correct) = (0.0, 0.0);
+        let mut probabilities = InOrder::new(data.len());
+        let end = self.0.run(replicas, weights, data, asks, |positions, mut outputs| {
             let metrics = outputs.take(&OutputId::Metrics);
             if metrics[2] > 0.0 {
                 return Ok::<_, Error>(ControlFlow::Break(()));
             }
             loss += f64::from(metrics[0]);
             correct += f64::from(metrics[1]);
-            probabilities.extend(self.0.real_rows(rows, outputs.take(&OutputId::Probabilities)));
+            let of_batch = outputs.take(&OutputId::Probabilities);
+            probabilities.put(positions, &of_batch, of_batch.len() / self.0.batch_size);
             Ok(ControlFlow::Continue(()))
         })?;
         let examples = data.len() as f64;
+        let probabilities = probabilities.values;
         let evaluation = Evaluation { loss: loss / examples, accuracy: correct / examples, probabilities };
         Ok(end.is_continue().then_some(evaluation))
     }
 }
 
 impl PredictProgram {
-    pub fn compile(replicas: &Replicas, config: &StepConfig) -> Result<Self> {
-        Ok(Self(Runner::compile(replicas, predict_step(&Graph::new(), config), config.rows)?))
+    /// For no length yet.
+    pub fn new(config: StepConfig) -> Self {
+        Self(Runner::of_lengths(config, predict_step))
     }
 
-    /// Class probabilities, a batch at a time in the order of `data`: `each` is given those of the batch's rows,
-    /// row-major.
-    pub fn predict<E: From<Error>>(
-        &self,
-        replicas: &Replicas,
-        weights: &State,
-        data: &Dataset<'_>,
-        each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        self.0.run_for(&OutputId::Probabilities, replicas, weights, data, each)
+    /// For the length that `config` has.
+    pub fn compile(replicas: &Replicas, config: &StepConfig) -> Result<Self> {
+        let mut program = Self::new(config.clone());
+        program.add(replicas, &[config.length])?;
+        Ok(program)
+    }
+
+    /// Compiles it for those of `lengths` that it [`lacks`](Self::lacks).
+    pub fn add(&mut self, replicas: &Replicas, lengths: &[usize]) -> Result<()> {
+        self.0.add(replicas, lengths)
+    }
+
+    /// Whether it wasn't compiled for all of `lengths`.
+    pub fn lacks(&self, lengths: &[usize]) -> bool {
+        self.0.lacks(lengths)
+    }
+
+    /// Class probabilities `[rows, classes]` in the order of `data`, of which batches must have no other lengths than the
+    /// program was compiled for.
+    pub fn predict(&self, replicas: &Replicas, weights: &State, data: &Dataset<'_>) -> Result<Vec<f32>> {
+        let mut probabilities = InOrder::new(data.len());
+        self.0.run_for(&OutputId::Probabilities, replicas, weights, data, |positions, values, width| {
+            probabilities.put(positions, &values, width);
+            Ok::<_, Error>(())
+        })?;
+        Ok(probabilities.values)
     }
 }
 
 impl EncodeProgram {
     /// For `rows` texts on each replica.
     pub fn compile(replicas: &Replicas, config: &EncodeConfig, rows: usize) -> Result<Self> {
-        let graph = Graph::new();
-        Ok(Self(Runner::compile(replicas, encode_step(&graph, config, rows, replicas.count()), rows)?))
+        let (config, count) = (config.clone(), replicas.count());
+        let signature = encode_step(&Graph::new(), &config, rows, count).signature;
+        let length = config.max_length;
+        let mut runner =
+            Runner::new(rows * count, Box::new(move |graph, _| encode_step(graph, &config, rows, count)));
+        runner.add(replicas, &[length])?;
+        Ok(Self { runner, signature })
     }
 
     pub fn signature(&self) -> &Signature {
-        self.0.executable.signature()
+        &self.signature
     }
 
     /// Hidden states `[rows, max_length, hidden]`, a batch at a time in the order of `data`.
@@ -99,79 +146,134 @@ impl EncodeProgram {
         replicas: &Replicas,
         weights: &State,
         data: &Dataset<'_>,
-        each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
+        mut each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        self.0.run_for(&OutputId::HiddenStates, replicas, weights, data, each)
+        let output = OutputId::HiddenStates;
+        self.runner.run_for(&output, replicas, weights, data, |positions, mut values, width| {
+            values.truncate(positions.len() * width);
+            each(values)
+        })
     }
 }
 
-/// A compiled step, and the rows that it takes at a time.
+/// Values of rows that come in another order.
+struct InOrder {
+    rows: usize,
+    /// `[rows, width]`
+    values: Vec<f32>,
+}
+
+impl InOrder {
+    fn new(rows: usize) -> Self {
+        Self { rows, values: vec![] }
+    }
+
+    /// Takes those at `positions`, `width` each: the first of `values`.
+    fn put(&mut self, positions: &[usize], values: &[f32], width: usize) {
+        self.values.resize(self.rows * width, 0.0);
+        for (position, values) in positions.iter().zip(values.chunks_exact(width)) {
+            self.values[position * width..][..width].copy_from_slice(values);
+        }
+    }
+}
+
+/// A step compiled for texts of some lengths, and the rows that it takes at a time.
 struct Runner {
-    executable: Executable,
+    step: StepOfLength,
+    executables: BTreeMap<usize, Executable>,
     /// Over all replicas.
     batch_size: usize,
     /// Of a step that takes it.
     meet: Option<MeetInput>,
 }
 
+/// Builds a step for texts of a length.
+type StepOfLength = Box<dyn for<'g> Fn(&'g Graph, usize) -> Step<'g>>;
+
 impl Runner {
-    fn compile(replicas: &Replicas, step: Step<'_>, rows: usize) -> Result<Self> {
-        let executable = Executable::compile(replicas, step)?;
-        let takes = executable.signature().takes(&InputId::Meet);
-        let meet = takes.then(|| MeetInput::new(replicas)).transpose()?;
-        Ok(Self { executable, batch_size: rows * replicas.count(), meet })
+    fn new(batch_size: usize, step: StepOfLength) -> Self {
+        Self { step, executables: BTreeMap::new(), batch_size, meet: None }
     }
 
-    /// The values of a batch's first `rows` rows: the others only fill it up.
-    fn real_rows(&self, rows: usize, mut values: Vec<f32>) -> Vec<f32> {
-        values.truncate(rows * (values.len() / self.batch_size));
-        values
+    /// Of what `step` builds for a configuration, whatever length that has.
+    fn of_lengths(config: StepConfig, step: for<'g> fn(&'g Graph, &StepConfig) -> Step<'g>) -> Self {
+        let batch_size = config.rows * config.replicas;
+        // Named as it is, or it would be for one graph alone.
+        let of_length: StepOfLength =
+            Box::new(move |graph, length| step(graph, &StepConfig { length, ..config.clone() }));
+        Self::new(batch_size, of_length)
     }
 
-    /// [`run`](Self::run) for a single output.
+    fn lacks(&self, lengths: &[usize]) -> bool {
+        lengths.iter().any(|length| !self.executables.contains_key(length))
+    }
+
+    fn add(&mut self, replicas: &Replicas, lengths: &[usize]) -> Result<()> {
+        for length in lengths {
+            if self.executables.contains_key(length) {
+                continue;
+            }
+            let executable = Executable::compile(replicas, (self.step)(&Graph::new(), *length))?;
+            if self.meet.is_none() && executable.signature().takes(&InputId::Meet) {
+                self.meet = Some(MeetInput::new(replicas)?);
+            }
+            self.executables.insert(*length, executable);
+        }
+        Ok(())
+    }
+
+    /// [`run`](Self::run) for a single output: `each` is given its values, and how many a row has.
     fn run_for<E: From<Error>>(
         &self,
         output: &OutputId,
         replicas: &Replicas,
         weights: &State,
         data: &Dataset<'_>,
-        mut each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
+        mut each: impl FnMut(&[usize], Vec<f32>, usize) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let end = self.run(replicas, weights, data, &|| false, |rows, mut outputs| {
-            each(self.real_rows(rows, outputs.take(output)))?;
+        let end = self.run(replicas, weights, data, &|| false, |positions, mut outputs| {
+            let values = outputs.take(output);
+            let width = values.len() / self.batch_size;
+            each(positions, values, width)?;
             Ok(ControlFlow::Continue(()))
         });
         end.map(|_| ())
     }
 
-    /// Runs each batch, one ahead of the reading, and hands the number of its real rows and its outputs to `each`. When
-    /// that breaks, the batch that is queued already ends first. A step that takes it is told before each batch whether
+    /// Runs each batch, one ahead of the reading, and hands the positions of its real rows, which are the first, and its
+    /// outputs to `each`. When that breaks, the batch that is queued already ends first. A step that takes it is told before each batch whether
     /// this host `asks` all hosts to meet.
+    ///
+    /// # Panics
+    /// If a batch has a length that no step was compiled for.
     fn run<E: From<Error>>(
         &self,
         replicas: &Replicas,
         weights: &State,
         data: &Dataset<'_>,
         asks: &dyn Fn() -> bool,
-        mut each: impl FnMut(usize, Outputs) -> std::result::Result<ControlFlow<()>, E>,
+        mut each: impl FnMut(&[usize], Outputs) -> std::result::Result<ControlFlow<()>, E>,
     ) -> std::result::Result<ControlFlow<()>, E> {
-        let mut ahead: Option<(usize, Pending)> = None;
+        let mut ahead: Option<(Vec<usize>, Pending)> = None;
         for batch in data.batches(self.batch_size, Order::Sequential) {
             let asks = asks();
             if asks && !replicas.is_shared() {
                 return Ok(ControlFlow::Break(()));
             }
-            let uploaded = upload_batch(replicas, self.executable.signature(), &batch)?;
+            let executable = self.executables.get(&batch.length());
+            let executable =
+                executable.unwrap_or_else(|| panic!("no step for texts of {} tokens", batch.length()));
+            let uploaded = upload_batch(replicas, executable.signature(), &batch)?;
             let mut inputs = vec![&uploaded];
             inputs.extend(self.meet.as_ref().map(|meet| meet.when(asks)));
-            let next = (batch.rows.len(), self.executable.query(replicas, weights, &inputs)?);
-            if let Some((rows, done)) = ahead.replace(next)
-                && each(rows, done.wait()?)?.is_break()
+            let next = (batch.positions, executable.query(replicas, weights, &inputs)?);
+            if let Some((positions, done)) = ahead.replace(next)
+                && each(&positions, done.wait()?)?.is_break()
             {
                 ahead.map(|(_, last)| last.wait()).transpose()?;
                 return Ok(ControlFlow::Break(()));
             }
         }
-        ahead.map_or(Ok(ControlFlow::Continue(())), |(rows, last)| each(rows, last.wait()?))
+        ahead.map_or(Ok(ControlFlow::Continue(())), |(positions, last)| each(&positions, last.wait()?))
     }
 }

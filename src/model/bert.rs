@@ -84,7 +84,7 @@ impl<'g> Embeddings<'g> {
             + positions
             + self.token_type_embeddings.narrow(0, 0, 1);
         let normalized = self.layer_norm.forward(sum).convert(mode.element_type);
-        dropout(normalized, self.dropout, mode)
+        dropout(normalized, self.dropout, mode).barrier()
     }
 }
 
@@ -158,6 +158,6 @@ impl<'g> Output<'g> {
 
     /// `x` `[batch, seq, inputs]` and `residual` `[batch, seq, hidden]` to `[batch, seq, hidden]`.
     fn forward(&self, x: Tensor<'g>, residual: Tensor<'g>, mode: &Mode<'g>) -> Tensor<'g> {
-        self.layer_norm.forward(dropout(self.dense.forward(x), self.dropout, mode) + residual)
+        self.layer_norm.forward(dropout(self.dense.forward(x), self.dropout, mode) + residual).barrier()
     }
 }

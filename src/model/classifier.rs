@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::head::{Encoded, Head, Scores};
 use super::{Bert, BertConfig, HeadConfig};
-use crate::hlo::{Graph, Tensor};
+use crate::hlo::{Comparison, Graph, Tensor};
 use crate::nn::{Mode, Params, Part, Weight};
 use crate::shape::ElementType;
 
@@ -18,6 +18,10 @@ pub struct ClassifierConfig {
     pub max_length: usize,
     /// Whether an attention mask hides the padding; the recipe attends to it.
     pub mask: bool,
+    /// Whether the padding's own hidden states are zero for a head that reads them: with the mask, so that a text's scores
+    /// don't depend on how much it is padded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub zero_padding: bool,
     /// Whether the embedding of `[PAD]` stays as it is, as in PyTorch (`padding_idx`). Keras, and so the recipe,
     /// trains it.
     pub freeze_padding: bool,
@@ -32,6 +36,11 @@ impl ClassifierConfig {
         params.declared().into_iter().map(|(weight, _)| weight).collect()
     }
 
+    /// Whether a text's scores are the same however much it is padded.
+    pub fn ignores_padding(&self) -> bool {
+        self.mask && (self.zero_padding || !self.head.reads_padding())
+    }
+
     /// Number of values in all weights.
     pub fn num_parameters(&self) -> usize {
         self.weights().iter().map(|weight| weight.shape.num_elements()).sum()
@@ -43,6 +52,7 @@ pub struct Classifier<'g> {
     graph: &'g Graph,
     pub bert: Bert<'g>,
     head: Box<dyn Head<'g> + 'g>,
+    zero_padding: bool,
 }
 
 impl<'g> Classifier<'g> {
@@ -52,12 +62,21 @@ impl<'g> Classifier<'g> {
             bert = bert.freeze_padding(config.bert.pad_token_id);
         }
         let states = [config.max_length, config.bert.hidden_size];
-        Self { graph, bert, head: config.head.build(states, params.root(Part::Head)) }
+        let head = config.head.build(states, params.root(Part::Head));
+        Self { graph, bert, head, zero_padding: config.zero_padding }
     }
 
-    /// `input_ids` `s32[batch, seq]` and the mask of the same shape, or none, to class scores `[batch, classes]`.
+    /// `input_ids` `s32[batch, seq]` and the mask of the same shape, or none, to class scores `[batch, classes]`. Texts may
+    /// be shorter than the configuration has them.
     pub fn forward(&self, input_ids: Tensor<'g>, mask: Option<Tensor<'g>>, mode: &Mode<'g>) -> Scores<'g> {
         let states = self.graph.scope("bert", || self.bert.forward(input_ids, mask, mode));
+        let states = match mask.filter(|_| self.zero_padding) {
+            Some(mask) => {
+                let is_token = mask.compare(Comparison::Ne, mask.like(0.0));
+                is_token.keep_dims(&[2]).select(states, states.like(0.0))
+            }
+            None => states,
+        };
         let encoded = Encoded { bert: &self.bert, states, mask };
         self.graph.scope("head", || self.head.forward(encoded, mode))
     }

@@ -34,7 +34,7 @@ pub struct FlattenDense<'g> {
 }
 
 impl<'g> FlattenDense<'g> {
-    /// For states `[batch, seq, hidden]`.
+    /// For states `[batch, seq, hidden]`, or shorter ones.
     pub fn new([seq, hidden]: [usize; 2], outputs: usize, init: Init, params: ParamPath<'_, 'g>) -> Self {
         Self {
             weight: params.spread(
@@ -47,7 +47,8 @@ impl<'g> FlattenDense<'g> {
         }
     }
 
-    /// `[batch, seq, hidden]` to `[batch, out]`, not rounded to the states' type.
+    /// `[batch, seq, hidden]` to `[batch, out]`, not rounded to the states' type: as if the vectors that are missing at the end
+    /// were zero.
     pub fn sums(&self, states: Tensor<'g>) -> Tensor<'g> {
         let [batch, seq, hidden] = [states.dim(0), states.dim(1), states.dim(2)];
         let Spread { tensor: weight, replicas } = self.weight;
@@ -56,6 +57,7 @@ impl<'g> FlattenDense<'g> {
         // To each replica its features of all vectors, and from each its part of the sums.
         let features = states.reshape(&[batch, seq, replicas, part]).transpose(&[2, 0, 1, 3]);
         let features = features.reshape(&[replicas * batch, seq * part]).all_to_all(replicas);
-        features.linear(weight.convert(element_type)).reduce_scatter_sum(replicas) + self.bias
+        let weight = weight.narrow(1, 0, seq * part).convert(element_type);
+        features.linear(weight).reduce_scatter_sum(replicas) + self.bias
     }
 }

@@ -114,7 +114,9 @@ pub fn dropout<'g>(x: Tensor<'g>, rate: f64, mode: &Mode<'g>) -> Tensor<'g> {
     let Some(randomness) = mode.randomness.as_ref().filter(|_| rate != 0.0) else { return x };
     x.graph().scope("dropout", || {
         let (is_dropped, rate) = randomness.is_dropped(&x.dims(), rate);
-        is_dropped.select(x.like(0.0), x * (1.0 / (1.0 - rate)))
+        // By the scale itself, not by what it is rounded to.
+        let kept = x.convert(ElementType::F32) * (1.0 / (1.0 - rate));
+        is_dropped.select(x.like(0.0), kept.convert(x.shape().element_type))
     })
 }
 

@@ -43,6 +43,12 @@ impl CompileOptions {
         self
     }
 
+    /// Sets a flag no more.
+    pub fn without_flag(mut self, name: &str) -> Self {
+        self.flags.remove(name);
+        self
+    }
+
     /// The serialized `CompileOptionsProto`.
     pub fn to_bytes(&self) -> Vec<u8> {
         let device_assignment = self.device_ids.as_ref().map(|ids| DeviceAssignmentProto {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Error, Result};
+use crate::step::Precision;
 
 const GIB: u64 = 1 << 30;
 
@@ -24,8 +25,10 @@ pub struct Chip {
     pub usable_bytes: u64,
     /// Memory bandwidth per device, in bytes per second.
     pub hbm_bandwidth: f64,
-    /// Dense matrix products per device, in FLOP/s, at [`precision`](Self::precision).
+    /// Dense products of bf16 matrices per device, in FLOP/s, summed in f32.
     pub peak_flops: f64,
+    /// The same of f32 matrices, at [`precision`](Self::precision).
+    pub f32_peak_flops: f64,
     /// What XLA multiplies f32 matrices in by default: bf16 in one pass on TPU, TF32 on these GPUs; it adds in f32
     /// (JAX documentation, "Matmul precision").
     pub precision: &'static str,
@@ -35,10 +38,23 @@ pub struct Chip {
     /// What a chip sends to others of its slice and receives from them, over all of its links, in bytes per second: of a GPU,
     /// of which there is one alone here, none.
     pub interconnect: Option<f64>,
-    /// Clock of a TPU's core, in Hz, where published: it turns the compiler's cycles into seconds.
+    /// Clock of a TPU's core, in Hz: it turns the compiler's cycles into seconds.
     pub clock_hz: Option<f64>,
+    /// Whether that isn't published, but follows from the published peak and the arrays of multipliers, all of which work at
+    /// each clock then.
+    pub is_clock_derived: bool,
     /// Where the figures were published.
     pub source: &'static str,
+}
+
+/// Where a TPU's clock is from.
+#[derive(Clone, Copy)]
+enum Clock {
+    Mhz(u64),
+    /// From the peak, by the multipliers of all arrays of a device, each of which does two operations a clock.
+    Derived {
+        multipliers: u64,
+    },
 }
 
 /// The published figures of a whole TPU chip, shared out over its devices.
@@ -48,7 +64,7 @@ const fn tpu(
     devices_per_chip: usize,
     [gib, gigabytes_per_second, teraflops, interconnect_gigabits]: [u64; 4],
     usable_gib: f64,
-    clock_mhz: Option<u64>,
+    clock: Clock,
     source: &'static str,
 ) -> Chip {
     let devices = devices_per_chip as f64;
@@ -60,13 +76,15 @@ const fn tpu(
         usable_bytes: (usable_gib * GIB as f64) as u64,
         hbm_bandwidth: gigabytes_per_second as f64 * 1e9 / devices,
         peak_flops: teraflops as f64 * 1e12 / devices,
+        f32_peak_flops: teraflops as f64 * 1e12 / devices,
         precision: "bf16",
         chip_config_name: "default",
         interconnect: Some(interconnect_gigabits as f64 * 1e9 / 8.0),
-        clock_hz: match clock_mhz {
-            Some(mhz) => Some(mhz as f64 * 1e6),
-            None => None,
-        },
+        clock_hz: Some(match clock {
+            Clock::Mhz(mhz) => mhz as f64 * 1e6,
+            Clock::Derived { multipliers } => teraflops as f64 * 1e12 / devices / (2 * multipliers) as f64,
+        }),
+        is_clock_derived: matches!(clock, Clock::Derived { .. }),
         source,
     }
 }
@@ -85,11 +103,14 @@ const fn gpu(
         hbm_bytes: gib * GIB,
         usable_bytes: gib * GIB / 4 * 3,
         hbm_bandwidth: gigabytes_per_second as f64 * 1e9,
-        peak_flops: teraflops * 1e12,
+        // The tensor cores of these GPUs take two bf16 factors in the time of one in TF32.
+        peak_flops: 2.0 * teraflops * 1e12,
+        f32_peak_flops: teraflops * 1e12,
         precision: "TF32",
         chip_config_name: "",
         interconnect: None,
         clock_hz: None,
+        is_clock_derived: false,
         source,
     }
 }
@@ -102,23 +123,37 @@ const V5P: &str =
     "Google Cloud documentation, \"TPU v5p\"; memory: Austin et al., \"How to Scale Your Model\", 2025";
 const HOPPER: &str = "NVIDIA H100 Tensor Core GPU Architecture (white paper); NVIDIA H100 datasheet";
 
+// Google Cloud documentation, "TPU architecture" and the chips' pages: arrays of a core, their size, and two cores in a v5p. Of a
+// v6e, that page has said 2 arrays and 4: with 2, its memory would be faster than it is, by what libtpu takes a copy to cost.
+const FOUR_OF_128: Clock = Clock::Derived { multipliers: 4 * 128 * 128 };
+const EIGHT_OF_128: Clock = Clock::Derived { multipliers: 8 * 128 * 128 };
+const FOUR_OF_256: Clock = Clock::Derived { multipliers: 4 * 256 * 256 };
+
 /// The TPUs, oldest first.
 pub const TPUS: [Chip; 6] = [
-    tpu("v2", "TPU v2", 2, [16, 700, 46, 496], 7.48, Some(700), CACM),
-    tpu("v3", "TPU v3", 2, [32, 900, 123, 656], 15.48, Some(940), CACM),
+    tpu("v2", "TPU v2", 2, [16, 700, 46, 496], 7.48, Clock::Mhz(700), CACM),
+    tpu("v3", "TPU v3", 2, [32, 900, 123, 656], 15.48, Clock::Mhz(940), CACM),
     Chip {
         chip_config_name: "megacore",
-        ..tpu("v4", "TPU v4", 1, [32, 1200, 275, 2400], 30.75, Some(1050), ISCA)
+        ..tpu("v4", "TPU v4", 1, [32, 1200, 275, 2400], 30.75, Clock::Mhz(1050), ISCA)
     },
-    tpu("v5e", "TPU v5e", 1, [16, 819, 197, 1600], 15.75, None, "Google Cloud documentation, \"TPU v5e\""),
-    tpu("v5p", "TPU v5p", 1, [96, 2765, 459, 4800], 95.73, None, V5P),
+    tpu(
+        "v5e",
+        "TPU v5e",
+        1,
+        [16, 819, 197, 1600],
+        15.75,
+        FOUR_OF_128,
+        "Google Cloud documentation, \"TPU v5e\"",
+    ),
+    tpu("v5p", "TPU v5p", 1, [96, 2765, 459, 4800], 95.73, EIGHT_OF_128, V5P),
     tpu(
         "v6e",
         "TPU v6e (Trillium)",
         1,
         [32, 1638, 918, 3200],
         31.24,
-        None,
+        FOUR_OF_256,
         "Google Cloud documentation, \"TPU v6e\"",
     ),
 ];
@@ -129,6 +164,10 @@ pub const GPUS: [Chip; 3] = [
     gpu("h100", "NVIDIA H100 SXM5 80 GB", [80, 3350], 494.7, HOPPER),
     gpu("h200", "NVIDIA H200 SXM 141 GB", [141, 4800], 494.7, "NVIDIA H200 Tensor Core GPU datasheet"),
 ];
+
+/// What the driver calls the GPUs.
+const KINDS: [(&str, &str); 3] =
+    [("NVIDIA A100-SXM4-80GB", "a100"), ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200")];
 
 /// Topologies that libtpu compiles for without a TPU, and what Cloud TPU calls a slice of that form. Others of the
 /// same form may do, too.
@@ -164,9 +203,36 @@ impl Chip {
         })
     }
 
-    /// The least time that one device can take for `dot_flops` operations of matrix products and `bytes` of memory traffic.
-    pub fn roofline(&self, dot_flops: f64, bytes: f64) -> Roofline {
-        Roofline { compute_seconds: dot_flops / self.peak_flops, memory_seconds: bytes / self.hbm_bandwidth }
+    /// The chip that a device of this kind is, as PJRT names it, such as `TPU v3`, `TPU v5 lite` or `NVIDIA H100 80GB HBM3`: of a
+    /// GPU's makes, the one whose figures are here alone.
+    pub fn of_kind(kind: &str) -> Option<&'static Self> {
+        let tpu = kind.strip_prefix("TPU ").map(|kind| match kind {
+            "v5 lite" => "v5e",
+            "v5" => "v5p",
+            "v6 lite" => "v6e",
+            other => other,
+        });
+        let is_it = |chip: &&Self| match tpu {
+            Some(name) => chip.name == name,
+            None => KINDS.contains(&(kind, chip.name)),
+        };
+        TPUS.iter().chain(&GPUS).find(is_it)
+    }
+
+    /// The most operations of matrix products per device, in FLOP/s, of factors in `precision`; and what they are multiplied
+    /// in.
+    pub fn peak(&self, precision: Precision) -> (f64, &'static str) {
+        match precision {
+            Precision::Bf16 => (self.peak_flops, "bf16"),
+            Precision::F32 => (self.f32_peak_flops, self.precision),
+        }
+    }
+
+    /// The least time that one device can take for `dot_flops` operations of matrix products with factors in `precision` and
+    /// `bytes` of memory traffic.
+    pub fn roofline(&self, precision: Precision, dot_flops: f64, bytes: f64) -> Roofline {
+        let (peak, _) = self.peak(precision);
+        Roofline { compute_seconds: dot_flops / peak, memory_seconds: bytes / self.hbm_bandwidth }
     }
 }
 
@@ -181,12 +247,15 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Reads `<chip>:<chips along each axis>`, or Cloud TPU's name of a slice that is known here, such as `v3-8`.
+    /// Reads `<chip>:<chips along each axis>`, or Cloud TPU's name of a slice that is known here, such as `v3-8`; `v5e-8` is
+    /// short for `v5litepod-8`.
     ///
     /// # Errors
     /// A chip that isn't known, or sizes that aren't two or three positive numbers.
     pub fn parse(name: &str) -> Result<Self> {
-        let by_type = TOPOLOGIES.iter().find(|(_, accelerator_type)| *accelerator_type == name);
+        let long = name.strip_prefix("v5e-").map(|count| format!("v5litepod-{count}"));
+        let of_cloud = long.as_deref().unwrap_or(name);
+        let by_type = TOPOLOGIES.iter().find(|(_, accelerator_type)| *accelerator_type == of_cloud);
         let name = by_type.map_or(name, |(topology, _)| topology);
         let found = name.split_once(':').and_then(|(chip, sizes)| {
             let chip = TPUS.iter().find(|known| known.name == chip)?;
@@ -273,7 +342,10 @@ mod tests {
             ("h200", 132.0 * 1024.0 * 2.0 * 1.83e9),
         ];
         for (name, peak) in expected {
-            assert!(is_close(Chip::gpu(name).unwrap().peak_flops, peak), "{name}: {peak}");
+            let chip = Chip::gpu(name).unwrap();
+            assert!(is_close(chip.f32_peak_flops, peak), "{name}: {peak}");
+            // 312 and 989.4 TFLOP/s on the datasheets.
+            assert!(is_close(chip.peak_flops, if name == "a100" { 312e12 } else { 989.4e12 }), "{name}");
         }
     }
 
@@ -288,6 +360,18 @@ mod tests {
         assert_eq!(format!("{:.1}", v5p.hbm_bandwidth / v4.hbm_bandwidth), "2.3");
     }
 
+    /// Kinds as libtpu 0.0.52 and NVIDIA's driver tell them.
+    #[test]
+    fn a_chip_is_known_by_its_kind() {
+        let name = |kind| Chip::of_kind(kind).map(|chip| chip.name);
+        let kinds = ["TPU v2", "TPU v3", "TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "NVIDIA H200"];
+        assert_eq!(kinds.map(|kind| name(kind).unwrap()), ["v2", "v3", "v4", "v5e", "v5p", "v6e", "h200"]);
+        assert_eq!(
+            ["NVIDIA A100-SXM4-80GB", "cpu", "TPU v7", "NVIDIA H100 PCIe"].map(name),
+            [Some("a100"), None, None, None]
+        );
+    }
+
     #[test]
     fn no_device_gives_more_memory_than_it_has() {
         for chip in TPUS.iter().chain(&GPUS) {
@@ -300,10 +384,10 @@ mod tests {
     fn the_roofline_is_the_slower_of_compute_and_memory() {
         let v3 = tpu("v3");
         assert_eq!((v3.hbm_bytes, v3.devices_per_chip), (17_179_869_184, 2));
-        let compute = v3.roofline(123e9, 45e6);
+        let compute = v3.roofline(Precision::Bf16, 123e9, 45e6);
         assert!((compute.seconds() - 2e-3).abs() < 1e-15);
         assert_eq!(compute.bound(), Bound::Compute);
-        let memory = v3.roofline(61.5e9, 4.5e9);
+        let memory = v3.roofline(Precision::F32, 61.5e9, 4.5e9);
         assert!((memory.seconds() - 10e-3).abs() < 1e-15);
         assert_eq!(memory.bound(), Bound::Memory);
     }
@@ -313,6 +397,7 @@ mod tests {
         for (name, accelerator_type) in TOPOLOGIES {
             let slice = Slice::parse(name).unwrap();
             assert_eq!(slice, Slice::parse(accelerator_type).unwrap());
+            assert_eq!(slice, Slice::parse(&accelerator_type.replace("litepod", "e")).unwrap());
             // Up to v5p, Cloud TPU counts cores, two to a chip; from v5e on, chips.
             let (_, count) = accelerator_type.rsplit_once('-').unwrap();
             let counted = if matches!(slice.chip.name, "v5e" | "v6e") { 1 } else { 2 } * slice.chips;

@@ -34,6 +34,8 @@ pub enum Error {
     /// The compiler doesn't know it.
     #[error("{name}: libtpu refuses this topology ({message}); known to work: {known}")]
     Topology { name: String, message: String, known: String },
+    #[error("{name}: neither a TPU slice, such as v3-8 or v5e:2x4, nor a GPU that is known here ({gpus})")]
+    UnknownTarget { name: String, gpus: String },
     #[error("{name}: not a GPU that is known here; expected one of {known}")]
     UnknownGpu { name: String, known: String },
     #[error(transparent)]

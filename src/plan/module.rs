@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use prost::Message;
 use serde::Serialize;
 
-use super::running::{Running, running};
+use super::running::{Running, running, times};
 use super::traffic::{Computations, byte_size, hbm_bytes};
 use crate::proto::{
     HloComputationProto, HloInstructionProto, HloModuleProto, HloModuleProtoWithConfig, OpMetadata,
@@ -80,9 +80,16 @@ pub struct Collective {
     pub bytes: u64,
     /// What each device gets out of them.
     pub result_bytes: u64,
+    /// How much of that other work can go on beside: of those that the compiler starts and ends apart.
+    pub beside_bytes: u64,
 }
 
 impl Collective {
+    /// The share of their time in which other work can go on.
+    pub fn beside(&self) -> f64 {
+        self.beside_bytes as f64 / self.result_bytes.max(1) as f64
+    }
+
     /// How long they take on a ring of `chips` that each send `bandwidth` bytes a second, and on each of which `devices` put
     /// their part in: those of a chip are as near to each other as nothing. What isn't known here counts as an all-reduce.
     pub fn ring_seconds(&self, chips: usize, devices: usize, bandwidth: f64) -> f64 {
@@ -177,7 +184,7 @@ impl Analysis {
             hbm_bytes: hbm_bytes(entry, &computations),
             groups,
             costliest,
-            collectives: collectives(&hlo.computations),
+            collectives: collectives(entry, &computations),
             library_calls: library_calls(&hlo.computations),
             fusions: fusions(&running),
         })
@@ -325,11 +332,22 @@ fn goes_on(computation: &HloComputationProto) -> bool {
     computation.name.starts_with("async_collective_fusion") || computation.instructions.iter().any(ends)
 }
 
-/// The collectives of all computations, by opcode: each is counted in one computation, also where it is fused with other
-/// work or wrapped to run beside it. `-start` stands for a pair.
-fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
-    let mut found = BTreeMap::<&str, (usize, u64, u64)>::new();
-    for computation in computations.iter().filter(|computation| !goes_on(computation)) {
+/// Whether a computation starts a collective that goes on beside others, or is started so as a whole.
+fn starts(computation: &HloComputationProto, computations: &Computations<'_>) -> bool {
+    let mut all = computations.values().flat_map(|computation| &computation.instructions);
+    computation.instructions.iter().any(|one| one.custom_call_target == "AsyncCollectiveStart")
+        || all.any(|one| one.opcode == "async-start" && one.called_computation_ids.contains(&computation.id))
+}
+
+/// The collectives that run when `entry` does, by opcode: each is counted in one computation, also where it is fused with other
+/// work or wrapped to run beside it, and in a loop as often as that runs. `-start` stands for a pair.
+fn collectives(entry: &HloComputationProto, computations: &Computations<'_>) -> Vec<Collective> {
+    let mut found = BTreeMap::<&str, (usize, [u64; 3])>::new();
+    let times = times(entry, computations);
+    for (computation, times) in times.iter().filter_map(|(id, times)| Some((computations.get(id)?, *times))) {
+        if goes_on(computation) {
+            continue;
+        }
         let instructions = &computation.instructions;
         let shapes = instructions.iter().map(|one| (one.id, one.shape.as_ref())).collect::<HashMap<_, _>>();
         for instruction in instructions {
@@ -343,16 +361,20 @@ fn collectives(computations: &[HloComputationProto]) -> Vec<Collective> {
             // The shape of `-start` is a pair of operands and results.
             let is_pair = instruction.opcode.ends_with("-start") && opcode != "all-reduce";
             let all = found.entry(opcode).or_default();
-            all.0 += 1;
-            all.1 += bytes;
-            all.2 += if is_pair { result.saturating_sub(bytes) } else { result };
+            let result = if is_pair { result.saturating_sub(bytes) } else { result };
+            let is_beside = instruction.opcode.ends_with("-start") || starts(computation, computations);
+            all.0 = all.0.saturating_add(times as usize);
+            for (sum, bytes) in all.1.iter_mut().zip([bytes, result, if is_beside { result } else { 0 }]) {
+                *sum = sum.saturating_add(bytes.saturating_mul(times));
+            }
         }
     }
-    let collective = |(opcode, (count, bytes, result_bytes)): (&str, _)| Collective {
+    let collective = |(opcode, (count, sums)): (&str, (usize, [u64; 3]))| Collective {
         opcode: opcode.to_owned(),
         count,
-        bytes,
-        result_bytes,
+        bytes: sums[0],
+        result_bytes: sums[1],
+        beside_bytes: sums[2],
     };
     found.into_iter().map(collective).collect()
 }

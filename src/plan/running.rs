@@ -1,5 +1,7 @@
 //! Which instructions of a module run, and how often.
 
+use std::collections::BTreeMap;
+
 use super::module::BackendConfig;
 use super::traffic::Computations;
 use crate::proto::{HloComputationProto, HloInstructionProto};
@@ -41,6 +43,41 @@ impl<'a> Running<'a> {
             }
         }
     }
+}
+
+/// How often each computation runs that `entry` calls, by fusions and loops too, or those that it calls; and that itself. A loop
+/// that runs nobody knows how often, and the branches of a conditional, count once.
+pub(super) fn times(entry: &HloComputationProto, computations: &Computations<'_>) -> BTreeMap<i64, u64> {
+    fn add(
+        computation: &HloComputationProto,
+        times: u64,
+        computations: &Computations<'_>,
+        within: &mut Vec<i64>,
+        found: &mut BTreeMap<i64, u64>,
+    ) {
+        // None calls itself, but a file may say so.
+        if within.contains(&computation.id) {
+            return;
+        }
+        within.push(computation.id);
+        let all = found.entry(computation.id).or_default();
+        *all = all.saturating_add(times);
+        // The end of what was started apart has its computation too.
+        let is_end = |one: &&HloInstructionProto| !matches!(&*one.opcode, "async-update" | "async-done");
+        for one in computation.instructions.iter().filter(is_end) {
+            let trips = match &*one.opcode {
+                "while" => trips(one, computation, computations).unwrap_or(1),
+                _ => 1,
+            };
+            for called in one.called_computation_ids.iter().filter_map(|id| computations.get(id)) {
+                add(called, times.saturating_mul(trips), computations, within, found);
+            }
+        }
+        within.pop();
+    }
+    let mut found = BTreeMap::new();
+    add(entry, 1, computations, &mut vec![], &mut found);
+    found
 }
 
 /// How often the loop `one` of `computation` runs: as the compiler has found out, or as its condition says, which compares a

@@ -32,8 +32,12 @@ pub struct StepPlan {
     /// What the collectives take on a ring of the slice's chips, by their published interconnect, if none of it goes on beside
     /// other work.
     pub collective_seconds: Option<f64>,
-    /// Both together: the step.
+    /// How much of that can go on beside other work, as the compiler has put it.
+    pub beside_seconds: Option<f64>,
+    /// The estimate and the collectives, one after another: the step.
     pub step_seconds: Option<f64>,
+    /// The same, less what can go on beside other work.
+    pub least_seconds: Option<f64>,
     #[serde(flatten)]
     pub analysis: Analysis,
     /// The optimized module, `hlo_with_config`.
@@ -94,14 +98,18 @@ impl StepPlan {
         let analysis = Analysis::new(&optimized, COSTLIEST)?;
         let counted = |property| counted(&executable, property);
         let dot_flops = program.dot_flops() as f64;
-        let roofline = chip.roofline(dot_flops, analysis.hbm_bytes as f64);
+        let roofline = chip.roofline(config.execution.precision, dot_flops, analysis.hbm_bytes as f64);
         let estimated_seconds =
             analysis.cycles.zip(chip.clock_hz).map(|(cycles, clock)| cycles as f64 / clock);
-        let collective_seconds = chip.interconnect.map(|bandwidth| {
-            let chips = config.replicas.div_ceil(chip.devices_per_chip);
-            let seconds = |one: &Collective| one.ring_seconds(chips, chip.devices_per_chip, bandwidth);
-            analysis.collectives.iter().map(seconds).sum()
-        });
+        let chips = config.replicas.div_ceil(chip.devices_per_chip);
+        let between = |share: fn(&Collective) -> f64| {
+            let bandwidth = chip.interconnect?;
+            let seconds =
+                |one: &Collective| share(one) * one.ring_seconds(chips, chip.devices_per_chip, bandwidth);
+            Some(analysis.collectives.iter().map(seconds).sum::<f64>())
+        };
+        let (collective_seconds, beside_seconds) = (between(|_| 1.0), between(Collective::beside));
+        let step_seconds = estimated_seconds.zip(collective_seconds).map(|(own, between)| own + between);
         Ok(Self {
             step,
             compile_seconds: compile_time.as_secs_f64(),
@@ -113,7 +121,9 @@ impl StepPlan {
             bound: roofline.bound(),
             estimated_seconds,
             collective_seconds,
-            step_seconds: estimated_seconds.zip(collective_seconds).map(|(own, between)| own + between),
+            beside_seconds,
+            step_seconds,
+            least_seconds: step_seconds.zip(beside_seconds).map(|(all, beside)| all - beside),
             analysis,
             optimized,
         })

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::chip::known_topologies;
+use super::chip::{GPUS, known_topologies};
 use super::{Chip, Error, GpuTarget, Result, Slice};
 use crate::exec::{Lowered, Placement};
 use crate::hlo::Program;
@@ -18,6 +18,21 @@ pub enum Target {
 }
 
 impl Target {
+    /// Reads the name of a GPU, or else of a slice.
+    ///
+    /// # Errors
+    /// A name of neither.
+    pub fn parse(name: &str) -> Result<Self> {
+        match GPUS.iter().any(|chip| chip.name == name) {
+            true => Ok(Self::Gpu(GpuTarget::new(name)?)),
+            false if name.contains(['-', ':']) => Ok(Self::Tpu(Slice::parse(name)?)),
+            false => Err(Error::UnknownTarget {
+                name: name.to_owned(),
+                gpus: GPUS.map(|chip| chip.name).join(", "),
+            }),
+        }
+    }
+
     /// As the user names it: `v3:2x2x1`, `h100`.
     pub fn name(&self) -> &str {
         match self {

@@ -325,6 +325,9 @@ pub fn about(model: &ClassifierConfig, labels: &LabelMap) -> String {
         _ => "\nThe other classes were not trained: leave them out when you choose.\n",
     };
     let mask = match model.mask {
+        true if model.zero_padding => {
+            "An attention mask hides the padding from the encoder, and the head takes zeros in its place."
+        }
         true => "An attention mask hides the padding from the encoder.",
         false => {
             "It attends to the padding, as it was trained to: the tokenizer gives no attention mask, and none should be \

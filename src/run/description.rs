@@ -17,6 +17,9 @@ const SETTINGS: &str = "bert_xla";
 struct Settings {
     max_length: usize,
     mask: bool,
+    /// Older masked runs have none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    zero_padding: bool,
     freeze_padding: bool,
     #[serde(deserialize_with = "HeadConfig::deserialize_field")]
     head: HeadConfig,
@@ -39,6 +42,7 @@ pub(super) fn describe(mut original: Value, model: &ClassifierConfig, labels: &L
     let settings = Settings {
         max_length: model.max_length,
         mask: model.mask,
+        zero_padding: model.zero_padding,
         freeze_padding: model.freeze_padding,
         head: model.head.clone(),
         unlabelled: classes.filter(|class| labels.label_of(*class).is_none()).collect(),
@@ -111,7 +115,7 @@ pub(super) fn read(json: &Value, bert: BertConfig) -> Result<(ClassifierConfig, 
     let settings = json
         .get(SETTINGS)
         .ok_or_else(|| format!("it has no \"{SETTINGS}\": it is no training run's, but a bare model's"))?;
-    let Settings { max_length, mask, freeze_padding, head, unlabelled, labels } =
+    let Settings { max_length, mask, zero_padding, freeze_padding, head, unlabelled, labels } =
         Settings::deserialize(settings).map_err(|error| format!("{SETTINGS}: {error}"))?;
     let most = bert.max_position_embeddings;
     if !(1..=most).contains(&max_length) {
@@ -125,7 +129,7 @@ pub(super) fn read(json: &Value, bert: BertConfig) -> Result<(ClassifierConfig, 
     if found < needed {
         return Err(format!("num_classes is {found}, but the labels {labels} need {needed}"));
     }
-    Ok((ClassifierConfig { bert, head, max_length, mask, freeze_padding }, labels))
+    Ok((ClassifierConfig { bert, head, max_length, mask, zero_padding, freeze_padding }, labels))
 }
 
 /// What the classes stand for of a `BertForSequenceClassification`; `None` for another architecture, or where its `id2label`

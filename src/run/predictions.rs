@@ -6,7 +6,7 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use crate::data::{LabelMap, Table};
+use crate::data::{LabelMap, Strings, Table};
 use crate::model::head::CLIP;
 use crate::report::{Classification, ReportError};
 use crate::storage::{FileError, write_atomic};
@@ -18,7 +18,7 @@ pub struct DevPredictions<'a> {
     /// The first row of each file that the table is of: rows are told as their file's.
     pub files: &'a [usize],
     /// Of every row of that table.
-    pub ids: &'a [String],
+    pub ids: &'a Strings,
     /// Of every row of that table.
     pub classes: &'a [u32],
     /// `[rows, num_classes]`, row-major.
@@ -42,7 +42,7 @@ impl DevPredictions<'_> {
         let answers = labels.answers(probabilities, num_classes);
         let mut columns = vec![
             Column::new("row".into(), rows.iter().map(|row| in_file(*row)).collect::<Vec<_>>()),
-            texts("id", &mut rows.iter().map(|row| ids[*row].clone())),
+            texts("id", &mut rows.iter().map(|row| ids[*row].to_owned())),
             texts("label", &mut rows.iter().map(|row| name(classes[*row]))),
             texts("predicted", &mut answers.into_iter().map(name)),
         ];
@@ -196,8 +196,8 @@ impl WrongRows<'_> {
             Column::new(name.into(), wrong.iter().map(|row| number(*row)).collect::<Vec<_>>())
         };
         let columns = vec![
-            text("id", &|row| ids[row].clone()),
-            text("text", &|row| texts[row].clone()),
+            text("id", &|row| ids[row].to_owned()),
+            text("text", &|row| texts[row].to_owned()),
             text("label", &|row| labels.name_of(classes[row]).into_owned()),
             text("predicted", &|row| labels.name_of(answers[row]).into_owned()),
             number("p_predicted", &|row| of_answer(&row)),

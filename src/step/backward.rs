@@ -2,7 +2,7 @@
 
 use super::StepConfig;
 use super::forward::{Examples, Loss, Targets, Texts};
-use super::held::{Held, Replicas, hold};
+use super::held::{Given, Held, Replicas, pass};
 use crate::hlo::{Function, Scan, Tensor};
 use crate::model::Classifier;
 use crate::nn::{Mode, Randomness};
@@ -35,21 +35,21 @@ impl<'g> Forward<'g> {
         })
     }
 
-    /// Of the mean loss, for each of the weights that is trained and that the loss depends on: see [`Held::own_part`].
-    pub fn gradients(&self, held: &[Held<'g>], is_trained: &[bool]) -> Vec<Option<Tensor<'g>>> {
-        let trained = pick(held, is_trained);
-        let read = trained.iter().map(|held| held.read).collect::<Vec<_>>();
+    /// Of the mean loss, for each of the weights that is trained and that the loss depends on: see [`Given::own_part`].
+    pub fn gradients(&self, given: &[&Given<'g>], is_trained: &[bool]) -> Vec<Option<Tensor<'g>>> {
+        let trained = pick(given, is_trained);
+        let read = trained.iter().map(|given| given.read).collect::<Vec<_>>();
         let graph = self.mean.graph();
         let gradients = graph.gradients(self.mean, &read);
         let own =
-            trained.iter().zip(gradients).map(|(held, gradient)| gradient.map(|all| held.own_part(all)));
+            trained.iter().zip(gradients).map(|(given, gradient)| gradient.map(|all| given.own_part(all)));
         let mut own = graph.scope("adam/exchange", || own.collect::<Vec<_>>()).into_iter();
         is_trained.iter().map(|is_trained| if *is_trained { own.next()? } else { None }).collect()
     }
 }
 
 /// Gradients and sums of one replica's examples, as [`Forward`] has them, of `rows` at a time: one gradient of each weight is
-/// in memory, and one part's activations.
+/// in memory, and one part's activations. What is gathered of the weights, is once.
 pub(super) fn accumulated<'g>(
     config: &StepConfig,
     held: &[Held<'g>],
@@ -70,9 +70,9 @@ pub(super) fn accumulated<'g>(
     let scanned = [input_ids, labels, counted].into_iter().chain(mask).map(part).collect::<Vec<_>>();
 
     let (mut is_used, mut has_gradient) = (vec![], vec![]);
-    let pass = Function::build(|graph| {
-        let (model, held) = hold(graph, config);
-        let weights = held.iter().flat_map(Held::parameters).collect::<Vec<_>>();
+    let one_part = Function::build(|graph| {
+        let (model, given) = pass(graph, config, held);
+        let weights = given.iter().map(|given| given.passed).collect::<Vec<_>>();
         let like = |name: &str, outer: Tensor<'_>| graph.parameter(name, outer.shape());
         let entry = |name: &str, outer: Tensor<'_>| {
             let Shape { element_type, dims } = outer.shape();
@@ -88,7 +88,7 @@ pub(super) fn accumulated<'g>(
         let targets = Targets { label_smoothing: targets.label_smoothing, class_weights };
         let randomness = Randomness::new(graph, seed, done, config.execution.dropout_bits).part(index);
         let forward = Forward::new(&model, &own, targets, randomness, config, || total);
-        let gradients = forward.gradients(&held, is_trained);
+        let gradients = forward.gradients(&given.iter().collect::<Vec<_>>(), is_trained);
         is_used = weights.iter().map(|weight| forward.mean.depends_on(*weight)).collect();
         has_gradient = gradients.iter().map(Option::is_some).collect::<Vec<_>>();
         let used = pick(&weights, &is_used);
@@ -101,7 +101,7 @@ pub(super) fn accumulated<'g>(
     let gradients = pick(held, &has_gradient);
     let start = gradients.iter().map(|held| graph.full(held.own.shape(), 0.0));
     let start = [zero, zero].into_iter().chain(start).collect::<Vec<_>>();
-    let weights = held.iter().flat_map(Held::parameters).collect::<Vec<_>>();
+    let weights = held.iter().map(|held| held.given.passed).collect::<Vec<_>>();
     let invariant =
         [total, seed, done].into_iter().chain(targets.class_weights).chain(pick(&weights, &is_used));
     let invariant = invariant.collect::<Vec<_>>();
@@ -109,7 +109,7 @@ pub(super) fn accumulated<'g>(
         Scan { trips: parts, reversed: false, carried: &start, scanned: &scanned, invariant: &invariant };
     let (sums, _) = graph.scan(over, |graph, trip| {
         let inputs = [&[trip.index], &trip.scanned[..], &trip.invariant].concat();
-        let sums = graph.call(&pass, &inputs).into_iter().zip(trip.carried).map(|(term, sum)| sum + term);
+        let sums = graph.call(&one_part, &inputs).into_iter().zip(trip.carried).map(|(term, sum)| sum + term);
         (sums.collect(), vec![])
     });
     let (of_examples, gradients) = sums.split_at(2);

@@ -82,7 +82,8 @@ impl ExecutionOptions {
         let precision = self.precision.unwrap_or(precision);
         Execution {
             precision,
-            sharded: !self.mirrored && replicas > 1,
+            // TPU's compiler has no sum of shares over an odd number of replicas.
+            sharded: !self.mirrored && replicas.is_multiple_of(2),
             gradient_precision: self.gradient_precision.unwrap_or(precision),
             dropout_bits: self.dropout_bits,
         }

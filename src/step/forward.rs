@@ -12,16 +12,16 @@ use crate::shape::{ElementType, Shape};
 /// The texts of one replica's batch.
 #[derive(Clone, Copy)]
 pub(super) struct Texts<'g> {
-    /// `s32[rows, max_length]`.
+    /// `s32[rows, length]`.
     pub input_ids: Tensor<'g>,
     /// Of the same shape, 0 for padding.
     pub mask: Option<Tensor<'g>>,
 }
 
 impl<'g> Texts<'g> {
-    pub fn new(interface: &mut Interface<'g>, rows: usize, max_length: usize, mask: bool) -> Self {
+    pub fn new(interface: &mut Interface<'g>, rows: usize, length: usize, mask: bool) -> Self {
         let mut tokens =
-            |id| interface.input(id, Shape::new(ElementType::S32, [rows, max_length]), Layout::Sharded);
+            |id| interface.input(id, Shape::new(ElementType::S32, [rows, length]), Layout::Sharded);
         Self { input_ids: tokens(InputId::InputIds), mask: mask.then(|| tokens(InputId::AttentionMask)) }
     }
 
@@ -44,7 +44,7 @@ pub(super) struct Examples<'g> {
 impl<'g> Examples<'g> {
     /// So many rows of them.
     pub fn new(interface: &mut Interface<'g>, config: &StepConfig, rows: usize) -> Self {
-        let texts = Texts::new(interface, rows, config.model.max_length, config.model.mask);
+        let texts = Texts::new(interface, rows, config.length, config.model.mask);
         let mut vector =
             |id, element_type| interface.input(id, Shape::new(element_type, [rows]), Layout::Sharded);
         Self {

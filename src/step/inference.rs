@@ -29,7 +29,7 @@ pub fn eval_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
 /// Class probabilities of one batch of texts.
 pub fn predict_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     let mut interface = Interface::new(graph);
-    let texts = Texts::new(&mut interface, config.rows, config.model.max_length, config.model.mask);
+    let texts = Texts::new(&mut interface, config.rows, config.length, config.model.mask);
     let (model, held) = hold(graph, config);
     let scores = texts.scores(&model, &inference(config));
     let probabilities = scores.probabilities().all_gather(config.replicas);

@@ -29,6 +29,8 @@ use crate::model::ClassifierConfig;
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepConfig {
     pub model: ClassifierConfig,
+    /// Tokens of each text, padding included: as many as the model reads at most, or fewer.
+    pub length: usize,
     /// Examples that each replica takes at a time.
     pub rows: usize,
     /// Replicas that run the program together.
@@ -41,6 +43,7 @@ pub struct StepConfig {
 impl StepConfig {
     /// Of the recipe's training.
     pub fn new(model: ClassifierConfig, rows: usize, replicas: usize) -> Self {
-        Self { model, rows, replicas, training: Training::default(), execution: Execution::default() }
+        let (training, execution) = (Training::default(), Execution::default());
+        Self { length: model.max_length, model, rows, replicas, training, execution }
     }
 }

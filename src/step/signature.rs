@@ -44,9 +44,9 @@ pub enum InputId {
     Seed,
     /// `f32[classes]`: how much an example of each class counts.
     ClassWeights,
-    /// `s32[rows, max_length]`
+    /// `s32[rows, length]`
     InputIds,
-    /// `s32[rows, max_length]`: 1 for a token, 0 for padding.
+    /// `s32[rows, length]`: 1 for a token, 0 for padding.
     AttentionMask,
     /// `s32[rows]`: the class of each example.
     Labels,
@@ -68,7 +68,7 @@ pub enum OutputId {
     GradientNorm,
     /// `f32[replicas * rows, classes]`
     Probabilities,
-    /// `f32[replicas * rows, max_length, hidden]`
+    /// `f32[replicas * rows, length, hidden]`
     HiddenStates,
 }
 

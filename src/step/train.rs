@@ -31,14 +31,15 @@ pub fn train_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
     };
 
     let (model, held) = hold(graph, config);
-    let is_trained = held.iter().map(|held| !training.freeze.keeps(&held.weight)).collect::<Vec<_>>();
+    let is_trained = held.iter().map(|held| !training.freeze.keeps(held.weight())).collect::<Vec<_>>();
     let told = |sums| graph.scope("loss", || metrics(sums, meet, replicas));
     let (gradients, metrics) = if training.accumulate == 1 {
         let total = || replicas.sum(examples.count());
         let randomness = Randomness::new(graph, seed, done, config.execution.dropout_bits);
         let forward = Forward::new(&model, &examples, targets, randomness, config, total);
         let metrics = told(forward.sums);
-        (forward.gradients(&held, &is_trained), metrics)
+        let given = held.iter().map(|held| &held.given).collect::<Vec<_>>();
+        (forward.gradients(&given, &is_trained), metrics)
     } else {
         let (gradients, sums) = accumulated(config, &held, &is_trained, &examples, targets, [seed, done]);
         (gradients, told(sums))
@@ -56,12 +57,12 @@ pub fn train_step<'g>(graph: &'g Graph, config: &StepConfig) -> Step<'g> {
             held.adopt(&mut interface, &[metrics]);
             continue;
         };
-        graph.scope(&format!("adam/{}", held.weight.name), || {
+        graph.scope(&format!("adam/{}", held.weight().name), || {
             let before = state(&mut interface, held);
             let after = adam.update(before, scale.map_or(gradient, |scale| gradient * scale));
             held.publish(&mut interface, after.weight);
-            for (leaf, tensor) in moments(&held.weight).into_iter().zip([after.m, after.v]) {
-                interface.output(OutputId::Leaf(leaf), tensor, held.layout);
+            for (leaf, tensor) in moments(held.weight()).into_iter().zip([after.m, after.v]) {
+                interface.output(OutputId::Leaf(leaf), tensor, held.given.layout);
             }
         });
     }
@@ -80,7 +81,7 @@ fn moments(weight: &Weight) -> [LeafId; 2] {
 /// A weight's state before the step, declared as inputs.
 fn state<'g>(interface: &mut Interface<'g>, held: &Held<'g>) -> AdamState<'g> {
     held.adopt_all(interface);
-    let moment = |id| interface.input(InputId::Leaf(id), held.own.shape(), held.layout);
-    let [m, v] = moments(&held.weight).map(moment);
+    let moment = |id| interface.input(InputId::Leaf(id), held.own.shape(), held.given.layout);
+    let [m, v] = moments(held.weight()).map(moment);
     AdamState { weight: held.own, m, v }
 }

@@ -7,6 +7,7 @@ mod bucket;
 #[cfg(not(feature = "cloud"))]
 #[path = "no_bucket.rs"]
 mod bucket;
+mod cache_folder;
 mod commit;
 mod fetched;
 mod local;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use atomic::{PART, is_stdout, link_target, write_atomic};
 use bucket::Bucket;
+pub use cache_folder::CacheFolder;
 pub use commit::{Commit, MANIFEST, Manifest, ManifestEntry, hex, is_damage, sha256};
 pub use fetched::{Fetched, as_given};
 pub use log_file::{LogFile, Logged};

@@ -20,6 +20,8 @@ pub(super) struct Beginning<'a> {
     pub attempt: Option<u64>,
     /// What the chief does before it writes.
     pub claim: &'a dyn Fn() -> Result<()>,
+    /// What older runs say of the job's data.
+    pub older_data: &'a dyn Fn() -> String,
 }
 
 /// What it begins with.
@@ -48,8 +50,7 @@ impl Beginning<'_> {
                 let claimed = writer.as_mut().map_or(Ok(()), |writer| writer.claim());
                 self.replicas.meet(PHASE, claimed.map_err(Error::from))?;
             }
-            let Self { replicas, root, job, terms, save, attempt, .. } = *self;
-            let saved = Saved::find(replicas, root, job, terms, save, attempt, note)?;
+            let saved = Saved::find(self, note)?;
             let is_finished = |saved: &Saved| saved.is_finished(self.job.recipe.epochs, self.save.patience);
             let saved = saved.filter(|saved| !(self.replaces_finished && is_finished(saved)));
             if let Some(saved) = &saved {

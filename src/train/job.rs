@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::cadence::Cadence;
 use super::recipe::{ClassWeights, Recipe, Warmup};
 use super::{EpochMetrics, StepMetrics, TrainOptions};
-use crate::data::{Dataset, Table, Tokenizer, Tokens};
+use crate::data::{Buckets, Dataset, Table, Tokenizer, Tokens};
 use crate::exec::Replicas;
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
@@ -166,10 +166,32 @@ impl Job {
         weights.chain(step.signature.leaves().filter_map(moment)).collect()
     }
 
-    /// The rows to train on, those held out, and those to test.
-    pub(super) fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 3] {
-        [&self.parts.train, &self.parts.dev, &self.parts.test]
-            .map(|rows| Dataset::new(tokens, &self.source.table.classes, rows.clone()))
+    /// The rows to train on and those held out, in the recipe's buckets.
+    pub(super) fn datasets<'a>(&'a self, tokens: &'a Tokens) -> [Dataset<'a>; 2] {
+        let buckets = self.buckets(tokens);
+        [&self.parts.train, &self.parts.dev].map(|rows| {
+            let data = Dataset::of(tokens, &self.source.table.classes, rows);
+            data.in_buckets(buckets.clone())
+        })
+    }
+
+    /// The lengths that batches may have: by those of all rows, so that all members of an ensemble have the same.
+    pub(super) fn buckets(&self, tokens: &Tokens) -> Buckets {
+        let lengths = (0..tokens.len()).map(|row| tokens.length(row));
+        match &self.recipe.buckets {
+            Some(options) => options.resolve(lengths, tokens.max_length()),
+            None => Buckets::one(tokens.max_length()),
+        }
+    }
+
+    /// Those that they have, from the shortest on.
+    pub(super) fn batch_lengths(&self, tokens: &Tokens) -> Vec<usize> {
+        let buckets = self.buckets(tokens);
+        let is_met = |length: &usize| {
+            buckets.iter().len() == 1
+                || (0..tokens.len()).any(|row| buckets.of(tokens.length(row)) == *length)
+        };
+        buckets.iter().filter(is_met).collect()
     }
 
     /// What a model says of some rows, to be written.

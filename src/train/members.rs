@@ -248,15 +248,15 @@ impl Members {
         if rows.is_empty() {
             return Ok(None);
         }
-        let texts = rows.iter().map(|row| table.texts[*row].clone()).collect::<Vec<_>>();
+        let texts = rows.iter().map(|row| &table.texts[*row]);
         let report = |probabilities| job.predictions(rows, probabilities).classification();
         if let [only] = &self.list[..] {
             let classes = rows.iter().map(|row| table.classes[*row]).collect::<Vec<_>>();
             let predictor = kept(&only.job, &self.folder(only), shared, None)?;
-            let Evaluation { loss, probabilities, .. } = predictor.evaluate(&texts, &classes)?;
+            let Evaluation { loss, probabilities, .. } = predictor.evaluate(texts, &classes)?;
             return Ok(Some(Classification { loss, ..report(probabilities)? }));
         }
-        let tokens = job.source.tokenizer.encode(&texts)?;
+        let tokens = job.source.tokenizer.encode(texts)?;
         let (mut sums, mut before) = (vec![], None);
         for member in &self.list {
             let predictor = kept(&member.job, &self.folder(member), shared, before.take())?;

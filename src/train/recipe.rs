@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use super::keep::Keep;
-use crate::data::LabelMap;
+use crate::data::{BucketOptions, LabelMap};
 use crate::nn::DropoutBits;
 use crate::step::{ExecutionOptions, Freeze, Schedule, Training};
 
@@ -24,6 +24,8 @@ pub struct Recipe {
     pub training: Training,
     pub class_weights: ClassWeights,
     pub execution: ExecutionOptions,
+    /// Lengths of batches, of a model that doesn't read padding; the recipe pads all texts alike.
+    pub buckets: Option<BucketOptions>,
     pub held_out: HeldOut,
     /// Of the head's first values, the order of the examples and dropout.
     pub seed: u32,
@@ -42,6 +44,7 @@ impl Recipe {
             training: Training::default(),
             class_weights: ClassWeights::default(),
             execution: ExecutionOptions::default(),
+            buckets: None,
             held_out: HeldOut::Share { dev_size: 0.1, split_seed: 42, stratify: false },
             seed: 0,
             labels,

@@ -4,12 +4,13 @@ use std::io::Read;
 
 use sha2::{Digest, Sha256};
 
-use super::job::{Job, SaveOptions};
+use super::begin::Beginning;
+use super::terms::DATA;
 use super::{Error, Result};
 use crate::exec::Replicas;
 use crate::report::History;
 use crate::run::layout::STEPS;
-use crate::run::{self, Checkpoint, Difference, Newest, Progress, Terms, differences, started};
+use crate::run::{self, Checkpoint, Difference, Newest, Progress, differences, started};
 use crate::storage::Folder;
 use crate::weights::{TensorFiles, key};
 
@@ -28,22 +29,15 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// The checkpoint that `job` goes on from: the newest of its run in the folder `root` of any host, since the first
+    /// The checkpoint that the job of `beginning` goes on from: the newest of its run in the folder of any host, since the first
     /// process may be another machine than the one that wrote it. `None` to start anew. Newer ones that are damaged are told
-    /// to `note`. Runs that aren't of this `attempt`, if one is given, don't count.
+    /// to `note`. Runs that aren't of its attempt, if it has one, don't count.
     ///
     /// # Errors
     /// In all processes: a checkpoint of another job, unless that may be replaced, or none where there must be one; one that
     /// can't be read.
-    pub fn find(
-        replicas: &Replicas,
-        root: &Folder,
-        job: &Job,
-        terms: &Terms,
-        save: &SaveOptions,
-        attempt: Option<u64>,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<Option<Self>> {
+    pub fn find(beginning: &Beginning<'_>, note: &mut dyn FnMut(&str)) -> Result<Option<Self>> {
+        let &Beginning { replicas, root, job, terms, save, attempt, older_data, .. } = beginning;
         // What is in a bucket is the same for all, and is brought once.
         let looks = replicas.is_chief() || root.is_local();
         let newest = if looks { Newest::find(root) } else { Ok(Newest::default()) };
@@ -54,7 +48,11 @@ impl Saved {
             false => Newest::default(),
         };
         damaged.iter().for_each(|error| note(&format!("Passed over: {error}")));
-        let different = checkpoint.as_ref().map(|own| differences(&own.progress.terms.fixed, &terms.fixed));
+        let different = checkpoint.as_ref().map(|own| {
+            let mut different = differences(&own.progress.terms.fixed, &terms.fixed);
+            different.retain(|one| one.name != DATA || one.before != older_data());
+            different
+        });
         let claim = Claim::new(run.as_deref(), checkpoint.as_ref(), different.as_deref());
         let all = replicas.gather(PHASE, &claim.words())?;
         let claims = all.iter().map(|words| Claim::from_words(words)).collect::<Vec<_>>();

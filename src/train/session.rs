@@ -15,10 +15,10 @@ use super::resume::Saved;
 use super::saver::Saver;
 use super::shared::Shared;
 use super::stop::Stop;
-use super::terms::{Fed, terms};
+use super::terms::{Fed, older_data, terms};
 use super::trainer::Trainer;
 use super::{Error, Result};
-use crate::data::Tokens;
+use crate::data::{Dataset, Order, Padding, Tokens};
 use crate::exec::{Fingerprint, Replicas};
 use crate::hlo::Graph;
 use crate::infer::Predictor;
@@ -110,13 +110,14 @@ impl Session {
         };
         let (tokens, mut output) = replicas.meet("preparing the output", prepare())?;
         let fed = Fed::new(&job, &tokens);
+        let buckets = job.buckets(&tokens);
         agree(
             &job,
             &fed,
             replicas,
             &(save.agreed(), root.is_local(), shared.folder().map(|folder| &folder.members)),
         )?;
-        let terms = terms(&job, fed, replicas, &save);
+        let terms = terms(&job, fed, &buckets, replicas, &save);
         let attempt = shared.attempt(save.resume)?;
         let is_alone = shared.folder().is_none();
         // Any member of an ensemble may be yet to come.
@@ -131,6 +132,7 @@ impl Session {
             replaces_finished: save.replace && is_alone,
             attempt,
             claim: &|| shared.with_ensemble(Ensemble::claim),
+            older_data: &|| older_data(&job, &tokens),
         };
         let writer = output.as_mut().map(|output| &mut output.writer);
         let (saved, run) = match beginning.begin(writer, &mut |text| observer.note(text))? {
@@ -186,7 +188,12 @@ impl Session {
     pub fn run(&mut self, stop: &Stop, observer: &mut dyn Observer) -> Result<Ending> {
         let Self { job, tokens, trainer, history, progress, save, kept, told, output, ready } = self;
         observer.ready(*ready);
-        let [train, dev, _] = &job.datasets(tokens);
+        let replicas = trainer.replicas();
+        let datasets = job.datasets(tokens);
+        let [train, dev] = &datasets.map(|data| data.fed_to(replicas.local(), replicas.count()));
+        if let Some(saved) = padding(train, job).saved() {
+            observer.note(&format!("Batches of {} tokens: in an epoch, {saved}", job.buckets(tokens)));
+        }
         let steps = output.as_ref().and_then(|output| {
             let opened = StepLog::open(&output.root, progress.step, told.as_deref());
             opened.map_err(|error| observer.note(&format!("{error}; training goes on without {STEPS}"))).ok()
@@ -265,6 +272,13 @@ fn agree(job: &Job, fed: &Fed, replicas: &Replicas, save: &impl Debug) -> Result
             Fingerprint::weights(fed.weights.clone()),
         ])
     })
+}
+
+/// What an epoch computes.
+fn padding(train: &Dataset<'_>, job: &Job) -> Padding {
+    let rows = job.recipe.examples_per_step();
+    let lengths = train.batches(rows, Order::Sequential).lengths().collect::<Vec<_>>();
+    Padding::of(train.lengths().sum(), &lengths, [rows, job.source.model.max_length])
 }
 
 /// Where training goes on, and what is different from then on.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::job::{Job, Source};
 use super::programs::Programs;
 use super::{Error, Result};
-use crate::data::Tokens;
+use crate::data::{TokenCache, Tokens};
 use crate::exec::Replicas;
 use crate::run::{self, Ensemble, check_outcomes, is_ensemble};
 use crate::storage::Folder;
@@ -34,6 +34,7 @@ pub struct Shared {
     /// What writes there: the first process's.
     ensemble: RefCell<Option<Ensemble>>,
     attempt: OnceCell<Option<u64>>,
+    token_cache: Option<TokenCache>,
     tokens: OnceCell<Rc<Tokens>>,
     programs: OnceCell<Rc<Programs>>,
 }
@@ -42,7 +43,12 @@ impl Shared {
     pub fn new(replicas: Arc<Replicas>) -> Self {
         let (ensemble, attempt) = (RefCell::new(None), OnceCell::new());
         let (tokens, programs) = (OnceCell::new(), OnceCell::new());
-        Self { replicas, folder: None, ensemble, attempt, tokens, programs }
+        Self { replicas, folder: None, ensemble, attempt, token_cache: None, tokens, programs }
+    }
+
+    /// Keeps tokens there.
+    pub fn with_token_cache(self, token_cache: Option<TokenCache>) -> Self {
+        Self { token_cache, ..self }
     }
 
     /// Of the members of an ensemble: the first session that is trained makes the folder theirs.
@@ -111,19 +117,25 @@ impl Shared {
         if let Some(tokens) = self.tokens.get() {
             return Ok(tokens.clone());
         }
-        let tokens = Rc::new(source.tokenizer.encode(&source.table.texts)?);
-        Ok(self.tokens.get_or_init(|| tokens).clone())
+        let (tokenizer, texts) = (&source.tokenizer, &source.table.texts);
+        let tokens = match &self.token_cache {
+            Some(cache) => cache.tokens(tokenizer, texts)?,
+            None => tokenizer.encode(texts)?,
+        };
+        Ok(self.tokens.get_or_init(|| Rc::new(tokens)).clone())
     }
 
     /// Those that train `job`. On a slice, all processes compile them together.
     pub(super) fn programs(&self, job: &Job) -> Result<Rc<Programs>> {
-        if let Some(programs) = self.programs.get().filter(|programs| programs.trains(job)) {
+        let lengths = job.batch_lengths(&*self.tokens(&job.source)?);
+        if let Some(programs) = self.programs.get().filter(|programs| programs.trains(job, &lengths)) {
             return Ok(programs.clone());
         }
         let (model, batch_size) = (&job.source.model, job.recipe.batch_size);
         let (training, execution) = (job.training(), job.execution(&self.replicas));
-        let programs = Programs::compile(self.replicas.clone(), model, batch_size, &training, execution);
-        let programs = Rc::new(programs?);
+        let replicas = self.replicas.clone();
+        let programs = Programs::compile(replicas, model, batch_size, &training, execution, &lengths)?;
+        let programs = Rc::new(programs);
         let _ = self.programs.set(programs.clone());
         Ok(programs)
     }

@@ -3,13 +3,16 @@
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::job::{Job, SaveOptions};
-use crate::data::{Dataset, Order, Tokens};
+use super::job::{Job, Parts, SaveOptions};
+use crate::data::{Buckets, Tokens};
 use crate::exec::{Replicas, RuntimeKind, hash_files};
 use crate::run::{Terms, flatten};
 use crate::step::{Execution, Precision};
 use crate::storage::hex;
 use crate::weights::TensorFiles;
+
+/// What a run's terms call the hash of its data.
+pub(super) const DATA: &str = "data";
 
 /// Hashes of what a job is fed with: gone through once.
 pub(super) struct Fed {
@@ -21,33 +24,60 @@ pub(super) struct Fed {
 impl Fed {
     pub fn new(job: &Job, tokens: &Tokens) -> Self {
         let files = job.source.pretrained.iter().flat_map(TensorFiles::files);
-        // A part that there isn't says nothing: runs knew of two once.
-        let parts = job.datasets(tokens).into_iter().filter(|part| !part.is_empty());
-        Self { data: hash_data(&parts.collect::<Vec<_>>()), weights: hash_files(files) }
+        Self { data: hash_data(job, tokens), weights: hash_files(files) }
     }
 }
 
-/// All that is fed to the devices, and how many rows it is.
-fn hash_data(datasets: &[Dataset<'_>]) -> Sha256 {
-    const ROWS: usize = 256;
-    let mut hash = Sha256::new();
-    for data in datasets {
-        hash.update((data.len() as u64).to_le_bytes());
-        for batch in data.batches(ROWS, Order::Sequential) {
-            hash.update(bytemuck::cast_slice(&batch.input_ids));
-            hash.update(bytemuck::cast_slice(&batch.lengths));
-            hash.update(bytemuck::cast_slice(&batch.labels));
-        }
+/// All that is fed to the devices: tokens, which rows of them are for what, and their classes.
+fn hash_data(job: &Job, tokens: &Tokens) -> Sha256 {
+    let mut hash = Sha256::new_with_prefix(tokens.digest());
+    hash.update((tokens.max_length() as u64).to_le_bytes());
+    hash.update(tokens.pad_id().to_le_bytes());
+    let Parts { train, dev, test } = &job.parts;
+    for part in [train, dev, test] {
+        hash.update((part.len() as u64).to_le_bytes());
+        part.iter().for_each(|row| hash.update((*row as u64).to_le_bytes()));
     }
+    hash.update(bytemuck::cast_slice(&job.source.table.classes));
     hash
 }
 
+/// What runs of before there was [`Tokens::digest`] say of their data: a hash of all rows as they are padded.
+pub(super) fn older_data(job: &Job, tokens: &Tokens) -> String {
+    let mut hash = Sha256::new();
+    let Parts { train, dev, test } = &job.parts;
+    for part in [train, dev, test].into_iter().filter(|part| !part.is_empty()) {
+        hash.update((part.len() as u64).to_le_bytes());
+        for rows in part.chunks(256) {
+            // Each batch was one of 256 rows, filled up with its first.
+            let rows = (0..256).map(|i| *rows.get(i).unwrap_or(&rows[0])).collect::<Vec<_>>();
+            for row in &rows {
+                let padding = std::iter::repeat(tokens.pad_id());
+                let ids = tokens.row(*row).chain(padding).take(tokens.max_length());
+                ids.for_each(|id| hash.update(id.to_ne_bytes()));
+            }
+            rows.iter().for_each(|row| hash.update(tokens.length(*row).to_ne_bytes()));
+            rows.iter().for_each(|row| hash.update(job.source.table.classes[*row].to_ne_bytes()));
+        }
+    }
+    short(hash)
+}
+
 /// The terms of `job`: all are resolved, so that a default that changes doesn't change them.
-pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions) -> Terms {
+pub(super) fn terms(
+    job: &Job,
+    fed: Fed,
+    buckets: &Buckets,
+    replicas: &Replicas,
+    save: &SaveOptions,
+) -> Terms {
     let Job { source, recipe, .. } = job;
     let mut fixed = recipe.terms();
     let mut add = |name: &str, value| flatten(&mut fixed, name, value);
-    add("data", json!(short(fed.data)));
+    add(DATA, json!(short(fed.data)));
+    if buckets.iter().len() > 1 {
+        add("buckets", json!(buckets.to_string()));
+    }
     let weights = source.pretrained.as_ref().map_or_else(|| "random".to_owned(), |_| short(fed.weights));
     add("starting_weights", json!(weights));
     // A configuration has nothing that JSON can't hold.
@@ -69,7 +99,9 @@ pub(super) fn terms(job: &Job, fed: Fed, replicas: &Replicas, save: &SaveOptions
         ("version", json!(env!("CARGO_PKG_VERSION"))),
     ];
     let free = free.into_iter().chain(precisions.map(|(name, value)| (name, json!(value.to_string()))));
-    let free = free.chain(runtime);
+    // Rounding is other then.
+    let mirrored = (recipe.execution.mirrored && replicas.count() > 1).then_some(("mirrored", json!(true)));
+    let free = free.chain(runtime).chain(mirrored);
     Terms { fixed, free: free.map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 

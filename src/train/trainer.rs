@@ -56,14 +56,16 @@ impl Trainer {
         if let Origin::Weights(values) = &origin {
             values.check(&model.weights())?;
         }
-        let programs =
-            Programs::compile(replicas, model, batch_size, &Training::default(), Execution::default())?;
+        let lengths = [model.max_length];
+        let (training, execution) = (Training::default(), Execution::default());
+        let programs = Programs::compile(replicas, model, batch_size, &training, execution, &lengths)?;
         Self::start(Rc::new(programs), options, origin)
     }
 
     /// Puts the state on the devices.
     pub fn start(programs: Rc<Programs>, options: TrainOptions, origin: Origin<'_>) -> Result<Self> {
-        let Programs { replicas, config, step, .. } = &*programs;
+        let Programs { replicas, config, .. } = &*programs;
+        let step = programs.any_step();
         let (used, unused): (Vec<_>, Vec<_>) = {
             let is_used = |weight: &Weight| step.signature().takes(&InputId::Leaf(weight.leaf()));
             config.model.weights().into_iter().partition(is_used)
@@ -264,7 +266,8 @@ impl Trainer {
 
     /// Queues one optimizer step.
     fn launch(&mut self, batch: &Batch, asks: bool) -> Result<PendingStep> {
-        let Programs { replicas, step, .. } = &*self.programs;
+        let replicas = &self.programs.replicas;
+        let step = self.programs.step(batch.length());
         let inputs = upload_batch(replicas, step.signature(), batch)?;
         let inputs = [&self.constants, self.meet.when(asks), &inputs];
         let pending = step.update(replicas, &mut self.state, &inputs)?;
@@ -272,7 +275,7 @@ impl Trainer {
         self.steps_done += 1;
         let has_norm = self.programs.config.training.gradient_norm;
         Ok(PendingStep {
-            examples: batch.rows.len(),
+            examples: batch.positions.len(),
             step: self.steps_done,
             learning_rate,
             has_norm,

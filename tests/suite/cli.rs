@@ -11,7 +11,7 @@ use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig};
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
 
-use crate::common::cli::{asset, command, demo, json_lines, text, train, with_run, works};
+use crate::common::cli::{asset, command, demo, fails, json_lines, text, train, with_run, works};
 use crate::common::{empty_folder, minilm};
 
 /// The fields of a CSV file without quoted fields, a row each.
@@ -25,9 +25,9 @@ fn sample() -> Vec<(String, String)> {
     let Table { texts, classes, labels, .. } =
         Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Evaluate).unwrap();
     let label = |class: &u32| labels.label_of(*class).unwrap().to_owned();
-    let rows = texts.into_iter().zip(classes.iter().map(label));
+    let rows = texts.iter().zip(classes.iter().map(label));
     let mut seen = HashSet::new();
-    rows.filter(|(text, _)| seen.insert(text.clone())).collect()
+    rows.map(|(text, label)| (text.to_owned(), label)).filter(|(text, _)| seen.insert(text.clone())).collect()
 }
 
 /// Checks a `dev_predictions.csv` against the sample; gives the held-out texts with their labels, and the number
@@ -98,8 +98,14 @@ fn a_dry_run_counts_the_parameters_and_writes_nothing() {
     let encoder = (636 + 64 + 2) * hidden + 2 * hidden + 2 * layer + hidden * hidden + hidden;
     let head = (24 * hidden + 1) * 512 + (512 + 1) * 440 + (440 + 1) * 4;
     let head_config = HeadConfig::default();
-    let model =
-        ClassifierConfig { bert, head: head_config, max_length: 24, mask: false, freeze_padding: false };
+    let model = ClassifierConfig {
+        bert,
+        head: head_config,
+        max_length: 24,
+        mask: false,
+        zero_padding: false,
+        freeze_padding: false,
+    };
     assert_eq!(model.num_parameters(), encoder + head);
     let total = format!(
         "{},{:03},{:03}",
@@ -255,4 +261,26 @@ fn a_reader_that_leaves_early_is_no_failure() {
     drop(child.stderr.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(output.join("model.safetensors").is_file());
+}
+
+#[test]
+fn bench_times_steps() {
+    let arguments = ["bench", "--backend", "cpu", "--size", "tiny", "--length", "8,16", "--steps", "4"];
+    let lines = json_lines(&works(&[&arguments[..], &["--batch-size", "4,8", "--json"]].concat()));
+    let cases =
+        lines.iter().map(|case| (case["length"].as_u64().unwrap(), case["batch_size"].as_u64().unwrap()));
+    assert_eq!(cases.collect::<Vec<_>>(), [(8, 4), (8, 8), (16, 4), (16, 8)]);
+    for case in &lines {
+        let times = case["step_ms"].as_array().unwrap().iter().map(|time| time.as_f64().unwrap());
+        let times = times.collect::<Vec<_>>();
+        assert!(times[0] > 0.0 && times.is_sorted() && times.len() == 5, "{case}");
+        assert_eq!((case["steps"].as_u64(), case["share_of_peak"].is_null()), (Some(4), true));
+    }
+    // Twice the examples are twice the products, but for none of the head's or the encoder's alone.
+    let flops = |at: usize| lines[at]["dot_flops"].as_u64().unwrap();
+    assert_eq!((flops(1), flops(3)), (2 * flops(0), 2 * flops(2)));
+    let text = works(&[&arguments[..], &["--replicas", "2"]].concat());
+    assert!(text.contains("2 replicas of cpu") && text.contains("no published peak"), "{text}");
+    fails(&mut command(&[&arguments[..], &["--batch-size", "5", "--replicas", "2"]].concat()), 2);
+    fails(&mut command(&["bench", "--size", "huge"]), 2);
 }

@@ -50,7 +50,7 @@ fn commit(root: &Path, step: u64) {
         let named = |weight: &Weight| tensor(format!("{prefix}{}", weight.name), &weight.shape.dims);
         model.weights().iter().map(named).collect::<Vec<_>>()
     };
-    let (ids, classes) = (["a".to_owned()], [1]);
+    let (ids, classes) = (["a"].into_iter().collect(), [1]);
     let description =
         Description::new(&original(), &tokenizer, &model, &labels, Provenance::default()).unwrap();
     let mut writer = Writer::open(root).unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use bert_xla::data::{Purpose, Table, TableOptions};
+use bert_xla::data::{Purpose, Strings, Table, TableOptions};
 use bert_xla::infer::{Ensemble, Predictor};
 use bert_xla::run::{Run, Runs, layout};
 use serde_json::Value as Json;
@@ -21,7 +21,7 @@ fn sample() -> Table {
 }
 
 /// The probabilities that a run gives `-1`, `0` and `1`, by the predictor alone.
-fn alone(run: &Path, texts: &[String]) -> Vec<f64> {
+fn alone(run: &Path, texts: &Strings) -> Vec<f64> {
     let run = Run::open(run).unwrap();
     let predictor = Predictor::open(&run, connect(1), 8, [0; 32]).unwrap();
     let classes = ["-1", "0", "1"].map(|label| run.labels.class_of(label).unwrap() as usize);
@@ -150,7 +150,7 @@ fn predict_and_evaluate_take_several_runs() {
     let mut data = sample();
     // The sample is learned to the last row: some labels are others here.
     data.classes.iter_mut().step_by(7).for_each(|class| *class = *class % 3 + 1);
-    let quoted = |text: &String| text.replace('"', "\"\"");
+    let quoted = |text: &str| text.replace('"', "\"\"");
     let label = |class: &u32| ["-1", "0", "1"][*class as usize - 1];
     let rows = data.ids.iter().zip(&data.texts).zip(&data.classes);
     let rows = rows.map(|((id, text), class)| format!("{id},\"{}\",{}\n", quoted(text), label(class)));
@@ -178,8 +178,8 @@ fn predict_and_evaluate_take_several_runs() {
     let header = fs::read_to_string(&errors).unwrap();
     assert!(header.starts_with("id,text,label,predicted,p_predicted,p_label\n"), "{header}");
     let column = |of: &dyn Fn(usize) -> String| wrong.iter().map(|at| of(*at)).collect::<Vec<_>>();
-    assert_eq!(found["id"], column(&|at| data.ids[at].clone()));
-    assert_eq!(found["text"], column(&|at| data.texts[at].clone()));
+    assert_eq!(found["id"], column(&|at| data.ids[at].to_owned()));
+    assert_eq!(found["text"], column(&|at| data.texts[at].to_owned()));
     assert_eq!(found["label"], column(&|at| ["-1", "0", "1"][truth[at]].to_owned()));
     assert_eq!(found["predicted"], column(&|at| labels[at].clone()));
     for (at, row) in wrong.iter().enumerate() {

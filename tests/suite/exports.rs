@@ -242,7 +242,7 @@ fn predicted(folder: &Path, run: &Path) -> (Vec<String>, Vec<BTreeMap<String, f3
         let named = names.iter().zip(row).filter_map(|(name, field)| Some((name.strip_prefix("p_")?, field)));
         named.map(|(label, field)| (label.to_owned(), field.parse().unwrap())).collect()
     };
-    (table.texts, rows.map(row).collect())
+    (table.texts.iter().map(str::to_owned).collect(), rows.map(row).collect())
 }
 
 #[test]

@@ -16,7 +16,6 @@ use bert_xla::shape::{ElementType, Shape};
 use bert_xla::step::{EncodeConfig, StepConfig, eval_step};
 use bert_xla::train::{Origin, TrainOptions, Trainer};
 use bert_xla::weights::{InitialValues, TensorFiles};
-use ndarray::Array2;
 use safetensors::SafeTensors;
 
 use crate::common::graph::{Compiled, client};
@@ -48,6 +47,17 @@ impl Golden {
     pub fn i32s(&self, name: &str) -> Vec<i32> {
         self.bytes(name, i32::from_le_bytes)
     }
+
+    /// `input_ids`, without what `mask` hides.
+    pub fn tokens(&self, mask: &str, max_length: usize) -> Tokens {
+        let (ids, mask) = (self.i32s("input_ids"), self.i32s(mask));
+        let row = |(ids, mask): (&[i32], &[i32])| {
+            let length = mask.iter().sum::<i32>() as usize;
+            ids[..length].iter().map(|id| *id as u32).collect::<Vec<_>>()
+        };
+        let rows = ids.chunks(max_length).zip(mask.chunks(max_length));
+        Tokens::new(rows.map(row), max_length, 0)
+    }
 }
 
 pub fn tiny(mask: bool) -> ClassifierConfig {
@@ -64,6 +74,7 @@ pub fn tiny(mask: bool) -> ClassifierConfig {
         max_length: json["max_length"].as_u64().unwrap() as usize,
         mask,
         // PyTorch made the file.
+        zero_padding: false,
         freeze_padding: true,
     }
 }
@@ -86,17 +97,18 @@ fn parameters_of(golden: &Golden, weights: &[Weight]) -> Vec<Buffer> {
     weights.iter().map(|weight| upload(&values(weight), &weight.shape.dims)).collect()
 }
 
-/// Runs the tiny model on the fixture's batch, with its parameters: the outputs that `outputs` makes of the hidden
+/// Runs the tiny model on the first `length` tokens of the fixture's batch, with its parameters: the outputs that `outputs` makes of the hidden
 /// states, the scores and the declared weights.
 fn run_tiny(
     golden: &Golden,
-    mask: bool,
+    config: &ClassifierConfig,
+    length: usize,
     outputs: impl for<'g> FnOnce(Tensor<'g>, Tensor<'g>, &[Tensor<'g>]) -> Vec<Tensor<'g>>,
 ) -> (Vec<String>, Vec<Vec<f32>>) {
-    let config = tiny(mask);
-    let (graph, dims) = (Graph::new(), [6, config.max_length]);
+    let mask = config.mask;
+    let (graph, dims) = (Graph::new(), [6, length]);
     let params = Params::new(&graph, ElementType::F32);
-    let model = Classifier::new(&config, &graph, &params);
+    let model = Classifier::new(config, &graph, &params);
     let ids = graph.parameter("input_ids", Shape::new(ElementType::S32, dims));
     let attention_mask = mask.then(|| graph.parameter("attention_mask", Shape::new(ElementType::S32, dims)));
     let states = model.bert.forward(ids, attention_mask, &Mode::inference(ElementType::F32));
@@ -109,9 +121,13 @@ fn run_tiny(
     parameters.extend(attention_mask);
     let Compiled(executable) = Compiled::new(&Program::new("tiny", parameters, outputs), 1);
     let mut arguments = parameters_of(golden, &weights);
-    arguments.push(upload(&golden.i32s("input_ids"), &dims));
+    let cut = |name| {
+        let rows = golden.i32s(name);
+        rows.chunks(config.max_length).flat_map(|row| row[..length].to_vec()).collect::<Vec<_>>()
+    };
+    arguments.push(upload(&cut("input_ids"), &dims));
     if mask {
-        arguments.push(upload(&golden.i32s("attention_mask"), &dims));
+        arguments.push(upload(&cut("attention_mask"), &dims));
     }
     let outputs = executable.execute(vec![arguments.into_iter().map(Argument::Donate).collect()]).unwrap();
     let names = weights.into_iter().map(|weight| weight.name).collect();
@@ -122,10 +138,53 @@ fn run_tiny(
 fn hidden_states_and_outputs_equal_pytorchs() {
     let golden = Golden::read("tiny_bert.safetensors");
     for (mask, prefix) in [(false, ""), (true, "masked/")] {
-        let (_, outputs) = run_tiny(&golden, mask, |states, scores, _| vec![states, scores]);
+        let config = tiny(mask);
+        let (_, outputs) =
+            run_tiny(&golden, &config, config.max_length, |states, scores, _| vec![states, scores]);
         assert_close("hidden states", &outputs[0], &golden.f32s(&format!("{prefix}last_hidden_state")), 1e-5);
         assert_close("scores", &outputs[1], &golden.f32s(&format!("{prefix}output")), 1e-5);
     }
+}
+
+/// The head's scores of PyTorch's masked hidden states, of which those of padding are zero, in this test's own words.
+fn scores_without_padding(golden: &Golden) -> Vec<f32> {
+    let (states, mask) = (golden.f32s("masked/last_hidden_state"), golden.i32s("attention_mask"));
+    let hidden = states.len() / mask.len();
+    let kept = states.iter().enumerate().map(|(at, state)| f64::from(*state) * f64::from(mask[at / hidden]));
+    let kept = kept.collect::<Vec<_>>();
+    let dense = |inputs: &[f64], name: &str| {
+        let [weight, bias] = ["weight", "bias"].map(|part| golden.f32s(&format!("param/{name}.{part}")));
+        let sum = |(row, bias): (&[f32], &f32)| {
+            let terms = row.iter().zip(inputs).map(|(w, x)| f64::from(*w) * x);
+            terms.sum::<f64>() + f64::from(*bias)
+        };
+        weight.chunks(inputs.len()).zip(&bias).map(sum).collect::<Vec<_>>()
+    };
+    let relu = |values: Vec<f64>| values.into_iter().map(|value| value.max(0.0)).collect::<Vec<_>>();
+    let row = |row: &[f64]| {
+        let last = dense(&relu(dense(&relu(dense(row, "dense_1")), "dense_2")), "dense_3");
+        last.into_iter().map(|value| value.exp().ln_1p() as f32).collect::<Vec<_>>()
+    };
+    kept.chunks(kept.len() / 6).flat_map(row).collect()
+}
+
+#[test]
+fn padding_that_is_zero_counts_for_nothing_at_any_length() {
+    let golden = Golden::read("tiny_bert.safetensors");
+    let config = ClassifierConfig { zero_padding: true, ..tiny(true) };
+    let mask = golden.i32s("attention_mask");
+    let longest = mask.chunks(config.max_length).map(|row| row.iter().sum::<i32>()).max().unwrap() as usize;
+    let expected = scores_without_padding(&golden);
+    let mut lengths = vec![longest, config.max_length];
+    lengths.dedup();
+    for length in lengths {
+        let (_, outputs) = run_tiny(&golden, &config, length, |_, scores, _| vec![scores]);
+        assert_close("scores", &outputs[0], &expected, 1e-5);
+    }
+    // Where padding is hidden from attention alone, it counts.
+    let off =
+        expected.iter().zip(golden.f32s("masked/output")).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off > 1e-3, "{off}");
 }
 
 /// The loss as the file's maker wrote it, in this test's own words: the mean of `-log(out[label] / sum(out))`.
@@ -143,7 +202,8 @@ fn mean_loss<'g>(scores: Tensor<'g>, labels: &[i32]) -> Tensor<'g> {
 fn loss_and_every_gradient_equal_pytorchs() {
     let golden = Golden::read("tiny_bert.safetensors");
     let labels = golden.i32s("labels");
-    let (names, outputs) = run_tiny(&golden, false, |_, scores, weights| {
+    let config = tiny(false);
+    let (names, outputs) = run_tiny(&golden, &config, config.max_length, |_, scores, weights| {
         let loss = mean_loss(scores, &labels);
         let gradients = loss.graph().gradients(loss, weights).into_iter().zip(weights);
         let gradients = gradients.map(|(gradient, weight)| gradient.unwrap_or(*weight * 0.0));
@@ -173,8 +233,8 @@ fn with_tiny(golden: &Golden, test: impl FnOnce(&TensorFiles, &Dataset<'_>)) {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tiny_checkpoint(golden, folder.path());
     let max_length = tiny(false).max_length;
-    let input_ids = Array2::from_shape_vec((6, max_length), golden.i32s("input_ids")).unwrap();
-    let tokens = Tokens { input_ids, lengths: vec![max_length as u32; 6] };
+    let ids = golden.i32s("input_ids").into_iter().map(|id| id as u32).collect::<Vec<_>>();
+    let tokens = Tokens::new(ids.chunks(max_length), max_length, 0);
     let classes = golden.i32s("labels").into_iter().map(|label| label as u32).collect::<Vec<_>>();
     test(&checkpoint, &Dataset::new(&tokens, &classes, (0..6).collect()));
 }
@@ -246,10 +306,7 @@ pub fn check_hidden_states(replicas: &Arc<Replicas>) {
     let golden = Golden::read("minilm_hidden.safetensors");
     let config = BertConfig::read(&folder.join("config.json")).unwrap();
     let checkpoint = TensorFiles::open_files(&[folder.join("model.safetensors")]).unwrap();
-    let input_ids = Array2::from_shape_vec((2, 32), golden.i32s("input_ids")).unwrap();
-    let mask = golden.i32s("attention_mask");
-    let lengths = mask.chunks(32).map(|row| row.iter().sum::<i32>() as u32).collect();
-    let tokens = Tokens { input_ids, lengths };
+    let tokens = golden.tokens("attention_mask", 32);
     for (mask, name) in [(false, "unmasked"), (true, "masked")] {
         let config = EncodeConfig { bert: config.clone(), max_length: 32, mask };
         let program = EncodeProgram::compile(replicas, &config, 2).unwrap();
@@ -274,6 +331,7 @@ fn the_articles_model_has_its_parameter_count() {
         head: HeadConfig::default(),
         max_length: 140,
         mask: false,
+        zero_padding: false,
         freeze_padding: false,
     };
     // By Keras' model.summary() in the article: encoder 177,853,440, head 55,050,752 + 225,720 + 1,764.

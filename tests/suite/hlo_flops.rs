@@ -9,8 +9,14 @@ use bert_xla::step::{StepConfig, eval_step, train_step};
 
 fn config(size: Size, batch_size: usize) -> StepConfig {
     let (bert, head) = (size.config(), HeadConfig::default());
-    let model =
-        ClassifierConfig { bert, head, max_length: size.max_length(), mask: false, freeze_padding: false };
+    let model = ClassifierConfig {
+        bert,
+        head,
+        max_length: size.max_length(),
+        mask: false,
+        zero_padding: false,
+        freeze_padding: false,
+    };
     StepConfig::new(model, batch_size, 8)
 }
 

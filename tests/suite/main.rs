@@ -1,6 +1,7 @@
 //! All integration tests, in one program: linked once. A file per topic.
 
 mod bad_inputs;
+mod buckets;
 mod busy_tpu;
 mod cache;
 mod cards;

@@ -19,9 +19,8 @@ use bert_xla::nn::{Part, Weight};
 use bert_xla::step::{Execution, Freeze, LeafId, Schedule, StepConfig, Training, train_step};
 use bert_xla::train::{ClassWeights, Origin, Programs, StepMetrics, TrainOptions, Trainer, Warmup};
 use bert_xla::weights::InitialValues;
-use ndarray::Array2;
 
-use crate::common::training::{self, ROWS, connect, model, sample};
+use crate::common::training::{self, MAX_LENGTH, ROWS, connect, model, sample};
 use crate::golden::{Golden, assert_close, tiny};
 
 const ROUND: f32 = 2e-5;
@@ -32,7 +31,9 @@ fn reference_trainer(training: &Training, options: TrainOptions) -> Trainer {
     // PyTorch keeps the padding's embedding, but its gradient is not all that there is: decay is.
     let model = ClassifierConfig { head, ..tiny(true) };
     let (golden, heads) = (Golden::read("tiny_bert.safetensors"), Golden::read("tiny_heads.safetensors"));
-    let programs = Programs::compile(connect(1), &model, 6, training, Execution::default()).unwrap();
+    let programs =
+        Programs::compile(connect(1), &model, 6, training, Execution::default(), &[model.max_length])
+            .unwrap();
     let values = |name: &str, _: &[usize]| {
         Ok(match name.strip_prefix("classifier.") {
             _ if name.starts_with("m.") || name.starts_with("v.") => {
@@ -50,10 +51,10 @@ fn reference_trainer(training: &Training, options: TrainOptions) -> Trainer {
 /// The fixture's batch, with the lengths that its mask tells.
 fn reference_data(golden: &Golden) -> (Tokens, Vec<u32>) {
     let max_length = tiny(true).max_length;
-    let input_ids = Array2::from_shape_vec((6, max_length), golden.i32s("input_ids")).unwrap();
-    let mask = golden.i32s("attention_mask");
-    let lengths = mask.chunks(max_length).map(|row| row.iter().sum::<i32>() as u32).collect();
-    (Tokens { input_ids, lengths }, golden.i32s("labels").into_iter().map(|label| label as u32).collect())
+    (
+        golden.tokens("attention_mask", max_length),
+        golden.i32s("labels").into_iter().map(|label| label as u32).collect(),
+    )
 }
 
 #[test]
@@ -144,7 +145,8 @@ fn sixty_four(replicas: Arc<Replicas>, batch_size: usize, accumulate: usize) -> 
     let data = Dataset::new(&tokens, &classes, rows);
     let training = Training { accumulate, clip_norm: Some(1.0), label_smoothing: 0.1, ..Training::default() };
     let programs =
-        Programs::compile(replicas, &model(0.0), batch_size, &training, Execution::default()).unwrap();
+        Programs::compile(replicas, &model(0.0), batch_size, &training, Execution::default(), &[MAX_LENGTH])
+            .unwrap();
     assert_eq!(programs.examples_per_step(), 64);
     let values = InitialValues::Random { seed: 7 };
     let origin = Origin::Weights(&values);
@@ -181,7 +183,8 @@ fn parts_of_a_step_draw_dropout_masks_of_their_own() {
         let data = Dataset::new(&tokens, &classes, vec![3; parts]);
         let training = Training { accumulate: 4, ..Training::default() };
         let programs =
-            Programs::compile(connect(1), &model(rate), 1, &training, Execution::default()).unwrap();
+            Programs::compile(connect(1), &model(rate), 1, &training, Execution::default(), &[MAX_LENGTH])
+                .unwrap();
         let values = InitialValues::Random { seed: 7 };
         let origin = Origin::Weights(&values);
         let mut trainer = Trainer::start(Rc::new(programs), TrainOptions::new(0.0, 7), origin).unwrap();
@@ -212,7 +215,8 @@ fn what_is_frozen_has_no_moments_and_stays() {
             assert_eq!(has_moments, !is_frozen(weight), "{freeze:?}: {}", weight.name);
         }
         let programs =
-            Programs::compile(connect(2), &model(0.1), 8, &training, Execution::default()).unwrap();
+            Programs::compile(connect(2), &model(0.1), 8, &training, Execution::default(), &[MAX_LENGTH])
+                .unwrap();
         let values = InitialValues::Random { seed: 7 };
         let origin = Origin::Weights(&values);
         let mut trainer = Trainer::start(Rc::new(programs), training::options(7), origin).unwrap();

@@ -38,6 +38,7 @@ fn trained_weights() -> Vec<Weight> {
         head: HeadConfig::default(),
         max_length,
         mask: false,
+        zero_padding: false,
         freeze_padding: false,
     };
     let graph = Graph::new();
@@ -82,7 +83,7 @@ fn check_slice(topology: &str, replicas: usize) {
     assert_eq!(summed, bytes(&trained_weights()) + 16.0, "{topology}: {collectives:?}");
     // Element-wise operations are none of the matrix unit's.
     let (flops, products) = (step["flops"].as_f64().unwrap(), step["dot_flops"].as_f64().unwrap());
-    let by_products = products / plan["chip"]["peak_flops"].as_f64().unwrap();
+    let by_products = products / plan["peak_flops"].as_f64().unwrap();
     let by_memory = step["hbm_bytes"].as_f64().unwrap() / plan["chip"]["hbm_bandwidth"].as_f64().unwrap();
     assert!(products < flops, "{topology}: {products} of {flops}");
     assert_eq!(step["roofline_seconds"].as_f64().unwrap(), by_products.max(by_memory), "{topology}");
@@ -277,4 +278,51 @@ fn what_cannot_be_planned_is_refused_in_one_line() {
             "--max-length 65: this encoder reads 1 to 64 tokens",
         );
     }
+}
+
+#[test]
+fn an_odd_number_of_replicas_compiles() {
+    if is_here(Backend::Tpu) {
+        let job = ["--topology", "v3-8", "--replicas", "3", "--batch-size", "15", "--step", "train"];
+        let step = &plan(&job)["steps"][0];
+        let opcodes =
+            step["collectives"].as_array().unwrap().iter().map(|one| one["opcode"].as_str().unwrap());
+        assert!(opcodes.eq(["all-reduce"]), "{step}");
+    }
+}
+
+#[test]
+fn targets_are_compared_side_by_side() {
+    let refused = |arguments: &[&str], expected: &str| {
+        let error = fails(&mut command(&[&["plan", "--size", "tiny"], arguments].concat()), 2);
+        assert!(error.contains(expected), "{error}");
+    };
+    refused(&["--compare", "v3-8,v9-8"], "v9-8");
+    refused(&["--compare", "v3-8", "--rows", "9", "--price", "v2-8=4"], "--price v2-8");
+    refused(&["--compare", "v3-8", "--rows", "9", "--price", "v3-8=-4"], "TARGET=PRICE");
+    refused(&["--compare", "v3-8", "--price", "v3-8=4"], "required arguments");
+    refused(&["--compare", "v3-8", "--topology", "v3-8"], "--topology");
+    if !is_here(Backend::Tpu) || !is_here(Backend::Gpu) {
+        return;
+    }
+    let folder = empty_folder("compared");
+    let chart = folder.join("compared.png");
+    let chart = chart.to_str().unwrap();
+    let targets = ["--compare", "v3-8,v5e-8,h100", "--rows", "1000", "--price", "v3-8=8,h100=3.6"];
+    let compared = plan(&[&targets[..], &["--chart", chart]].concat());
+    let one = |at: usize, field: &str| compared["targets"][at][field].clone();
+    assert_eq!([0, 1, 2].map(|at| one(at, "target")), ["v3:2x2x1", "v5e:2x4", "h100"]);
+    assert_eq!([0, 1, 2].map(|at| one(at, "is_bound")), [false, false, true]);
+    assert_eq!([0, 1, 2].map(|at| one(at, "is_clock_derived")), [false, true, false]);
+    // 63 steps of 16.
+    let seconds = [0, 1, 2].map(|at| one(at, "step_seconds").as_f64().unwrap());
+    let epochs = [0, 1, 2].map(|at| one(at, "epoch_seconds").as_f64().unwrap());
+    assert_eq!(epochs, seconds.map(|seconds| 63.0 * seconds));
+    let cost = one(2, "epoch_cost").as_f64().unwrap();
+    assert!((cost - epochs[2] / 1000.0).abs() < 1e-12 && one(1, "epoch_cost").is_null(), "{compared}");
+    assert!(fs::read(chart).unwrap().starts_with(b"\x89PNG"));
+    let alone = plan(&["--topology", "v3-8", "--step", "train"]);
+    assert_eq!(alone["steps"][0]["step_seconds"].as_f64().unwrap(), seconds[0]);
+    let text = works(&[&["plan", "--size", "tiny"], &targets[..]].concat());
+    assert!(text.contains("~ ") && text.contains(">= ") && text.contains("h100"), "{text}");
 }

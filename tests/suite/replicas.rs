@@ -48,7 +48,7 @@ fn replicas_train_as_one_does() {
 struct Answers {
     evaluation: Evaluation,
     /// `[batch]`: `[rows, classes]`.
-    predictions: Vec<Vec<f32>>,
+    predictions: Vec<f32>,
     /// `[batch]`: `[rows, MAX_LENGTH, hidden]`.
     states: Vec<Vec<f32>>,
 }
@@ -66,13 +66,8 @@ fn answers(replicas: usize) -> Answers {
     let weights = upload(&eval_step(&Graph::new(), &config).signature);
     let program = EvalProgram::compile(&replicas, &config).unwrap();
     let evaluation = program.evaluate(&replicas, &weights, &data, &|| false).unwrap().unwrap();
-    let mut predictions = Vec::new();
     let predict = PredictProgram::compile(&replicas, &config).unwrap();
-    let each = |values| {
-        predictions.push(values);
-        Ok::<_, ExecError>(())
-    };
-    predict.predict(&replicas, &weights, &data, each).unwrap();
+    let predictions = predict.predict(&replicas, &weights, &data).unwrap();
     let encoder = EncodeConfig { bert: model.bert.clone(), max_length: MAX_LENGTH, mask: false };
     let mut states = Vec::new();
     let each = |values| {
@@ -100,8 +95,7 @@ fn replicas_evaluate_predict_and_encode_as_one_does() {
         assert_close("probabilities", found, expected, 1e-6);
         assert_eq!(classes(found), classes(expected));
         // The padding of the last batch is left out.
-        assert_eq!(rows(&many.predictions, 4), [8, 8, 8, 6]);
-        assert_close("predictions", &many.predictions.concat(), expected, 1e-6);
+        assert_close("predictions", &many.predictions, expected, 1e-6);
         assert_eq!(rows(&many.states, MAX_LENGTH * hidden), [8, 8, 8, 6]);
         assert_close("hidden states", &many.states.concat(), &one.states.concat(), 1e-5);
     }

@@ -140,7 +140,11 @@ fn another_job_is_refused_with_all_that_differs() {
         ),
         (
             other("24", sample, &["--dropout", "0.5", "--mask"]),
-            vec!["model.head.dropout was 0.3, now 0.5", "model.mask was false, now true"],
+            vec![
+                "model.head.dropout was 0.3, now 0.5",
+                "model.mask was false, now true",
+                "model.zero_padding was",
+            ],
         ),
         (other("24", sample, &["--split-seed", "1"]), vec!["data was sha256:", "split_seed was 42, now 1"]),
     ] {

@@ -9,7 +9,7 @@ use bert_xla::hlo::Graph;
 use bert_xla::infer::Predictor;
 use bert_xla::report::{EpochRecord, History};
 use bert_xla::run::{Run, layout, model_folder};
-use bert_xla::step::{InputId, Layout, LeafId, StepConfig, train_step};
+use bert_xla::step::{InputId, Layout, LeafId, Precision, StepConfig, train_step};
 use bert_xla::storage::FileError;
 use bert_xla::train::{
     Ending, EpochMetrics, Observer, SaveOptions, Session, Shared, Started, StepMetrics, Stop,
@@ -75,7 +75,7 @@ fn a_session_tells_its_observer_and_answers_on_the_same_devices() {
 
     let job = job();
     let table = &job.source.table;
-    let dev = job.parts.dev.iter().map(|row| (table.texts[*row].clone(), table.classes[*row]));
+    let dev = job.parts.dev.iter().map(|row| (table.texts[*row].to_owned(), table.classes[*row]));
     let (texts, classes): (Vec<_>, Vec<_>) = dev.unzip();
     let here = session.into_predictor().unwrap();
     let read = Predictor::open(&Run::open(&output).unwrap(), connect(1), 8, [0; 32]).unwrap();
@@ -83,7 +83,31 @@ fn a_session_tells_its_observer_and_answers_on_the_same_devices() {
         let evaluation = predictor.evaluate(&texts, &classes).unwrap();
         assert_eq!(Some(evaluation.loss), log.records[1].val_loss);
         assert_eq!(predictor.probabilities(&texts).unwrap(), evaluation.probabilities);
-        assert!(predictor.probabilities(&[]).unwrap().is_empty());
+        assert!(predictor.probabilities(&[""; 0]).unwrap().is_empty());
+    }
+}
+
+/// Rounded weights are a part of the state then, and shares of them.
+#[test]
+fn a_session_in_bf16_answers_on_the_same_devices() {
+    for replicas in [1, 2] {
+        let output = empty_folder(&format!("session_bf16_{replicas}")).join("run");
+        let mut job = job();
+        job.recipe.execution.precision = Some(Precision::Bf16);
+        let (source, dev) = (job.source.clone(), job.parts.dev.clone());
+        let (shared, mut log) = (Shared::new(connect(replicas)), Log::default());
+        let mut session =
+            match Session::start(job, &shared, &output, SaveOptions::default(), &mut log).unwrap() {
+                Started::Ready(session) => session,
+                Started::Finished { .. } => panic!("there is nothing yet"),
+            };
+        assert_eq!(session.run(&Stop::default(), &mut log).unwrap(), Ending::Finished);
+        let predictor = session.into_predictor().unwrap();
+        let texts = dev.iter().map(|row| &source.table.texts[*row]);
+        let classes = dev.iter().map(|row| source.table.classes[*row]).collect::<Vec<_>>();
+        let evaluation = predictor.evaluate(texts.clone(), &classes).unwrap();
+        assert_eq!(Some(evaluation.loss), log.records[1].val_loss);
+        assert_eq!(predictor.probabilities(texts).unwrap(), evaluation.probabilities);
     }
 }
 

@@ -1,15 +1,20 @@
 //! The update that is dealt out to the replicas, and products in bfloat16, against the recipe's own step.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bert_xla::data::Dataset;
+use bert_xla::hlo::Graph;
+use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 use bert_xla::nn::DropoutBits;
 use bert_xla::run::Tensor;
-use bert_xla::step::{Execution, Freeze, Layout, LeafId, Precision, Training};
+use bert_xla::step::{
+    Execution, ExecutionOptions, Freeze, Layout, LeafId, Precision, StepConfig, Training, train_step,
+};
 use bert_xla::train::{Origin, Programs, TrainOptions, Trainer};
 use bert_xla::weights::InitialValues;
 
-use crate::common::training::{ROWS, assert_close, connect, model, sample};
+use crate::common::training::{MAX_LENGTH, ROWS, assert_close, connect, model, sample};
 
 const SHARDED: Execution = Execution {
     precision: Precision::F32,
@@ -25,7 +30,8 @@ fn trainer(
     execution: Execution,
     saved: Option<&[Vec<Tensor>; 3]>,
 ) -> Trainer {
-    let programs = Programs::compile(connect(replicas), &model(0.0), 8, training, execution).unwrap();
+    let programs =
+        Programs::compile(connect(replicas), &model(0.0), 8, training, execution, &[MAX_LENGTH]).unwrap();
     let values = InitialValues::Random { seed: 7 };
     let tensor = |name: &str, _: &[usize]| {
         let found = saved.unwrap().iter().flatten().find(|tensor| tensor.name == name);
@@ -87,10 +93,70 @@ fn shares_are_updated_as_mirrored_weights_are() {
     }
 }
 
+/// What is spread over the replicas is gathered where less travels then, and dealt out by rows where its features can't be:
+/// here the table of tokens for more tokens than it has rows, and the first dense layer for replicas that don't divide the
+/// hidden size. The update is the same.
+#[test]
+fn shares_that_are_gathered_are_updated_alike() {
+    let small = ClassifierConfig { bert: BertConfig { vocab_size: 636, ..model(0.0).bert }, ..model(0.0) };
+    let (tokens, classes) = sample();
+    // 16 texts of 8 tokens for each replica: 1,280 of all ten.
+    let rows = (0..160).map(|row| row % ROWS).collect::<Vec<_>>();
+    let trained = |replicas: usize, execution: Execution| {
+        let training = Training::default();
+        let programs = Programs::compile(connect(replicas), &small, 160, &training, execution, &[MAX_LENGTH]);
+        let values = InitialValues::Random { seed: 7 };
+        let origin = Origin::Weights(&values);
+        let options = TrainOptions::new(1e-3, 7);
+        let mut trainer = Trainer::start(Rc::new(programs.unwrap()), options, origin).unwrap();
+        let data = Dataset::new(&tokens, &classes, rows.clone());
+        let losses = (1..4).map(|epoch| trainer.train_epoch(&data, epoch, |_| ()).unwrap().loss as f32);
+        let losses = losses.collect::<Vec<_>>();
+        let layouts =
+            trainer.programs().signature().leaves().map(|(leaf, port)| (leaf.to_string(), port.layout));
+        let layouts = layouts.collect::<BTreeMap<_, _>>();
+        (losses, trainer.snapshot(Default::default()).unwrap(), layouts)
+    };
+    let (expected, found) = (trained(1, Execution::default()), trained(10, SHARDED));
+    assert_close("losses", &found.0, &expected.0, 1e-5);
+    assert_all_close(&found.1, &expected.1, 2e-5);
+    for name in ["bert.embeddings.word_embeddings.weight", "dense_1.weight"] {
+        let Layout::Dealt(dealt) = found.2[name] else { panic!("{name} is not dealt out") };
+        assert_eq!(dealt.outer, 1, "{name} is dealt out by rows");
+    }
+}
+
+/// Of the recipe's model, also where there are fewer rows than tiles for all.
+#[test]
+fn shares_are_smaller_the_more_replicas_there_are() {
+    let state = |replicas: usize| {
+        let (bert, head) = (Size::MBert.config(), HeadConfig::default());
+        let model = ClassifierConfig { bert, head, max_length: 140, ..model(0.0) };
+        let config = StepConfig { execution: SHARDED, ..StepConfig::new(model, 1, replicas) };
+        let graph = Graph::new();
+        let leaves = train_step(&graph, &config).signature;
+        leaves.leaves().map(|(_, port)| 4 * port.shape.num_elements()).sum::<usize>() >> 20
+    };
+    let found = [1, 2, 8, 64, 128, 256].map(state);
+    // Weights and both moments: 2.6 GiB, and each share no more than its part but for vectors and what fills up tiles.
+    for (replicas, found) in [1, 2, 8, 64, 128, 256].into_iter().zip(found) {
+        assert!(found <= 2660 / replicas + 12, "{found} MiB on each of {replicas}");
+    }
+}
+
+/// TPU's compiler has no sum of shares over an odd number of replicas.
+#[test]
+fn an_odd_number_of_replicas_keeps_everything_on_each() {
+    let options = ExecutionOptions::default();
+    let sharded = |replicas| options.resolve(Precision::F32, replicas).sharded;
+    assert_eq!([1, 2, 3, 4, 5, 8].map(sharded), [false, true, false, true, false, true]);
+}
+
 /// Each replica has an eighth of what is large, and all of the rest.
 #[test]
 fn no_replica_has_all() {
-    let programs = Programs::compile(connect(8), &model(0.0), 8, &Training::default(), SHARDED).unwrap();
+    let programs =
+        Programs::compile(connect(8), &model(0.0), 8, &Training::default(), SHARDED, &[MAX_LENGTH]).unwrap();
     let weights = model(0.0).weights();
     for (leaf, port) in programs.signature().leaves() {
         let (LeafId::Weight(name) | LeafId::Moment(_, name)) = leaf else { continue };

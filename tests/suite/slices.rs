@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use bert_xla::pjrt::{
     PendingRead, Plugin, cpu_device_count,
 };
 use bert_xla::shape::{ElementType, Shape};
-use ndarray::Array2;
 use serde_json::Value as Json;
 
 use crate::common::cli::{asset, command, copy_of_run, demo, fails, json_lines, text, train, with_run};
@@ -85,8 +85,7 @@ fn replicas_that_the_devices_dont_allow_are_refused() {
 fn the_shares_of_all_processes_are_the_batch() {
     const ROWS: usize = 150;
     // Each row is known by its token.
-    let tokens =
-        Tokens { input_ids: Array2::from_shape_fn((ROWS, 1), |(row, _)| row as i32), lengths: vec![1; ROWS] };
+    let tokens = Arc::new(Tokens::new((0..ROWS as u32).map(|row| [row]), 1, 0));
     let classes = (0..ROWS as u32).collect::<Vec<_>>();
     let order = Order::Shuffled { seed: 7, epoch: 3 };
     let mut orders = Vec::new();

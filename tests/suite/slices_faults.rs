@@ -306,6 +306,14 @@ fn a_host_that_fails_tells_the_other_where_it_can() {
         case(0, &at_step("fail", 6), Waits("a step"), &[]),
         // Each launch so far was read once, but for the zeros.
         case(1, &format!("fail:Buffer_ToHostBuffer:{}", BEFORE.len() - 1 + 5), Waits("a step"), &[]),
+        // While shares are gathered, a host that fails goes on with the others, and tells them then. The evaluation of one batch
+        // is read twice.
+        case(
+            0,
+            &format!("fail:Buffer_ToHostBuffer:{}", BEFORE.len() - 1 + STEPS + 2 + 9),
+            Told("saving"),
+            &[],
+        ),
         Case::new("unwritable", unwritable(), [own, Told("preparing the output")]),
         // Nobody is there to be told, or to end the step that is under way: its own error is what counts.
         Case::new("unwritable", unwritable(), [own, Killed]).fault(1, &at_launch("kill", 2)),

@@ -36,7 +36,7 @@ fn save_a_run(folder: &Path, labels: &LabelMap) -> (Trainer, Evaluation) {
         Description::new(&original(), &tokenizer, &model(0.1), labels, Provenance::default()).unwrap();
     let evaluation = trainer.evaluate(&data, &|| false).unwrap().unwrap();
     let [weights, first, second] = trainer.snapshot(Default::default()).unwrap();
-    let ids = (0..ROWS).map(|row| row.to_string()).collect::<Vec<_>>();
+    let ids = (0..ROWS).map(|row| row.to_string()).collect();
     let predictions = DevPredictions {
         rows: &(0..ROWS).collect::<Vec<_>>(),
         files: &[0],
@@ -86,8 +86,8 @@ fn a_saved_run_is_read_back_bit_for_bit() {
 
     let table = Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Train).unwrap();
     let predictor = Predictor::open(&read, connect(1), 8, [0; 32]).unwrap();
-    let (texts, classes) = (&table.texts[..ROWS], &table.classes[..ROWS]);
-    assert_eq!(predictor.evaluate(texts, classes).unwrap(), evaluation);
+    let (texts, classes) = (table.texts.iter().take(ROWS), &table.classes[..ROWS]);
+    assert_eq!(predictor.evaluate(texts.clone(), classes).unwrap(), evaluation);
     assert_eq!(predictor.probabilities(texts).unwrap(), evaluation.probabilities);
 }
 

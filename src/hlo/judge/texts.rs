@@ -18,6 +18,7 @@ fn config(size: Size) -> StepConfig {
         head: HeadConfig::default(),
         max_length: size.max_length(),
         mask: false,
+        zero_padding: false,
         freeze_padding: false,
     };
     StepConfig::new(model, 16, 1)

@@ -125,7 +125,7 @@ impl<'g> DenseHead<'g> {
 }
 
 impl<'g> Head<'g> for DenseHead<'g> {
-    /// Padding counts as any other token, whatever the mask.
+    /// What stands for padding counts as any other token, whatever the mask.
     fn forward(&self, Encoded { states, .. }: Encoded<'_, 'g>, mode: &Mode<'g>) -> Scores<'g> {
         self.others.forward(self.first.sums(states), mode)
     }

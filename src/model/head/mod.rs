@@ -101,12 +101,17 @@ impl HeadConfig {
         matches!(self, Self::Cls(_) | Self::Mean(_))
     }
 
+    /// Whether it reads the hidden states of padding that a mask hides.
+    pub fn reads_padding(&self) -> bool {
+        matches!(self, Self::Dense(_))
+    }
+
     /// Whether it reads what BERT's pooler makes.
     pub fn uses_pooler(&self) -> bool {
         matches!(self, Self::Cls(_))
     }
 
-    /// Declares the head's weights, for hidden states `[batch, seq, hidden]`.
+    /// Declares the head's weights, for hidden states `[batch, seq, hidden]` at most.
     pub fn build<'g>(&self, states: [usize; 2], params: ParamPath<'_, 'g>) -> Box<dyn Head<'g> + 'g> {
         let [_, hidden] = states;
         match self {

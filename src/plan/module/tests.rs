@@ -182,6 +182,7 @@ fn a_pair_of_start_and_done_is_one_collective() {
         ],
     );
     let found = analyse(module(vec![wrapped, entry]), 8, 0).collectives;
+    assert!(found.iter().all(|one| one.beside() < 1.0 || one.opcode == "reduce-scatter"));
     let found = found.iter().map(|one| (&*one.opcode, one.count, one.bytes)).collect::<Vec<_>>();
     assert_eq!(found, [("all-reduce", 2, 60 + 4 + 14 + 60), ("reduce-scatter", 1, 128)]);
 }
@@ -205,10 +206,33 @@ fn a_collective_beside_other_work_counts_once() {
         part(3, "async_collective_fusion.1", "another"),
         part(4, "async_collective_fusion.2", "another"),
         part(5, "fused_computation.2", "AsyncCollectiveDone"),
-        computation(1, vec![]),
+        computation(
+            1,
+            (2..=5).map(|called| calling(instruction(10 + called, "fusion", &[]), called)).collect(),
+        ),
     ];
     let found = analyse(module(computations), 8, 0).collectives;
-    let expected = Collective { opcode: "all-gather".into(), count: 1, bytes: 16, result_bytes: 128 };
+    let expected =
+        Collective { opcode: "all-gather".into(), count: 1, bytes: 16, result_bytes: 128, beside_bytes: 128 };
+    assert_eq!(found, [expected]);
+}
+
+#[test]
+fn collectives_in_a_loop_count_as_often_as_it_runs() {
+    let f32 = primitive_type::F32;
+    let body = vec![
+        shaped(instruction(1, "parameter", &[]), &[(f32, &[4])]),
+        shaped(instruction(2, "all-reduce", &[1]), &[(f32, &[4])]),
+    ];
+    let turns = HloInstructionProto {
+        called_computation_ids: vec![2, 3],
+        backend_config: br#"{"known_trip_count":{"n":"5"}}"#.to_vec(),
+        ..instruction(4, "while", &[])
+    };
+    let computations = vec![computation(2, body), computation(3, vec![]), computation(1, vec![turns])];
+    let found = analyse(module(computations), 8, 0).collectives;
+    let expected =
+        Collective { opcode: "all-reduce".into(), count: 5, bytes: 80, result_bytes: 80, beside_bytes: 0 };
     assert_eq!(found, [expected]);
 }
 
@@ -219,7 +243,7 @@ fn a_collective_beside_other_work_counts_once() {
 fn collectives_take_their_time_on_a_ring() {
     let bandwidth = 656e9 / 8.0;
     let seconds = |opcode: &str, bytes, result_bytes, chips| {
-        let collective = Collective { opcode: opcode.into(), count: 1, bytes, result_bytes };
+        let collective = Collective { opcode: opcode.into(), count: 1, bytes, result_bytes, beside_bytes: 0 };
         collective.ring_seconds(chips, 2, bandwidth)
     };
     let (all, part) = (930_000_000, 116_250_000);
@@ -270,8 +294,14 @@ fn a_train_step_has_what_it_was_built_with() {
     let size = Size::Tiny;
     let (bert, head) = (size.config(), HeadConfig::default());
     let pooler = bert.hidden_size * (bert.hidden_size + 1);
-    let model =
-        ClassifierConfig { bert, head, max_length: size.max_length(), mask: false, freeze_padding: false };
+    let model = ClassifierConfig {
+        bert,
+        head,
+        max_length: size.max_length(),
+        mask: false,
+        zero_padding: false,
+        freeze_padding: false,
+    };
     let (trained, values) = (model.weights().len() - 2, model.num_parameters() - pooler);
     let graph = Graph::new();
     let step = train_step(&graph, &StepConfig::new(model, 2, 8));
@@ -288,7 +318,13 @@ fn a_train_step_has_what_it_was_built_with() {
     let analysis = analyse(hlo, 8, 0);
     assert_eq!(analysis.aliases, 3 * trained + 1);
     let bytes = 4 * (values + 1 + 3) as u64;
-    let expected = Collective { opcode: "all-reduce".into(), count: trained + 2, bytes, result_bytes: bytes };
+    let expected = Collective {
+        opcode: "all-reduce".into(),
+        count: trained + 2,
+        bytes,
+        result_bytes: bytes,
+        beside_bytes: 0,
+    };
     assert_eq!(analysis.collectives, [expected]);
 }
 

@@ -287,7 +287,7 @@ pub fn cases() -> Vec<Case> {
         other("--seed 1", "seed was 0, now 1"),
         other("--batch-size 16", "batch_size was 8, now 16"),
         other("--learning-rate 1e-4", "learning_rate was 0.0005, now 0.0001"),
-        other("--mask", "model.mask was false, now true"),
+        other("--mask", "model.mask was false, now true; model.zero_padding was not set, now true"),
         other("--dropout 0.5", "model.head.dropout was 0.3, now 0.5"),
         other("--num-classes 5", "model.head.num_classes was 4, now 5"),
         other("--skip-bad-rows --keep-last 5 --seed 2", "seed was 0, now 2"),
@@ -297,23 +297,23 @@ pub fn cases() -> Vec<Case> {
         ),
         other(
             "--split-seed 1",
-            "data was sha256:9cdbd4cc7993817e, now sha256:fcef3d862ab5f89f; split_seed was 42, now 1",
+            "data was sha256:14c38bf0e71170a5, now sha256:eb5c4982bec24690; split_seed was 42, now 1",
         ),
         other(
             "--stratify",
-            "data was sha256:9cdbd4cc7993817e, now sha256:89db8dea9884749b; stratify was not set, now true",
+            "data was sha256:14c38bf0e71170a5, now sha256:4d4c219c29b0bfb4; stratify was not set, now true",
         ),
         other(
             "--dev-size 0.2",
-            "data was sha256:9cdbd4cc7993817e, now sha256:8adcb6b5e00e89f4; dev_size was 0.1, now 0.2",
+            "data was sha256:14c38bf0e71170a5, now sha256:65ce1e69c839f6ba; dev_size was 0.1, now 0.2",
         ),
         other(
             "--max-length 16",
-            "data was sha256:9cdbd4cc7993817e, now sha256:9754b84b682b5a43; model.max_length was 24, now 16",
+            "data was sha256:14c38bf0e71170a5, now sha256:5b004dfa496d0765; model.max_length was 24, now 16",
         ),
         other(
             "--labels -1=0,0=2,1=3",
-            "data was sha256:9cdbd4cc7993817e, now sha256:e97ee63ce3143716; labels was -1=1,0=2,1=3, now -1=0,0=2,1=3",
+            "data was sha256:14c38bf0e71170a5, now sha256:3f04bdaf5a544d4c; labels was -1=1,0=2,1=3, now -1=0,0=2,1=3",
         ),
         case(
             "other: a word of the table",
@@ -322,7 +322,7 @@ pub fn cases() -> Vec<Case> {
                 let table = fs::read_to_string(asset("sample.csv")).unwrap();
                 fs::write(run.with_file_name("data.csv"), table.replacen("the", "a", 1)).unwrap();
             },
-            &another("data was sha256:9cdbd4cc7993817e, now sha256:001f6e888a9d7150"),
+            &another("data was sha256:14c38bf0e71170a5, now sha256:43e201c17c4f7a70"),
         ),
     ]
 }

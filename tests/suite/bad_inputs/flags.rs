@@ -239,7 +239,10 @@ pub fn cases() -> Vec<Case> {
             "predict --run {demo} --data {}/data.csv --output {}/new/labels.csv --batch-size x",
             "invalid value 'x' for '--batch-size <N>': invalid digit found in string",
         ),
-        case("plan", "the following required arguments were not provided: <--topology <SLICE>|--gpu <NAME>>"),
+        case(
+            "plan",
+            "the following required arguments were not provided: <--topology <SLICE>|--gpu <NAME>|--compare <NAME,...>>",
+        ),
         case(
             "plan --topology v3-8 --gpu h100",
             "the argument '--topology <SLICE>' cannot be used with '--gpu <NAME>'",

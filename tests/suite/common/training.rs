@@ -44,6 +44,7 @@ pub fn model(rate: f64) -> ClassifierConfig {
         }),
         max_length: MAX_LENGTH,
         mask: false,
+        zero_padding: false,
         freeze_padding: false,
     }
 }
@@ -52,7 +53,7 @@ pub fn model(rate: f64) -> ClassifierConfig {
 pub fn sample() -> (Tokens, Vec<u32>) {
     let table = Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Train).unwrap();
     let tokenizer = Tokenizer::open(&files().tokenizer, MAX_LENGTH).unwrap();
-    (tokenizer.encode(&table.texts[..ROWS]).unwrap(), table.classes[..ROWS].to_vec())
+    (tokenizer.encode(table.texts.iter().take(ROWS)).unwrap(), table.classes[..ROWS].to_vec())
 }
 
 /// Replicas on the CPU.
@@ -72,9 +73,9 @@ const TEXTS: usize = 60;
 /// A job of the first rows: two epochs of 6 steps, and 12 rows held out.
 pub fn job() -> Job {
     let mut table = Table::read(&asset("sample.csv"), &TableOptions::default(), Purpose::Train).unwrap();
-    table.texts.truncate(TEXTS);
+    table.texts = table.texts.iter().take(TEXTS).collect();
     table.classes.truncate(TEXTS);
-    table.ids.truncate(TEXTS);
+    table.ids = table.ids.iter().take(TEXTS).collect();
     let split = train_test_split(TEXTS, 0.2, 42).unwrap();
     let source = Source {
         original: original(),
