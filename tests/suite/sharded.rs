@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bert_xla::data::Dataset;
 use bert_xla::hlo::Graph;
-use bert_xla::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
+use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
 use bert_xla::nn::DropoutBits;
 use bert_xla::run::Tensor;
 use bert_xla::step::{
@@ -98,13 +98,15 @@ fn shares_are_updated_as_mirrored_weights_are() {
 /// hidden size. The update is the same.
 #[test]
 fn shares_that_are_gathered_are_updated_alike() {
-    let small = ClassifierConfig { bert: BertConfig { vocab_size: 636, ..model(0.0).bert }, ..model(0.0) };
+    let mut wide = model(0.0);
+    let HeadConfig::Dense(head) = &mut wide.head else { unreachable!("the recipe's head") };
+    head.hidden = vec![128, 12];
     let (tokens, classes) = sample();
     // 16 texts of 8 tokens for each replica: 1,280 of all ten.
     let rows = (0..160).map(|row| row % ROWS).collect::<Vec<_>>();
     let trained = |replicas: usize, execution: Execution| {
         let training = Training::default();
-        let programs = Programs::compile(connect(replicas), &small, 160, &training, execution, &[MAX_LENGTH]);
+        let programs = Programs::compile(connect(replicas), &wide, 160, &training, execution, &[MAX_LENGTH]);
         let values = InitialValues::Random { seed: 7 };
         let origin = Origin::Weights(&values);
         let options = TrainOptions::new(1e-3, 7);
