@@ -11,6 +11,7 @@ mod graph;
 #[cfg(all(test, feature = "xla-extension"))]
 mod judge;
 mod loops;
+mod messages;
 mod names;
 mod op;
 mod ops;

@@ -30,10 +30,7 @@ pub struct EvalProgram(Runner);
 pub struct PredictProgram(Runner);
 
 /// A compiled [`encode_step`].
-pub struct EncodeProgram {
-    runner: Runner,
-    signature: Signature,
-}
+pub struct EncodeProgram(Runner);
 
 impl EvalProgram {
     /// For no length yet.
@@ -60,8 +57,8 @@ impl EvalProgram {
 
     /// Loss, accuracy and probabilities on `data`. `weights` is any state that has the model's weights.
     ///
-    /// The program must have been compiled for all lengths that batches of `data` have. Before each batch, `asks` says whether this host asks all hosts to meet. Once one has, in all hosts after the same
-    /// batch, there is no evaluation.
+    /// The program must have been compiled for all lengths that batches of `data` have. Before each batch, `asks` says whether
+    /// this host asks all hosts to meet. Once one has, in all hosts after the same batch, there is no evaluation.
     pub fn evaluate(
         &self,
         replicas: &Replicas,
@@ -128,16 +125,16 @@ impl EncodeProgram {
     /// For `rows` texts on each replica.
     pub fn compile(replicas: &Replicas, config: &EncodeConfig, rows: usize) -> Result<Self> {
         let (config, count) = (config.clone(), replicas.count());
-        let signature = encode_step(&Graph::new(), &config, rows, count).signature;
         let length = config.max_length;
         let mut runner =
             Runner::new(rows * count, Box::new(move |graph, _| encode_step(graph, &config, rows, count)));
         runner.add(replicas, &[length])?;
-        Ok(Self { runner, signature })
+        Ok(Self(runner))
     }
 
     pub fn signature(&self) -> &Signature {
-        &self.signature
+        // It is compiled for one length.
+        self.0.executables.values().next().expect("a step").signature()
     }
 
     /// Hidden states `[rows, max_length, hidden]`, a batch at a time in the order of `data`.
@@ -149,7 +146,7 @@ impl EncodeProgram {
         mut each: impl FnMut(Vec<f32>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let output = OutputId::HiddenStates;
-        self.runner.run_for(&output, replicas, weights, data, |positions, mut values, width| {
+        self.0.run_for(&output, replicas, weights, data, |positions, mut values, width| {
             values.truncate(positions.len() * width);
             each(values)
         })

@@ -1,7 +1,7 @@
 //! What a compiled program does: cycles, collectives and library calls of the optimized HLO module that a plugin
 //! returns.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message;
 use serde::Serialize;
@@ -332,18 +332,27 @@ fn goes_on(computation: &HloComputationProto) -> bool {
     computation.name.starts_with("async_collective_fusion") || computation.instructions.iter().any(ends)
 }
 
-/// Whether a computation starts a collective that goes on beside others, or is started so as a whole.
-fn starts(computation: &HloComputationProto, computations: &Computations<'_>) -> bool {
-    let mut all = computations.values().flat_map(|computation| &computation.instructions);
-    computation.instructions.iter().any(|one| one.custom_call_target == "AsyncCollectiveStart")
-        || all.any(|one| one.opcode == "async-start" && one.called_computation_ids.contains(&computation.id))
+/// The computations that start a collective which goes on beside others, or are started so as a whole.
+fn started(computations: &Computations<'_>) -> HashSet<i64> {
+    let mut found = HashSet::new();
+    for computation in computations.values() {
+        for one in &computation.instructions {
+            if one.custom_call_target == "AsyncCollectiveStart" {
+                found.insert(computation.id);
+            }
+            if one.opcode == "async-start" {
+                found.extend(&one.called_computation_ids);
+            }
+        }
+    }
+    found
 }
 
 /// The collectives that run when `entry` does, by opcode: each is counted in one computation, also where it is fused with other
 /// work or wrapped to run beside it, and in a loop as often as that runs. `-start` stands for a pair.
 fn collectives(entry: &HloComputationProto, computations: &Computations<'_>) -> Vec<Collective> {
     let mut found = BTreeMap::<&str, (usize, [u64; 3])>::new();
-    let times = times(entry, computations);
+    let (times, started) = (times(entry, computations), started(computations));
     for (computation, times) in times.iter().filter_map(|(id, times)| Some((computations.get(id)?, *times))) {
         if goes_on(computation) {
             continue;
@@ -362,7 +371,7 @@ fn collectives(entry: &HloComputationProto, computations: &Computations<'_>) -> 
             let is_pair = instruction.opcode.ends_with("-start") && opcode != "all-reduce";
             let all = found.entry(opcode).or_default();
             let result = if is_pair { result.saturating_sub(bytes) } else { result };
-            let is_beside = instruction.opcode.ends_with("-start") || starts(computation, computations);
+            let is_beside = instruction.opcode.ends_with("-start") || started.contains(&computation.id);
             all.0 = all.0.saturating_add(times as usize);
             for (sum, bytes) in all.1.iter_mut().zip([bytes, result, if is_beside { result } else { 0 }]) {
                 *sum = sum.saturating_add(bytes.saturating_mul(times));
