@@ -74,13 +74,36 @@ struct Case {
     parameters: usize,
     compile_seconds: f64,
     steps: usize,
-    /// Of the steps: the least, quartiles, and the most.
-    step_ms: [f64; 5],
+    step_ms: Times,
     examples_per_second: f64,
     /// Of matrix products, on each device.
     dot_flops: u64,
     /// What that is of the chip's published peak, in the median step; `None` where none is published.
     share_of_peak: Option<f64>,
+}
+
+/// Of steps, in milliseconds.
+#[derive(Clone, Copy, Serialize)]
+struct Times {
+    min: f64,
+    lower_quartile: f64,
+    median: f64,
+    upper_quartile: f64,
+    max: f64,
+}
+
+impl Times {
+    /// Of at least one. Quartiles lie between two as NumPy's do.
+    fn new(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        let quantile = |share: f64| {
+            let at = share * (times.len() - 1) as f64;
+            let (below, above) = (times[at.floor() as usize], times[at.ceil() as usize]);
+            below + (above - below) * at.fract()
+        };
+        let [min, lower_quartile, median, upper_quartile, max] = [0.0, 0.25, 0.5, 0.75, 1.0].map(quantile);
+        Self { min, lower_quartile, median, upper_quartile, max }
+    }
 }
 
 pub fn run(args: &BenchArgs, console: &Arc<Console>) -> Result<()> {
@@ -135,10 +158,8 @@ fn measure(
     let data = Dataset::new(&tokens, &classes, (0..rows).map(|row| row % texts).collect());
     let mut times = vec![];
     trainer.train_epoch(&data, 1, |step| times.push(step.time.as_secs_f64() * 1e3))?;
-    let mut times = times.split_off(warmup);
-    times.sort_by(f64::total_cmp);
-    // There is one at least.
-    let step_ms = [0.0, 0.25, 0.5, 0.75, 1.0].map(|share| times[(share * (times.len() - 1) as f64) as usize]);
+    let step_ms = Times::new(times.split_off(warmup));
+    let seconds = step_ms.median / 1e3;
     let config = StepConfig::new(model.clone(), replicas.rows(batch_size)?, replicas.count());
     let graph = Graph::new();
     let dot_flops = train_step(&graph, &StepConfig { execution, ..config }).program.dot_flops();
@@ -154,26 +175,26 @@ fn measure(
         precision: execution.precision.to_string(),
         parameters: model.num_parameters(),
         compile_seconds,
-        steps: times.len(),
+        steps: args.steps,
         step_ms,
-        examples_per_second: batch_size as f64 / (step_ms[2] / 1e3),
+        examples_per_second: batch_size as f64 / seconds,
         dot_flops,
-        share_of_peak: peak.map(|peak| dot_flops as f64 / (step_ms[2] / 1e3) / peak),
+        share_of_peak: peak.map(|peak| dot_flops as f64 / seconds / peak),
     })
 }
 
 impl Case {
     fn text(&self) -> String {
         let Self { size, batch_size, length, device_kind, precision, step_ms, .. } = self;
-        let [least, lower, median, upper, most] = step_ms;
+        let Times { min, lower_quartile, median, upper_quartile, max } = step_ms;
         let share = match self.share_of_peak {
             Some(share) => format!("{:.1} % of the published peak", 100.0 * share),
             None => "no published peak".to_owned(),
         };
         format!(
             "{size}, {} of {length} tokens, {precision}, {} of {device_kind}\n  \
-             step: {median:.2} ms (quartiles {lower:.2} and {upper:.2}, {least:.2} to {most:.2}) over {}\n  \
-             {:.1} examples/s; {:.2} GFLOP in products on each, {:.1} GFLOP/s: {share}; compiled in {:.1} s\n",
+             step: {median:.2} ms (quartiles {lower_quartile:.2} and {upper_quartile:.2}, {min:.2} to {max:.2}) over {}\n  \
+             {:.1} examples/s; {:.2} GFLOP in products of each replica, {:.1} GFLOP/s: {share}; compiled in {:.1} s\n",
             plural(*batch_size, "text"),
             plural(self.replicas, "replica"),
             plural(self.steps, "step"),

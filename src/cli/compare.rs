@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::plan::PlanArgs;
 use super::{Console, Error, Result, plural, size};
-use crate::plan::{self, Compiler, StepPlan, Target, largest_batch};
+use crate::plan::{self, Compiler, MOST_ROWS, StepPlan, Target, largest_batch};
 use crate::report::bar_chart;
 use crate::step::{StepConfig, StepKind};
 use crate::storage::write_file;
@@ -71,6 +71,10 @@ pub(super) fn compare(args: &PlanArgs, names: &[String], console: &Console) -> R
     if let Some(Price { target, .. }) = args.price.iter().find(|price| !names.contains(&price.target)) {
         return Err(Error::Usage(format!("--price {target}: it is not among --compare {}", names.join(","))));
     }
+    if let Some(name) = (1..names.len()).find_map(|at| names[..at].contains(&names[at]).then_some(&names[at]))
+    {
+        return Err(Error::Usage(format!("--compare: {name} is there twice")));
+    }
     // All that is wrong with a target before the first compilation.
     let ready = names.iter().map(|name| Ready::new(args, name)).collect::<Result<Vec<_>>>()?;
     let candidates = ready.into_iter().map(|ready| candidate(args, console, ready));
@@ -82,9 +86,11 @@ pub(super) fn compare(args: &PlanArgs, names: &[String], console: &Console) -> R
         console.print(&table(args, &candidates))?;
     }
     if let Some(path) = &args.chart {
-        let bars = candidates.iter().filter_map(|one| Some((one.name.clone(), one.step_seconds? * 1e3)));
+        let bars = candidates
+            .iter()
+            .filter_map(|one| Some((format!("{}{}", one.mark(), one.name), one.step_seconds?)));
         let title = format!("Train step, {} examples", args.batch_size);
-        write_file(path, &bar_chart(&title, "ms per step", &bars.collect::<Vec<_>>())?)?;
+        write_file(path, &bar_chart(&title, "seconds per step", &bars.collect::<Vec<_>>())?)?;
     }
     Ok(())
 }
@@ -126,7 +132,13 @@ fn candidate(args: &PlanArgs, console: &Console, ready: Ready<'_>) -> Result<Can
         Err(error) => return Err(error.into()),
     };
     let largest_batch_size = match args.largest_batch {
-        true => largest_batch(&compiler, &config, |_, _| ())?.map(|rows| rows * replicas),
+        true => {
+            let tried = |rows: usize, fits: bool| {
+                let verdict = if fits { "fits" } else { "does not fit" };
+                console.note(&format!("{name}: {} per replica: {verdict}", plural(rows, "row")));
+            };
+            largest_batch(&compiler, &config, tried)?.map(|rows| rows * replicas)
+        }
         false => None,
     };
     let chip = compiler.target().chip();
@@ -153,6 +165,17 @@ fn candidate(args: &PlanArgs, console: &Console, ready: Ready<'_>) -> Result<Can
     })
 }
 
+impl Candidate {
+    /// What stands before its times: see the end of [`table`].
+    fn mark(&self) -> &'static str {
+        match (self.is_bound, self.is_clock_derived) {
+            (true, _) => ">= ",
+            (false, true) => "~ ",
+            (false, false) => "",
+        }
+    }
+}
+
 fn table(args: &PlanArgs, candidates: &[Candidate]) -> String {
     let mut header = vec!["target", "devices", "step", "between them", "memory of each"];
     header.extend(args.largest_batch.then_some("largest batch"));
@@ -160,13 +183,7 @@ fn table(args: &PlanArgs, candidates: &[Candidate]) -> String {
     header.extend((!args.price.is_empty()).then_some("costs"));
     let none = || "-".to_owned();
     let row = |one: &Candidate| {
-        let mark = if one.is_bound {
-            ">= "
-        } else if one.is_clock_derived {
-            "~ "
-        } else {
-            ""
-        };
+        let mark = one.mark();
         let time = |seconds: Option<f64>, time: fn(f64) -> String| {
             seconds.map_or_else(none, |seconds| format!("{mark}{}", time(seconds)))
         };
@@ -181,7 +198,12 @@ fn table(args: &PlanArgs, candidates: &[Candidate]) -> String {
                 None => "too much".to_owned(),
             },
         ];
-        let largest = || one.largest_batch_size.map_or_else(none, |size| size.to_string());
+        // No command takes a larger one, and none is searched.
+        let largest = |size: usize| match size + one.replicas > MOST_ROWS {
+            true => format!("{size} or more"),
+            false => size.to_string(),
+        };
+        let largest = || one.largest_batch_size.map_or_else(none, largest);
         cells.extend(args.largest_batch.then(largest));
         cells.extend(args.rows.map(|_| time(one.epoch_seconds, in_words)));
         let cost = || one.epoch_cost.map_or_else(none, |cost| format!("{mark}{cost:.4}"));

@@ -16,7 +16,7 @@ use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 use crate::pjrt::Backend;
 use crate::plan::{self, Bound, Chip, Compiler, GpuTarget, Slice, StepPlan, Target, largest_batch};
 use crate::report::bar_chart;
-use crate::run::model_files;
+use crate::run::{model_files, read_json, settings};
 use crate::step::{StepConfig, StepKind};
 use crate::storage::write_file;
 use crate::weights::Hub;
@@ -47,6 +47,7 @@ pub struct PlanArgs {
         long,
         group = "target",
         value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new(),
         action = clap::ArgAction::Set,
         value_name = "NAME,...",
         conflicts_with_all = ["step", "optimized_hlo", "replicas"]
@@ -130,6 +131,9 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
     if let Some(names) = &args.compare {
         return compare(args, names, console);
     }
+    if args.rows.is_some() || !args.price.is_empty() {
+        return Err(Error::Usage("--rows and --price are told of the targets of --compare".into()));
+    }
     if args.chart.is_some() && args.largest_batch {
         return Err(Error::Usage(
             "--chart draws a plan, or with --compare several; not --largest-batch".into(),
@@ -185,8 +189,11 @@ impl PlanArgs {
     pub(super) fn model(&self) -> Result<ClassifierConfig> {
         let Some(model) = &self.model else { return self.classifier.of_size(self.size) };
         let files = model_files(model, None, false, &Hub::from_env()?.with_progress())?;
-        let num_classes = HeadConfig::default().num_classes();
-        self.classifier.config(BertConfig::read(&files.config)?, MAX_LENGTH, num_classes, None)
+        let (json, bert) = (read_json(&files.config)?, BertConfig::read(&files.config)?);
+        let base = settings(&files.config, &json, &bert)?.map(|(model, _)| model);
+        let num_classes =
+            base.as_ref().map_or(HeadConfig::default().num_classes(), |base| base.head.num_classes());
+        self.classifier.config(bert, MAX_LENGTH, num_classes, base.as_ref())
     }
 
     /// Compiles the steps that were asked for; the error is about the first of those that are too large.

@@ -13,7 +13,7 @@ mod traffic;
 pub use chip::{Bound, Chip, Roofline, Slice, TOPOLOGIES};
 pub use gpu_target::GpuTarget;
 pub use module::{Analysis, Collective, Fusions, Group, Instruction, LibraryCall, ModuleError};
-pub use step::{Memory, StepPlan, largest_batch};
+pub use step::{MOST_ROWS, Memory, StepPlan, largest_batch};
 pub use target::{Compiler, Target};
 pub use text::to_text;
 

@@ -106,7 +106,8 @@ impl StepPlan {
             let bandwidth = chip.interconnect?;
             let seconds =
                 |one: &Collective| share(one) * one.ring_seconds(chips, chip.devices_per_chip, bandwidth);
-            Some(analysis.collectives.iter().map(seconds).sum::<f64>())
+            // The sum of none would be -0.
+            Some(analysis.collectives.iter().map(seconds).fold(0.0, |sum, one| sum + one))
         };
         let (collective_seconds, beside_seconds) = (between(|_| 1.0), between(Collective::beside));
         let step_seconds = estimated_seconds.zip(collective_seconds).map(|(own, between)| own + between);
@@ -139,7 +140,7 @@ fn counted(executable: &Executable, property: &str) -> Option<f64> {
 }
 
 /// The largest batch of a command, over all replicas.
-const MOST_ROWS: usize = 1 << 16;
+pub const MOST_ROWS: usize = 1 << 16;
 
 /// The largest batch, in rows per replica, whose train step fits, searched upwards from `config`'s: by doubling, and
 /// then by halving the interval, to 1 row below 8 and to 8 rows from there on, the height of a tile of TPU's

@@ -163,6 +163,10 @@ impl Session {
             Some(saved) if saved.giver != 0 => Some(saved.told(replicas, &root)?),
             _ => None,
         };
+        let [train, _] = &job.datasets(&tokens);
+        if let Some(saved) = padding(train, &job).saved() {
+            observer.note(&format!("Batches of {buckets} tokens, a program each: in an epoch, {saved}"));
+        }
         let trainer = trainer(&job, shared, saved)?;
         let ready = started.elapsed();
         Ok(Started::Ready(Box::new(Self {
@@ -191,9 +195,6 @@ impl Session {
         let replicas = trainer.replicas();
         let datasets = job.datasets(tokens);
         let [train, dev] = &datasets.map(|data| data.fed_to(replicas.local(), replicas.count()));
-        if let Some(saved) = padding(train, job).saved() {
-            observer.note(&format!("Batches of {} tokens: in an epoch, {saved}", job.buckets(tokens)));
-        }
         let steps = output.as_ref().and_then(|output| {
             let opened = StepLog::open(&output.root, progress.step, told.as_deref());
             opened.map_err(|error| observer.note(&format!("{error}; training goes on without {STEPS}"))).ok()

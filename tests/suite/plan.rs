@@ -302,6 +302,9 @@ fn targets_are_compared_side_by_side() {
     refused(&["--compare", "v3-8", "--rows", "9", "--price", "v3-8=-4"], "TARGET=PRICE");
     refused(&["--compare", "v3-8", "--price", "v3-8=4"], "required arguments");
     refused(&["--compare", "v3-8", "--topology", "v3-8"], "--topology");
+    refused(&["--topology", "v3-8", "--rows", "9"], "--compare");
+    refused(&["--compare", "v3-8,"], "--compare");
+    refused(&["--compare", "v3-8,v3-8"], "twice");
     if !is_here(Backend::Tpu) || !is_here(Backend::Gpu) {
         return;
     }
