@@ -17,6 +17,7 @@
 //! | [`report`] | measurements to curves, tables and progress |
 //! | [`run`] | the run folder that training leaves: its layout, its commits, its reader |
 //! | [`infer`] | trained models that answer texts, each alone or together |
+//! | `serve` | trained models over HTTP: a page and an API (the feature `serve`) |
 //! | [`export`] | a trained model as files for other programs |
 //! | [`train`] | the loop over a compiled step, and the whole job from table to commits |
 //! | [`plan`] | a chip's figures and a compiled program: memory, time and cost of a step, with no device |
@@ -73,6 +74,8 @@ pub mod plan;
 mod proto;
 pub mod report;
 pub mod run;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shape;
 pub mod step;
 pub mod storage;

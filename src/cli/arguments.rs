@@ -2,7 +2,7 @@
 
 use std::path::{Path, absolute};
 
-use crate::storage::is_bucket;
+use crate::storage::{file_name, is_bucket};
 use crate::tpu_vm::quote;
 
 /// Whose values are paths.
@@ -86,11 +86,6 @@ pub fn told(kept: Vec<String>) -> String {
         }
     };
     ["bert-xla train".to_owned()].into_iter().chain(taken.map(told)).collect::<Vec<_>>().join(" ")
-}
-
-/// The last part of a path.
-pub fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn from_root(name: &str, value: &str) -> String {

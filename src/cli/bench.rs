@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::execution::ExecutionArgs;
 use super::model::ClassifierArgs;
 use super::options::{DeviceArgs, count};
-use super::{Console, Result, plural};
+use super::{Console, Result, plural, size};
 use crate::data::{Dataset, Tokens};
 use crate::exec::Replicas;
 use crate::hlo::Graph;
 use crate::model::{ClassifierConfig, Size};
+use crate::pjrt::MemoryStats;
 use crate::plan::Chip;
 use crate::step::{StepConfig, Training, train_step};
 use crate::train::{Origin, Programs, TrainOptions, Trainer};
@@ -71,8 +72,12 @@ struct Case {
     device_kind: String,
     replicas: usize,
     precision: String,
+    /// What is computed again in the backward pass, if anything: see --remat.
+    remat: Option<&'static str>,
     parameters: usize,
     compile_seconds: f64,
+    /// Of a step on each device: what it takes, and what it needs besides. `None` where the runtime doesn't tell.
+    memory: Option<Memory>,
     steps: usize,
     step_ms: Times,
     examples_per_second: f64,
@@ -80,6 +85,13 @@ struct Case {
     dot_flops: u64,
     /// What that is of the chip's published peak, in the median step; `None` where none is published.
     share_of_peak: Option<f64>,
+}
+
+/// In bytes.
+#[derive(Clone, Copy, Serialize)]
+struct Memory {
+    arguments: i64,
+    temporaries: i64,
 }
 
 /// Of steps, in milliseconds.
@@ -146,6 +158,8 @@ fn measure(
     let training = Training::default();
     let programs = Programs::compile(replicas.clone(), model, batch_size, &training, execution, &[length])?;
     let compile_seconds = programs.compile_time().as_secs_f64();
+    let memory = programs.memory_stats().ok();
+    let memory = memory.map(|MemoryStats { arguments, temporaries, .. }| Memory { arguments, temporaries });
     let values = InitialValues::Random { seed: 0 };
     let mut trainer = Trainer::start(programs.into(), TrainOptions::new(1e-5, 0), Origin::Weights(&values))?;
     // The texts of a few batches, again and again.
@@ -173,8 +187,10 @@ fn measure(
         device_kind,
         replicas: replicas.count(),
         precision: execution.precision.to_string(),
+        remat: execution.residuals.name(),
         parameters: model.num_parameters(),
         compile_seconds,
+        memory,
         steps: args.steps,
         step_ms,
         examples_per_second: batch_size as f64 / seconds,
@@ -185,16 +201,22 @@ fn measure(
 
 impl Case {
     fn text(&self) -> String {
-        let Self { size, batch_size, length, device_kind, precision, step_ms, .. } = self;
+        let Self { size: model, batch_size, length, device_kind, precision, step_ms, .. } = self;
         let Times { min, lower_quartile, median, upper_quartile, max } = step_ms;
         let share = match self.share_of_peak {
             Some(share) => format!("{:.1} % of the published peak", 100.0 * share),
             None => "no published peak".to_owned(),
         };
+        let remat = self.remat.map_or_else(String::new, |name| format!(", --remat {name}"));
+        let memory = self.memory.map_or_else(String::new, |Memory { arguments, temporaries }| {
+            let [arguments, temporaries] = [arguments, temporaries].map(|bytes| bytes.unsigned_abs());
+            format!("{} for the state and a batch, {} besides; ", size(arguments), size(temporaries))
+        });
         format!(
-            "{size}, {} of {length} tokens, {precision}, {} of {device_kind}\n  \
+            "{model}, {} of {length} tokens, {precision}{remat}, {} of {device_kind}\n  \
              step: {median:.2} ms (quartiles {lower_quartile:.2} and {upper_quartile:.2}, {min:.2} to {max:.2}) over {}\n  \
-             {:.1} examples/s; {:.2} GFLOP in products of each replica, {:.1} GFLOP/s: {share}; compiled in {:.1} s\n",
+             {:.1} examples/s; {:.2} GFLOP in products of each replica, {:.1} GFLOP/s: {share}\n  \
+             {memory}compiled in {:.1} s\n",
             plural(*batch_size, "text"),
             plural(self.replicas, "replica"),
             plural(self.steps, "step"),

@@ -62,6 +62,9 @@ struct Candidate {
 
 #[derive(Serialize)]
 struct Comparison<'a> {
+    /// Its size, or where it is.
+    model: String,
+    max_length: usize,
     batch_size: usize,
     rows: Option<u64>,
     targets: &'a [Candidate],
@@ -77,10 +80,17 @@ pub(super) fn compare(args: &PlanArgs, names: &[String], console: &Console) -> R
     }
     // All that is wrong with a target before the first compilation.
     let ready = names.iter().map(|name| Ready::new(args, name)).collect::<Result<Vec<_>>>()?;
+    let max_length = ready.first().map_or(0, |ready| ready.config.model.max_length);
     let candidates = ready.into_iter().map(|ready| candidate(args, console, ready));
     let candidates = candidates.collect::<Result<Vec<_>>>()?;
     if args.json {
-        let comparison = Comparison { batch_size: args.batch_size, rows: args.rows, targets: &candidates };
+        let comparison = Comparison {
+            model: args.model_name(),
+            max_length,
+            batch_size: args.batch_size,
+            rows: args.rows,
+            targets: &candidates,
+        };
         console.print_json(serde_json::to_string_pretty(&comparison))?;
     } else {
         console.print(&table(args, &candidates))?;
@@ -91,6 +101,7 @@ pub(super) fn compare(args: &PlanArgs, names: &[String], console: &Console) -> R
             .filter_map(|one| Some((format!("{}{}", one.mark(), one.name), one.step_seconds?)));
         let title = format!("Train step, {} examples", args.batch_size);
         write_file(path, &bar_chart(&title, "seconds per step", &bars.collect::<Vec<_>>())?)?;
+        console.note(&format!("Drawn in {}", path.display()));
     }
     Ok(())
 }

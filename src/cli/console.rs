@@ -18,6 +18,8 @@ use crate::storage::{FileError, as_given, is_stdout};
 pub struct Console {
     /// Known once there is a connection to the devices.
     process: OnceLock<Process>,
+    /// Takes notes in stderr's place.
+    log: OnceLock<fn(&str)>,
 }
 
 struct Process {
@@ -32,6 +34,12 @@ impl Console {
         let process = Process { index: replicas.process_index(), alone: !replicas.is_shared() };
         // A command connects once; if it were to connect again, it would be what it was.
         let _ = self.process.set(process);
+    }
+
+    /// From here on, notes go to `log`.
+    pub fn note_in(&self, log: fn(&str)) {
+        // Nor is a log exchanged for another.
+        let _ = self.log.set(log);
     }
 
     fn is_chief(&self) -> bool {
@@ -69,8 +77,10 @@ impl Console {
 
     /// Says on stderr what goes on; it is no failure if nobody reads that.
     pub fn note(&self, text: &str) {
-        if self.is_chief() {
-            let _ = writeln!(std::io::stderr(), "{text}");
+        match self.log.get() {
+            _ if !self.is_chief() => {}
+            Some(log) => log(text),
+            None => drop(writeln!(std::io::stderr(), "{text}")),
         }
     }
 

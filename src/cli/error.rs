@@ -6,6 +6,8 @@ use crate::data::{DataError, Format};
 use crate::exec::PlacementError;
 use crate::model::ConfigError;
 use crate::report::ReportError;
+#[cfg(feature = "serve")]
+use crate::serve;
 use crate::storage::FileError;
 use crate::weights::{HubError, WeightsError};
 use crate::{exec, export, infer, pjrt, plan, run, tpu_vm, train};
@@ -32,6 +34,8 @@ pub enum Error {
     File(FileError),
     Signals(io::Error),
     TpuVm(tpu_vm::Error),
+    #[cfg(feature = "serve")]
+    Serve(serve::Error),
 }
 
 impl Error {
@@ -40,6 +44,8 @@ impl Error {
         match self {
             Self::Usage(_) => true,
             Self::Signals(_) => false,
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => false,
             Self::TpuVm(error) => error.is_input_error(),
             Self::File(error) => error.is_input_error(),
             Self::Exec(error) => error.is_input_error(),
@@ -149,6 +155,8 @@ impl fmt::Display for Error {
             Self::Pjrt(error) => error.fmt(f),
             Self::File(error) => error.fmt(f),
             Self::TpuVm(error) => error.fmt(f),
+            #[cfg(feature = "serve")]
+            Self::Serve(error) => error.fmt(f),
             Self::Signals(error) => write!(f, "can't tell when a signal comes: {error}"),
         }?;
         self.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"))
@@ -222,6 +230,16 @@ impl From<infer::Error> for Error {
             infer::Error::Data(error) => error.into(),
             infer::Error::Weights(error) => error.into(),
             own => Self::Infer(own),
+        }
+    }
+}
+
+#[cfg(feature = "serve")]
+impl From<serve::Error> for Error {
+    fn from(error: serve::Error) -> Self {
+        match error {
+            serve::Error::Load(error) => error.into(),
+            own => Self::Serve(own),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `bert-xla evaluate`: loss, accuracy and per-class scores of runs on a labelled table.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -86,13 +86,24 @@ pub fn run(args: &EvaluateArgs, console: &Arc<Console>) -> Result<()> {
     };
     let wrong = WrongRows { table: &table, answers: &answers, probabilities: &scores.probabilities, labels };
     // The chief's alone may fail.
-    let write = |()| if replicas.is_chief() { write_files(args, &report, &wrong) } else { Ok(()) };
+    let write = |()| if replicas.is_chief() { write_files(args, &report, &wrong, console) } else { Ok(()) };
     replicas.meet("saving", printed.and_then(write))
 }
 
 /// Writes what was asked for beside the report.
-fn write_files(args: &EvaluateArgs, report: &Classification, wrong: &WrongRows<'_>) -> Result<()> {
-    let draw = |path: &Path| Ok::<_, Error>(write_file(path, &confusion_chart(report)?)?);
-    args.confusion.as_deref().map_or(Ok(()), draw)?;
-    args.errors.as_deref().map_or(Ok(()), |path| Ok(wrong.save(path)?))
+fn write_files(
+    args: &EvaluateArgs,
+    report: &Classification,
+    wrong: &WrongRows<'_>,
+    console: &Console,
+) -> Result<()> {
+    if let Some(path) = &args.confusion {
+        write_file(path, &confusion_chart(report)?)?;
+        console.note(&format!("Drawn in {}", path.display()));
+    }
+    if let Some(path) = &args.errors {
+        wrong.save(path)?;
+        console.note(&format!("Wrong answers in {}", path.display()));
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 use clap::Args;
 
+use crate::hlo::Residuals;
 use crate::nn::DropoutBits;
 use crate::step::{ExecutionOptions, Precision};
 
@@ -21,11 +22,17 @@ pub struct ExecutionArgs {
     /// Random bits that decide on an element's dropout: 16 (rates to 1/65536), 8 (to 1/256: a rate of 0.1 is 26/256) or 32
     #[arg(long, default_value = "16", value_name = "BITS")]
     dropout_bits: DropoutBits,
+    /// Compute values of the forward pass again rather than keep them for the backward pass. layers: all but what each layer's
+    /// attention and feed-forward block give, for a third to a half more time. cheap: all but products, which is worth it for a
+    /// large model on a CPU
+    #[arg(long, value_name = "cheap|layers")]
+    remat: Option<Residuals>,
 }
 
 impl ExecutionArgs {
     pub fn options(&self) -> ExecutionOptions {
-        let Self { precision, mirrored, gradient_precision, dropout_bits } = *self;
-        ExecutionOptions { precision, mirrored, gradient_precision, dropout_bits }
+        let Self { precision, mirrored, gradient_precision, dropout_bits, remat } = *self;
+        let residuals = remat.unwrap_or_default();
+        ExecutionOptions { precision, mirrored, gradient_precision, dropout_bits, residuals }
     }
 }

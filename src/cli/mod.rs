@@ -17,12 +17,15 @@ mod model;
 mod options;
 mod output;
 mod plan;
+mod plan_text;
 mod plugins;
 mod predict;
 mod prepare;
 mod progress;
 mod provenance;
 mod recipe;
+#[cfg(feature = "serve")]
+mod serve;
 mod signals;
 mod tpu_vm;
 mod train;
@@ -60,6 +63,8 @@ enum Command {
     Train(Box<TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Predict(predict::PredictArgs),
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     Encode(encode::EncodeArgs),
     Export(export::ExportArgs),
     Demo(demo::DemoArgs),
@@ -128,6 +133,8 @@ pub fn run(cli: Cli, console: &Arc<Console>) -> Result<Exit> {
         Command::Train(args) => return train::run(&args, console),
         Command::Evaluate(args) => evaluate::run(&args, console),
         Command::Predict(args) => predict::run(&args, console),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => return serve::run(&args, console),
         Command::Encode(args) => encode::run(&args, console),
         Command::Export(args) => export::run(&args, console),
         Command::Demo(args) => return demo::run(&args, console),

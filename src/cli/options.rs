@@ -268,9 +268,9 @@ fn weight(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
-/// Trained classifiers, and the table that they read.
+/// Trained classifiers.
 #[derive(Args, Clone, Debug)]
-pub struct TrainedArgs {
+pub struct RunsArgs {
     /// The --output of a training run; also gs://bucket/path. Given more than once, or a folder with an ensemble.json,
     /// each label's probability is the mean over all runs, whose labels must be the same
     #[arg(long, required = true, value_name = "DIR")]
@@ -278,6 +278,13 @@ pub struct TrainedArgs {
     /// How much each --run counts in the mean, such as 2,1 [default: all the same]
     #[arg(long, action = ArgAction::Set, value_delimiter = ',', value_parser = weight, value_name = "W,...")]
     weights: Option<Vec<f64>>,
+}
+
+/// Trained classifiers, and the table that they read.
+#[derive(Args, Clone, Debug)]
+pub struct TrainedArgs {
+    #[command(flatten)]
+    runs: RunsArgs,
     /// The table; also gs://bucket/path
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
@@ -290,12 +297,18 @@ pub struct TrainedArgs {
     pub device: DeviceArgs,
 }
 
-impl TrainedArgs {
+impl RunsArgs {
+    /// Their folders, as they are given.
+    #[cfg(feature = "serve")]
+    pub fn roots(&self) -> &[PathBuf] {
+        &self.run
+    }
+
     /// Opens the runs.
     ///
     /// # Errors
     /// A folder that is no run's, runs with other labels, or other numbers of runs and weights.
-    pub fn open_runs(&self) -> Result<Runs> {
+    pub fn open(&self) -> Result<Runs> {
         let (runs, weights) = (&self.run, self.weights.as_deref());
         if let Some(weights) = weights
             && weights.len() != runs.len()
@@ -306,6 +319,13 @@ impl TrainedArgs {
         let weight = |at: usize| weights.map_or(1.0, |weights| weights[at]);
         let weighted = runs.iter().enumerate().map(|(at, run)| (run.clone(), weight(at)));
         Ok(Runs::open(&weighted.collect::<Vec<_>>())?)
+    }
+}
+
+impl TrainedArgs {
+    /// Opens the runs, see [`RunsArgs::open`].
+    pub fn open_runs(&self) -> Result<Runs> {
+        self.runs.open()
     }
 
     /// Texts per step, for a table of so many rows. A larger batch takes less time per text, but a last one that isn't full

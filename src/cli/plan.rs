@@ -10,11 +10,12 @@ use super::compare::{Price, compare};
 use super::execution::ExecutionArgs;
 use super::model::{ClassifierArgs, MAX_LENGTH};
 use super::options::count;
+use super::plan_text::{details, table};
 use super::{Console, Error, Result, plural, size};
 use crate::exec;
 use crate::model::{BertConfig, ClassifierConfig, HeadConfig, Size};
 use crate::pjrt::Backend;
-use crate::plan::{self, Bound, Chip, Compiler, GpuTarget, Slice, StepPlan, Target, largest_batch};
+use crate::plan::{self, Chip, Compiler, GpuTarget, LANES, Slice, StepPlan, Target, largest_batch};
 use crate::report::bar_chart;
 use crate::run::{model_files, read_json, settings};
 use crate::step::{StepConfig, StepKind};
@@ -107,8 +108,13 @@ struct Job {
     compiler: String,
     devices: usize,
     replicas: usize,
+    /// Its size, or where it is.
+    model: String,
+    max_length: usize,
     batch_size: usize,
     rows_per_replica: usize,
+    /// Of the tiles that a row of attention's scores takes, how much the row itself is; `None` for a GPU.
+    tiles_in_use: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -159,8 +165,14 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
         compiler: compiler.version()?,
         devices: compiler.devices(),
         replicas: placement.replicas(),
+        model: args.model_name(),
+        max_length: config.model.max_length,
         batch_size: args.batch_size,
         rows_per_replica: rows,
+        tiles_in_use: (compiler.target().backend() == Backend::Tpu).then(|| {
+            let length = config.model.max_length;
+            length as f64 / length.next_multiple_of(LANES) as f64
+        }),
     };
     if args.largest_batch {
         return search(args, console, &compiler, &job, &config);
@@ -173,7 +185,7 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
         console.print(&format!("{}\n{}", job.text(), table(job.chip, &steps)))?;
         steps.iter().try_for_each(|step| console.print(&details(step)))?;
     }
-    steps.first().map_or(Ok(()), |step| args.write_files(step))?;
+    steps.first().map_or(Ok(()), |step| args.write_files(step, console))?;
     too_large.map_or(Ok(()), Err)
 }
 
@@ -184,6 +196,10 @@ impl PlanArgs {
             (None, Some(gpu)) => Ok(Target::Gpu(GpuTarget::new(gpu)?)),
             (None, None) => Err(Error::Usage("plan needs --topology, --gpu or --compare".into())),
         }
+    }
+
+    pub(super) fn model_name(&self) -> String {
+        self.model.clone().unwrap_or_else(|| self.size.to_string())
     }
 
     pub(super) fn model(&self) -> Result<ClassifierConfig> {
@@ -216,16 +232,18 @@ impl PlanArgs {
         Ok((plans, too_large))
     }
 
-    fn write_files(&self, step: &StepPlan) -> Result<()> {
+    fn write_files(&self, step: &StepPlan, console: &Console) -> Result<()> {
         if let Some(path) = &self.chart {
             let bars = step.analysis.groups.iter();
             let bars = bars.map(|group| (group.name.to_owned(), group.cycles as f64)).collect::<Vec<_>>();
             let title = format!("{} step on {}", step.step, self.topology.as_deref().unwrap_or_default());
             write_file(path, &bar_chart(&title, "cycles per step", &bars)?)?;
+            console.note(&format!("Drawn in {}", path.display()));
         }
         if let Some(path) = &self.optimized_hlo {
             let text = plan::to_text(&step.optimized).map_err(plan::Error::from)?;
             write_file(path, text.as_bytes())?;
+            console.note(&format!("The compiled program is in {}", path.display()));
         }
         Ok(())
     }
@@ -260,10 +278,19 @@ fn search(
 impl Job {
     fn text(&self) -> String {
         let Self { target, chip, compiler, devices, replicas, batch_size, rows_per_replica, .. } = self;
+        let tiles = self.tiles_in_use.filter(|share| *share < 1.0).map_or_else(String::new, |share| {
+            let length = self.max_length;
+            let tiles = length.div_ceil(LANES);
+            format!(
+                "{length} tokens: a row of attention's scores takes {} of {LANES}, {:.0} % of it in use\n",
+                plural(tiles, "tile"),
+                100.0 * share,
+            )
+        });
         format!(
             "{target}: {} of {}; {}, {} each, a batch of {batch_size}\n\
              Compiler: {compiler}\n\
-             A device: {} at {:.0} GB/s, {:.1} TFLOP/s in {} ({})\n",
+             A device: {} at {:.0} GB/s, {:.1} TFLOP/s in {} ({})\n{tiles}",
             plural(*devices, "device"),
             chip.product,
             plural(*replicas, "replica"),
@@ -275,113 +302,4 @@ impl Job {
             chip.source,
         )
     }
-}
-
-/// A column per step, each for one device.
-fn table(chip: &Chip, steps: &[StepPlan]) -> String {
-    type Cell = fn(&StepPlan) -> String;
-    let rows: [(&str, Cell); 19] = [
-        ("compiled in", |step| format!("{:.1} s", step.compile_seconds)),
-        ("arguments", |step| size(step.memory.arguments)),
-        ("  updated in place", |step| size(step.memory.state)),
-        ("other results", |step| size(step.memory.outputs)),
-        ("temporaries", |step| size(step.memory.temporaries)),
-        ("code", |step| size(step.memory.code)),
-        ("memory, in all", |step| {
-            let verdict = if step.memory.fits { "fits" } else { "too much" };
-            format!("{} {verdict}", size(step.memory.total))
-        }),
-        ("  available", |step| size(step.memory.available)),
-        ("operations", |step| format!("{:.2} GFLOP", step.flops / 1e9)),
-        ("  in matrix products", |step| format!("{:.2} GFLOP", step.dot_flops / 1e9)),
-        ("bytes accessed", |step| {
-            step.bytes_accessed.map_or("-".to_owned(), |bytes| format!("{:.2} GB", bytes / 1e9))
-        }),
-        ("  in its memory", |step| format!("{:.2} GB", step.analysis.hbm_bytes as f64 / 1e9)),
-        ("roofline", |step| {
-            let bound = match step.bound {
-                Bound::Compute => "compute",
-                Bound::Memory => "memory",
-            };
-            format!("{:.2} ms {bound}", step.roofline_seconds * 1e3)
-        }),
-        ("estimate", |step| {
-            step.analysis
-                .cycles
-                .map_or("-".to_owned(), |cycles| format!("{:.3} Mcycles", cycles as f64 / 1e6))
-        }),
-        ("  in time", |step| milliseconds(step.estimated_seconds)),
-        ("between devices", |step| {
-            let bytes = step.analysis.collectives.iter().map(|collective| collective.bytes).sum::<u64>();
-            if bytes == 0 { "-".to_owned() } else { size(bytes) }
-        }),
-        ("  in time", |step| milliseconds(step.collective_seconds)),
-        ("  beside other work", |step| milliseconds(step.beside_seconds.filter(|seconds| *seconds > 0.0))),
-        ("step, in all", |step| milliseconds(step.step_seconds)),
-    ];
-    let mut text = format!("{:<20}", "Per device and step");
-    steps.iter().for_each(|step| text.push_str(&format!("{:>20}", step.step.name())));
-    for (name, cell) in rows {
-        text.push_str(&format!("\n{name:<20}"));
-        steps.iter().for_each(|step| text.push_str(&format!("{:>20}", cell(step))));
-    }
-    text.push_str(&match (steps.iter().any(|step| step.analysis.cycles.is_some()), chip.clock_hz) {
-        (true, Some(clock)) => {
-            let derived = if chip.is_clock_derived { ", which follow from the published peak" } else { "" };
-            format!(
-                "\nThe estimate is the compiler's, without collectives; in time at {:.0} MHz{derived}.\n",
-                clock / 1e6
-            )
-        }
-        (true, None) => {
-            "\nThe estimate is the compiler's, without collectives; the chip's clock is not published.\n"
-                .to_owned()
-        }
-        (false, _) => "\nThis compiler makes no estimate of time.\n".to_owned(),
-    });
-    text
-}
-
-fn milliseconds(seconds: Option<f64>) -> String {
-    seconds.map_or("-".to_owned(), |seconds| format!("{:.2} ms", seconds * 1e3))
-}
-
-/// Where one step's time goes.
-fn details(step: &StepPlan) -> String {
-    let analysis = &step.analysis;
-    let mut text = format!("\n{} step", step.step);
-    if let Some(cycles) = analysis.cycles {
-        text.push_str(&format!(": {cycles} cycles\n"));
-        for group in &analysis.groups {
-            text.push_str(&format!("  {:>5.1}%  {}\n", percent(group.cycles, cycles), group.name));
-        }
-        text.push_str("  the costliest instructions:\n");
-        for one in &analysis.costliest {
-            let share = percent(one.cycles, cycles);
-            let layer = if one.layer.is_empty() { "(no layer)" } else { &one.layer };
-            text.push_str(&format!("  {share:>5.1}%  {layer}  [{}]\n", one.name));
-        }
-    } else {
-        text.push_str(":\n");
-    }
-    for collective in &analysis.collectives {
-        let (opcode, bytes, results) =
-            (&collective.opcode, size(collective.bytes), size(collective.result_bytes));
-        text.push_str(&format!(
-            "  {} {opcode}, {bytes} of operands, {results} of results\n",
-            collective.count
-        ));
-    }
-    for one in &analysis.fusions {
-        text.push_str(&format!("  {} fusions of kind {}\n", one.count, one.kind));
-    }
-    // What TPU's compiler calls so are marks of its own.
-    for one in analysis.library_calls.iter().filter(|_| analysis.cycles.is_none()) {
-        text.push_str(&format!("  {} calls of {}\n", one.count, one.target));
-    }
-    text
-}
-
-fn percent(part: u64, whole: u64) -> f64 {
-    100.0 * part as f64 / whole.max(1) as f64
 }

@@ -131,7 +131,7 @@ impl Labelling<'_> {
             if let (Some(submission), Ok(())) = (&mut submission, &written) {
                 let probabilities = self.args.probabilities.then_some(&*probabilities);
                 written = submission
-                    .add(&ids, labels, &answers, probabilities)
+                    .add(&ids, None, labels, &answers, probabilities)
                     .map_err(FileError::new("can't write", "the labels"));
             }
             Ok(())

@@ -6,7 +6,7 @@ use super::arguments;
 use super::train_args::TrainArgs;
 use crate::data::Format;
 use crate::run::Provenance;
-use crate::storage::is_bucket;
+use crate::storage::{file_name, is_bucket};
 use crate::train::Source;
 
 impl TrainArgs {
@@ -19,11 +19,11 @@ impl TrainArgs {
         let id = if is_folder { before.filter(|name| is_hub_id(name)) } else { Some(&*self.model.model) };
         let is_pretrained = !self.model.random_weights;
         Provenance {
-            model: id.map_or_else(|| arguments::file_name(model), str::to_owned),
+            model: id.map_or_else(|| file_name(model), str::to_owned),
             base_model: id.filter(|_| is_pretrained).map(str::to_owned),
-            table: arguments::file_name(&self.train),
-            dev_table: self.evaluation.dev.as_deref().map(arguments::file_name),
-            test_table: self.evaluation.test.as_deref().map(arguments::file_name),
+            table: file_name(&self.train),
+            dev_table: self.evaluation.dev.as_deref().map(file_name),
+            test_table: self.evaluation.test.as_deref().map(file_name),
             format: self.format_of(self.evaluation.dev.as_ref().unwrap_or(&self.train)).to_owned(),
             test_format: self.evaluation.test.as_ref().map_or("", |test| self.format_of(test)).to_owned(),
             command: arguments::told(self.written.clone()),

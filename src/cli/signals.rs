@@ -21,12 +21,23 @@ const INTERRUPTED: i32 = 128 + SIGINT;
 /// # Errors
 /// A system that has no room for what this takes.
 pub fn install(stop: &Stop) -> Result<()> {
-    listen(stop.clone()).map_err(Error::Signals)
+    let stop = stop.clone();
+    let each = move |signal| {
+        stop.ask(match signal {
+            SIGINT => "SIGINT",
+            SIGHUP => "SIGHUP",
+            _ => "SIGTERM",
+        });
+    };
+    listen(each, &[]).map_err(Error::Signals)
 }
 
-fn listen(stop: Stop) -> io::Result<()> {
-    let heard =
-        [SIGTERM, SIGINT, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)).collect::<Vec<_>>();
+/// Gives `each` the signals that are heard: those that aren't ignored, and `all` of these.
+fn listen(each: impl Fn(i32) + Send + 'static, all: &[i32]) -> io::Result<()> {
+    let heard = [SIGTERM, SIGINT, SIGHUP]
+        .into_iter()
+        .filter(|signal| all.contains(signal) || !is_ignored(*signal))
+        .collect::<Vec<_>>();
     if heard.contains(&SIGINT) {
         let interrupted = Arc::new(AtomicBool::new(false));
         // In the handler itself, whatever the threads do; in this order, so that the first one only arms it.
@@ -35,15 +46,25 @@ fn listen(stop: Stop) -> io::Result<()> {
     }
     let mut signals = Signals::new(heard)?;
     thread::Builder::new().spawn(move || {
-        for signal in signals.forever() {
-            stop.ask(match signal {
-                SIGINT => "SIGINT",
-                SIGHUP => "SIGHUP",
-                _ => "SIGTERM",
-            });
-        }
+        signals.forever().for_each(each);
     })?;
     Ok(())
+}
+
+/// From now on, SIGTERM and SIGINT call `stop` with their names, and SIGHUP calls `reload`; a second SIGINT ends the process as
+/// above.
+///
+/// # Errors
+/// As [`install`].
+#[cfg(feature = "serve")]
+pub fn serve(stop: impl Fn(&'static str) + Send + 'static, reload: impl Fn() + Send + 'static) -> Result<()> {
+    let each = move |signal| match signal {
+        SIGHUP => reload(),
+        SIGINT => stop("SIGINT"),
+        _ => stop("SIGTERM"),
+    };
+    // Under nohup, too, it is asked by SIGHUP, which never ends it.
+    listen(each, &[SIGHUP]).map_err(Error::Signals)
 }
 
 /// From now on, what ends the process with a signal has it say this first.

@@ -67,6 +67,9 @@ fn train(args: &TrainArgs, console: &Arc<Console>) -> Result<Exit> {
     let weights = describe_weights(args, first);
     if args.dry_run {
         console.note(&format!("{description}\n{weights}"));
+        if args.recipe.buckets.is_some() {
+            console.note(&first.describe_buckets()?);
+        }
         console.print(&format!("{}\n", first.source.model.summary()))?;
         return Ok(Exit::Done);
     }

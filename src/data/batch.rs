@@ -11,6 +11,11 @@ pub(super) trait Reader: Send {
     /// The next rows, or none at the end. Those that can't be read go to `bad`, and there may be no others for now.
     fn read(&mut self, bad: &mut BadRows) -> Result<Option<Batch>, DataError>;
 
+    /// Bytes of all values that were read, where these may be far more than those of the file.
+    fn unpacked(&self) -> u64 {
+        0
+    }
+
     /// The columns, once they are known.
     fn columns(&self) -> Option<&Columns>;
 }

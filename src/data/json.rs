@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::bad_rows::{BadRows, Place, excerpt};
 use super::batch::{Batch, Cells, Reader, boolean, float};
@@ -163,6 +163,9 @@ fn wrong(error: &serde_json::Error, line: &[u8]) -> String {
     format!("not a JSON object: {what}, at column {} of `{}`", error.column(), excerpt(line))
 }
 
+/// An object's, at most: each takes far more memory than its bytes.
+const MEMBERS: usize = 1 << 14;
+
 /// The members of an object, in its order.
 struct Object(Vec<(String, Cell)>);
 
@@ -189,6 +192,9 @@ impl<'de> Deserialize<'de> for Object {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Object, M::Error> {
                 let mut members = vec![];
                 while let Some(member) = map.next_entry()? {
+                    if members.len() == MEMBERS {
+                        return Err(M::Error::custom(format!("it has more than {MEMBERS} members")));
+                    }
                     members.push(member);
                 }
                 Ok(Object(members))

@@ -93,6 +93,11 @@ impl LabelMap {
         self.by_class.keys().copied()
     }
 
+    /// The labels, in the order of their [`classes`](Self::classes).
+    pub fn labels_by_class(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.by_class.values().map(|at| self.pairs[*at].0.as_str())
+    }
+
     /// What people call a class: its label, or `class N` if it has none.
     pub fn name_of(&self, class: u32) -> Cow<'_, str> {
         self.label_of(class).map_or_else(|| format!("class {class}").into(), Cow::Borrowed)

@@ -44,7 +44,7 @@ pub use split::{Split, permutation, stratified_train_test_split, train_test_spli
 pub use strings::Strings;
 pub use table::{Table, TableFile};
 pub use token_cache::TokenCache;
-pub use tokenizer::{Tokenizer, TokenizerFiles};
+pub use tokenizer::{Piece, Tokenizer, TokenizerFiles};
 pub use tokens::Tokens;
 
 use crate::storage::is_outage;
@@ -84,6 +84,9 @@ pub enum DataError {
     /// A row that can't be used, where the first one is said to be the header.
     #[error("{}: the header can't be read: {}: {}", path.display(), row.place, row.reason)]
     BadHeader { path: PathBuf, row: BadRow },
+    /// A pass that was not to go on.
+    #[error("{}: it wasn't read to its end", path.display())]
+    Stopped { path: PathBuf },
     /// Rows that can't be used, where they are not to be skipped.
     #[error("{}: {}", path.display(), bad_rows::list(rows, *total))]
     BadRows {

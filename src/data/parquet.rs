@@ -38,6 +38,8 @@ pub(super) struct ParquetReader {
     /// Row groups that were begun, and rows that were read.
     groups: usize,
     rows: usize,
+    /// Bytes of their values.
+    unpacked: u64,
 }
 
 /// A column that is used.
@@ -94,7 +96,16 @@ impl ParquetReader {
             label: columns.label.map(|column| leaf(Role::Label, column)).transpose()?,
             id: columns.id.map(|column| leaf(Role::Id, column)).transpose()?,
         };
-        Ok(Self { path: path.to_owned(), file, columns, leaves, readers: None, groups: 0, rows: 0 })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            columns,
+            leaves,
+            readers: None,
+            groups: 0,
+            rows: 0,
+            unpacked: 0,
+        })
     }
 
     /// The next rows; none at the end of the file.
@@ -107,6 +118,7 @@ impl ParquetReader {
             bytes += all.map(Value::len).sum::<usize>();
             rows.push(row);
         }
+        self.unpacked += bytes as u64;
         Ok(rows)
     }
 
@@ -162,6 +174,10 @@ impl Reader for ParquetReader {
             }
         }
         Ok(Some(Batch::of(rows)))
+    }
+
+    fn unpacked(&self) -> u64 {
+        self.unpacked
     }
 
     fn columns(&self) -> Option<&Columns> {

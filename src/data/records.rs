@@ -69,9 +69,18 @@ pub struct Records {
     batch: Batch,
     tally: Tally,
     ended: bool,
+    /// Told now and then how many bytes were unpacked: whether to go on.
+    goes_on: Box<dyn Fn(u64) -> bool + Send>,
 }
 
 impl Records {
+    /// Asks `goes_on` every few rows, sound or not, with the bytes that were unpacked of a compressed file. Once it says no,
+    /// the pass ends in [`DataError::Stopped`].
+    #[must_use]
+    pub fn while_so(self, goes_on: impl Fn(u64) -> bool + Send + 'static) -> Self {
+        Self { goes_on: Box::new(goes_on), ..self }
+    }
+
     /// A single pass over a file, which may be a pipe, or in a bucket.
     pub fn open(path: &Path, options: &TableOptions, purpose: Purpose) -> Result<Self, DataError> {
         if options.format_of(path) == Format::Parquet {
@@ -111,6 +120,7 @@ impl Records {
             batch: Batch::default(),
             tally: Tally::new(purpose, &options.labels),
             ended: false,
+            goes_on: Box::new(|_| true),
         }
     }
 
@@ -138,6 +148,9 @@ impl Records {
                 if record.is_some() && !self.has_failed() {
                     return Ok(record);
                 }
+            }
+            if !(self.goes_on)(self.reader.unpacked()) {
+                return Err(DataError::Stopped { path: self.path.clone() });
             }
             match self.reader.read(&mut self.tally.bad)? {
                 Some(batch) => self.batch = batch,

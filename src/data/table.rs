@@ -29,6 +29,12 @@ impl TableFile {
         Ok(Self { path: path.to_owned(), file, options: options.clone(), purpose })
     }
 
+    /// A file that was opened already, and can be read again. `path` is for messages, and for its format where `options` say
+    /// none.
+    pub fn of_file(path: &Path, file: File, options: &TableOptions, purpose: Purpose) -> Self {
+        Self { path: path.to_owned(), file: Arc::new(file), options: options.clone(), purpose }
+    }
+
     /// A new pass, from the first record on. Passes don't disturb each other.
     pub fn records(&self) -> Result<Records, DataError> {
         let Self { path, file, options, purpose } = self;

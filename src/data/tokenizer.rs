@@ -9,7 +9,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{
-    AddedToken, ModelWrapper, NormalizerWrapper, PaddingParams, PaddingStrategy, PostProcessor,
+    AddedToken, Encoding, ModelWrapper, NormalizerWrapper, PaddingParams, PaddingStrategy, PostProcessor,
     PreTokenizerWrapper, TruncationParams,
 };
 
@@ -36,12 +36,31 @@ pub struct Tokenizer {
     words: Words,
 }
 
+/// Of a text, mostly enough for a token.
+const BYTES: usize = 64;
+
+/// Each of these is a word.
+const PUNCTUATION: [char; 5] = [',', '.', ';', '!', '?'];
+
+/// A token of a text.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Piece {
+    pub id: u32,
+    /// As the vocabulary has it.
+    pub text: String,
+    /// Whether it was added to the text's own.
+    pub special: bool,
+    /// Where it is in the text, in characters from 0: up to the one before `stop`.
+    pub start: usize,
+    pub stop: usize,
+}
+
 /// Where a text can be cut, so that the tokens before depend on nothing after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Words {
     /// Nowhere that is known.
     Unknown,
-    /// After white space.
+    /// After white space, and before punctuation.
     Spaces,
     /// There, and before a Chinese character, each of which is a word.
     SpacesAndChinese,
@@ -143,6 +162,57 @@ impl Tokenizer {
         Ok(Tokens::of(writer.finish().map_err(encode_error)?, self.pad_id))
     }
 
+    /// The tokens of a single text, and whether it has more than are read.
+    pub fn encode_one(&self, text: &str) -> Result<(Vec<u32>, bool), DataError> {
+        let (encoding, rest) = self.encode_beginning(text, |text| self.inner.encode_fast(text, true))?;
+        let is_cut = !encoding.get_overflowing().is_empty() || self.has_token(rest)?;
+        Ok((encoding.get_ids().to_vec(), is_cut))
+    }
+
+    /// Of a text no more than is read, where it can be cut; and the rest.
+    fn encode_beginning<'t>(
+        &self,
+        text: &'t str,
+        encode: impl Fn(&'t str) -> tokenizers::Result<Encoding>,
+    ) -> Result<(Encoding, &'t str), DataError> {
+        let mut length = BYTES * self.max_length;
+        loop {
+            let beginning = self.beginning(text, length);
+            let encoding = encode(beginning).map_err(encode_error)?;
+            let rest = &text[beginning.len()..];
+            if rest.is_empty() || encoding.len() >= self.max_length {
+                return Ok((encoding, rest));
+            }
+            length *= 2;
+        }
+    }
+
+    /// Whether a text has any token, or is so long that it is taken to have some.
+    fn has_token(&self, text: &str) -> Result<bool, DataError> {
+        // Far more than people write without a word.
+        const LONG: usize = 1 << 16;
+        let text = text.trim();
+        if text.is_empty() || text.len() > LONG {
+            return Ok(!text.is_empty());
+        }
+        Ok(!self.inner.encode_fast(text, false).map_err(encode_error)?.is_empty())
+    }
+
+    /// The tokens that are read of a text, as they are written.
+    pub fn pieces(&self, text: &str) -> Result<Vec<Piece>, DataError> {
+        let (encoding, _) = self.encode_beginning(text, |text| self.inner.encode_char_offsets(text, true))?;
+        let (ids, tokens) = (encoding.get_ids(), encoding.get_tokens());
+        let (places, special) = (encoding.get_offsets(), encoding.get_special_tokens_mask());
+        let piece = |at: usize| Piece {
+            id: ids[at],
+            text: tokens[at].clone(),
+            special: special[at] == 1,
+            start: places[at].0,
+            stop: places[at].1,
+        };
+        Ok((0..encoding.len()).map(piece).collect())
+    }
+
     /// What writes its tokens.
     pub(super) fn writer<W: Write>(&self, writer: W) -> TokenWriter<W> {
         TokenWriter::new(writer, self.max_length, self.vocab_size() as u32)
@@ -156,8 +226,6 @@ impl Tokenizer {
     ) -> Result<(), DataError> {
         // An encoding holds far more than its ids; a chunk at a time bounds what they take.
         const CHUNK: usize = 4096;
-        // Mostly enough for a token.
-        const BYTES: usize = 64;
         let first = BYTES * self.max_length;
         loop {
             let chunk = texts.by_ref().take(CHUNK).collect::<Vec<_>>();
@@ -184,6 +252,7 @@ impl Tokenizer {
         let cut = |(at, c): (usize, char)| match (self.words, c) {
             (Words::Unknown, _) => None,
             (_, ' ' | '\t' | '\n' | '\r') => Some(start + at + 1),
+            (_, c) if PUNCTUATION.contains(&c) => Some(start + at),
             (Words::SpacesAndChinese, '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}') => Some(start + at),
             _ => None,
         };
@@ -195,13 +264,15 @@ fn encode_error(cause: impl ToString) -> DataError {
     DataError::Encode(cause.to_string())
 }
 
-/// BERT's tokenizer goes through a text character by character, and white space ends a word. Only an added token with some
-/// could go on beyond it.
+/// BERT's tokenizer goes through a text character by character, and white space and punctuation end a word. Only an
+/// added token with some could go on beyond it.
 fn words(tokenizer: &tokenizers::Tokenizer) -> Words {
     let mut added = tokenizer.get_added_tokens_decoder().into_values();
     let is_bert = matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
         && matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_))
-        && added.all(|token| token.content.bytes().all(|byte| byte.is_ascii_graphic()));
+        && added.all(|token| {
+            token.content.bytes().all(|byte| byte.is_ascii_graphic()) && !token.content.contains(PUNCTUATION)
+        });
     match tokenizer.get_normalizer() {
         Some(NormalizerWrapper::BertNormalizer(bert)) if is_bert && bert.handle_chinese_chars => {
             Words::SpacesAndChinese

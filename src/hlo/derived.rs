@@ -23,23 +23,29 @@ impl Derived {
         }
     }
 
-    /// The gradients of its arguments, those that are `needed`, for `g`, the gradient of its value `y`.
+    /// The gradients of its arguments, those that are `needed`, for `g`, the gradient of its value `y`. What they read of the
+    /// forward pass is what `value` makes of it.
     pub(super) fn gradients<'g>(
         self,
         y: Tensor<'g>,
         arguments: &[Tensor<'g>],
         needed: &[bool],
         g: Tensor<'g>,
+        value: &dyn Fn(Tensor<'g>) -> Tensor<'g>,
     ) -> Vec<Option<Tensor<'g>>> {
         let last = [y.rank() - 1];
         match self {
             // dx = y (g - sum g y)
-            Self::Softmax { dim } => vec![Some(y * (g - (g * y).sum(&[dim]).keep_dims(&[dim])))],
+            Self::Softmax { dim } => {
+                let y = value(y);
+                vec![Some(y * (g - (g * y).sum(&[dim]).keep_dims(&[dim])))]
+            }
             // With n = (x - mean) / deviation and d = g weight: dx = (d - mean d - n mean(d n)) / deviation,
             // dweight = sum g n, dbias = sum g. The gradient that follows from the primitives' goes over x - mean twice more.
             Self::LayerNorm { epsilon } => {
                 let (x, weight) = (arguments[0], arguments[1]);
                 let Normalized { centered, rate } = Normalized::new(x, epsilon.to_f64());
+                let [centered, rate] = [centered, rate].map(value);
                 let (n, d) = (centered * rate, g * weight);
                 let mean = |tensor: Tensor<'g>| tensor.mean(&last).keep_dims(&last);
                 let others = (0..last[0]).collect::<Vec<_>>();

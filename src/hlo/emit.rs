@@ -1,5 +1,8 @@
 //! A graph as a serialized `HloModuleProto`: this file and `messages.rs` alone know XLA's messages.
 
+mod cpu;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use prost::Message;
@@ -19,10 +22,15 @@ impl Program<'_> {
         Emitter::default().module(self).encode_to_vec()
     }
 
-    /// The same for XLA's CPU compiler. It knows no product of narrow floats with wider sums: the factors are converted first,
-    /// which changes no bit of them. And it is told of [barriers](super::Tensor::barrier), which others need not be.
+    /// The same for XLA's CPU compiler, which is told more, so that it computes, moves and copies less. The values are the same.
     pub fn to_cpu_hlo_proto(&self) -> Vec<u8> {
-        Emitter { is_for_cpu: true, ..Emitter::default() }.module(self).encode_to_vec()
+        Emitter { widens: true, is_for_cpu: true, ..Emitter::default() }.module(self).encode_to_vec()
+    }
+
+    /// With the factors of products as wide as their sums, and no more of what the CPU is told.
+    #[cfg(all(test, feature = "xla-extension"))]
+    pub(super) fn to_widened_hlo_proto(&self) -> Vec<u8> {
+        Emitter { widens: true, ..Emitter::default() }.module(self).encode_to_vec()
     }
 }
 
@@ -37,6 +45,8 @@ struct Emitter {
     last_id: i64,
     /// See [`Program::to_cpu_hlo_proto`].
     is_for_cpu: bool,
+    /// Whether the factors of products are converted to the type of their sums.
+    widens: bool,
 }
 
 impl Emitter {
@@ -44,7 +54,10 @@ impl Emitter {
         let parameter_names = program.parameter_names(&mut self.names);
         let mut block = Block::new(&mut self, program);
         block.nodes(&parameter_names);
-        let outputs = block.outputs();
+        let mut outputs = block.outputs();
+        if block.emitter.is_for_cpu {
+            block.update_in_place(&mut outputs);
+        }
         let result = tuple_shape(&program.output_shapes());
         let root_id = block.push("tuple", result.clone(), outputs, |_| ());
         let program_shape = proto::ProgramShapeProto {
@@ -85,32 +98,6 @@ impl Emitter {
         let shape =
             proto::ProgramShapeProto { parameters: vec![state], result: Some(result), parameter_names };
         block.finish(name, root_id, shape)
-    }
-
-    /// A branch of a [barrier](Block::barrier): gives its argument back, or its negative.
-    fn branch(&mut self, shape: &Shape, negative: bool) -> i64 {
-        let array = array_shape(shape);
-        let parameter = self.instruction("parameter", array.clone());
-        let mut root_id = parameter.id;
-        let parameter_names = vec![parameter.name.clone()];
-        let mut instructions = vec![parameter];
-        if negative {
-            let operand_ids = vec![root_id];
-            let negate =
-                proto::HloInstructionProto { operand_ids, ..self.instruction("negate", array.clone()) };
-            root_id = negate.id;
-            instructions.push(negate);
-        }
-        let id = self.fresh_id();
-        let name = self.names.claim(if negative { "never" } else { "always" });
-        let program_shape = proto::ProgramShapeProto {
-            parameters: vec![array.clone()],
-            result: Some(array),
-            parameter_names,
-        };
-        let program_shape = Some(program_shape);
-        self.computations.push(proto::HloComputationProto { name, instructions, program_shape, id, root_id });
-        id
     }
 
     /// An instruction with an id and a name of its own, of no computation yet.
@@ -182,6 +169,8 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
                 Op::StopGradient | Op::Derived(_) => {}
                 Op::Barrier if !self.emitter.is_for_cpu => {}
                 Op::Barrier => self.barrier(*id, node),
+                Op::After if self.emitter.is_for_cpu => self.disguised(*id, node),
+                Op::After => self.after(*id, node),
                 Op::While { body, .. } => self.while_loop(body, node, &loop_outputs(&nodes, node)),
                 _ => self.node(*id, node, parameter_names),
             }
@@ -236,10 +225,20 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
     fn node(&mut self, id: NodeId, node: &Node, parameter_names: &[String]) {
         let graph = self.program.graph;
         let mut operands = self.operands(&node.inputs);
-        if let Op::DotGeneral { sums, .. } = &node.op
-            && self.emitter.is_for_cpu
+        let mut op = Cow::Borrowed(&node.op);
+        if let Op::DotGeneral { sums, dimensions } = &node.op
+            && self.emitter.widens
         {
             self.widen(&node.inputs, &mut operands, *sums);
+            let mut dimensions = dimensions.clone();
+            if self.emitter.is_for_cpu {
+                dimensions = self.merge(&node.inputs, &mut operands, &dimensions, *sums);
+                if let Some(product) = self.turned(node, &operands, &dimensions, *sums) {
+                    self.emitted.insert(id, product);
+                    return;
+                }
+            }
+            op = Cow::Owned(Op::DotGeneral { sums: *sums, dimensions });
         }
         let mut shape = array_shape(&node.shape);
         let mut called = vec![];
@@ -261,23 +260,13 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
             if let Some(parameter) = parameter {
                 (instruction.parameter_number, instruction.name) = parameter;
             }
-            write_attributes(&node.op, graph, node, instruction);
+            write_attributes(&op, graph, node, instruction);
         };
         let instruction = self.push(node.op.name(), shape, operands, attributes);
         match node.op {
             // The new state is not needed: every draw has a key of its own.
             Op::RngBitGenerator { .. } => self.take(id, instruction, 1, &node.shape),
             _ => _ = self.emitted.insert(id, instruction),
-        }
-    }
-
-    /// Converts the operands of a product to the type of its sums.
-    fn widen(&mut self, inputs: &[NodeId], operands: &mut [i64], sums: ElementType) {
-        for (input, operand) in inputs.iter().zip(operands) {
-            let Shape { element_type, dims } = self.program.graph.node(*input).shape;
-            if element_type != sums {
-                *operand = self.push("convert", array_shape(&Shape::new(sums, dims)), vec![*operand], |_| ());
-            }
         }
     }
 
@@ -288,25 +277,15 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
         self.emitted.insert(id, instruction);
     }
 
-    /// The value itself, or else what it never is: a choice that the CPU's compiler can't make, and fuses nothing with. (What
-    /// XLA has for this, an `opt-barrier`, is gone there before it fuses.)
-    fn barrier(&mut self, id: NodeId, node: &Node) {
-        let value = self.value(node.inputs[0]);
-        let scalar = array_shape(&Shape::scalar(ElementType::U32));
-        let replica = self.push("replica-id", scalar.clone(), vec![], |_| ());
-        let most = Scalar::new(ElementType::U32, f64::from(u32::MAX));
-        let most = self.push("constant", scalar, vec![], |one| one.literal = Some(literal(most)));
-        let always = array_shape(&Shape::scalar(ElementType::Pred));
-        let always = self.push("compare", always, vec![replica, most], |one| {
-            one.comparison_direction = "NE".into();
+    fn after(&mut self, id: NodeId, node: &Node) {
+        let operands = self.operands(&node.inputs);
+        let shapes = node.inputs.iter().map(|input| self.program.graph.node(*input).shape);
+        let both = tuple_shape(&shapes.collect::<Vec<_>>());
+        let tuple = self.push("tuple", both.clone(), operands, |_| ());
+        let barrier = self.push(node.op.name(), both, vec![tuple], |instruction| {
+            instruction.metadata = Some(metadata(node));
         });
-        let called = vec![self.emitter.branch(&node.shape, false), self.emitter.branch(&node.shape, true)];
-        let choice =
-            self.push("conditional", array_shape(&node.shape), vec![always, value, value], |instruction| {
-                instruction.called_computation_ids = called;
-                instruction.metadata = Some(metadata(node));
-            });
-        self.emitted.insert(id, choice);
+        self.take(id, barrier, 0, &node.shape);
     }
 
     /// A loop with all of its `outputs` that are used, and their nodes.
@@ -334,10 +313,13 @@ impl<'e, 'p, 'g> Block<'e, 'p, 'g> {
         }
     }
 
+    fn constant(&mut self, scalar: Scalar) -> i64 {
+        let shape = array_shape(&Shape::scalar(scalar.element_type));
+        self.push("constant", shape, vec![], |one| one.literal = Some(literal(scalar)))
+    }
+
     fn zeros(&mut self, shape: &Shape) -> i64 {
-        let zero = Scalar::new(shape.element_type, 0.0);
-        let constant = array_shape(&Shape::scalar(shape.element_type));
-        let constant = self.push("constant", constant, vec![], |one| one.literal = Some(literal(zero)));
+        let constant = self.constant(Scalar::new(shape.element_type, 0.0));
         if shape.rank() == 0 {
             return constant;
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::graph::{Graph, Node, NodeId, Tensor};
 use super::loops::Loop;
 use super::op::{Binary, Comparison, DotDimensions, Op, Reduction};
+use super::remat::{Recomputed, Residuals};
 use crate::shape::ElementType;
 
 impl Graph {
@@ -16,18 +17,33 @@ impl Graph {
     /// If `loss` is no scalar of floats, or a tensor is of another graph.
     #[track_caller]
     pub fn gradients<'g>(&'g self, loss: Tensor<'g>, wrt: &[Tensor<'g>]) -> Vec<Option<Tensor<'g>>> {
+        self.gradients_from(Residuals::All, loss, wrt)
+    }
+
+    /// [`gradients`](Self::gradients), with a say in what is kept of the forward pass. The values are the same.
+    ///
+    /// # Panics
+    /// As [`gradients`](Self::gradients).
+    #[track_caller]
+    pub fn gradients_from<'g>(
+        &'g self,
+        residuals: Residuals,
+        loss: Tensor<'g>,
+        wrt: &[Tensor<'g>],
+    ) -> Vec<Option<Tensor<'g>>> {
         let shape = loss.shape();
         assert!(
             shape.rank() == 0 && shape.element_type.is_float(),
             "gradients: the loss must be a scalar of floats, not {shape}"
         );
-        self.pull_back(&[(loss, loss.like(1.0))], wrt)
+        self.pull_back(residuals, &[(loss, loss.like(1.0))], wrt)
     }
 
     /// The gradient of something with respect to each of `wrt`, for its gradients with respect to some outputs; `None` for
     /// one that no output depends on.
     pub(super) fn pull_back<'g>(
         &'g self,
+        residuals: Residuals,
         outputs: &[(Tensor<'g>, Tensor<'g>)],
         wrt: &[Tensor<'g>],
     ) -> Vec<Option<Tensor<'g>>> {
@@ -35,6 +51,7 @@ impl Graph {
         let roots = outputs.iter().map(|(output, _)| self.own(*output)).collect::<Vec<_>>();
         let (reached, reaching) = (self.reached_from(&sources), self.reaching(&roots));
         let mut gradients = Gradients::default();
+        let recomputed = Recomputed::new(residuals);
         outputs.iter().for_each(|(output, gradient)| gradients.add(output.id, *gradient));
         let last = roots.iter().copied().max().unwrap_or_default();
         for id in (0..=last).rev().filter(|id| reached[*id] && reaching[*id]) {
@@ -45,10 +62,13 @@ impl Graph {
             }
             let path = Rc::from(format!("gradient/{}", node.scope));
             self.with_path(path, || {
-                let rule = Rule { graph: self, id, node: &node, needed: &needed };
+                let rule = Rule { graph: self, id, node: &node, needed: &needed, recomputed: None };
                 let found = match &node.op {
                     Op::While { body, .. } => rule.of_loop(body, &gradients, &|id| reaching[id]),
-                    _ => gradients.get(id).map(|gradient| rule.input_gradients(gradient)),
+                    _ => gradients.get(id).map(|gradient| {
+                        let recomputed = Some((&recomputed, gradient));
+                        Rule { recomputed, ..rule }.input_gradients(gradient)
+                    }),
                 };
                 for (input, contribution) in node.inputs.iter().zip(found.unwrap_or_default()) {
                     if let Some(contribution) = contribution.filter(|_| reached[*input]) {
@@ -83,15 +103,24 @@ struct Rule<'a, 'g> {
     node: &'a Node,
     /// Which inputs lead to what is differentiated by; the others may be left out.
     needed: &'a [bool],
+    /// The values that it reads, once this gradient is there; without, all are those of the forward pass.
+    recomputed: Option<(&'a Recomputed, Tensor<'g>)>,
 }
 
 impl<'g> Rule<'_, 'g> {
     fn input(&self, index: usize) -> Tensor<'g> {
-        Tensor { graph: self.graph, id: self.node.inputs[index] }
+        self.value(self.node.inputs[index])
     }
 
     fn output(&self) -> Tensor<'g> {
-        Tensor { graph: self.graph, id: self.id }
+        self.value(self.id)
+    }
+
+    fn value(&self, id: NodeId) -> Tensor<'g> {
+        match self.recomputed {
+            Some((recomputed, gradient)) => recomputed.value(id, gradient),
+            None => Tensor { graph: self.graph, id },
+        }
     }
 
     /// The gradient of each input, for `g`, the gradient of the output.
@@ -102,6 +131,7 @@ impl<'g> Rule<'_, 'g> {
             Op::Compare(_) => vec![None, None],
             Op::BitcastConvert(_) | Op::RngBitGenerator { .. } | Op::StopGradient => vec![None],
             Op::Barrier => vec![Some(g.barrier())],
+            Op::After => vec![Some(g), None],
             Op::Unary(op) => vec![op.gradient(self.input(0), self.output(), g)],
             Op::Binary(op) => self.binary(*op, g).into(),
             // f(c, a, b) = c ? a : b;  df/da = c, df/db = !c
@@ -151,9 +181,12 @@ impl<'g> Rule<'_, 'g> {
             // f(x)_i's part j is part i of x_j, and so its gradient goes back by the same way
             Op::AllToAll { replicas } => vec![Some(g.all_to_all(*replicas))],
             Op::Derived(derived) => {
-                let arguments =
-                    (1..self.node.inputs.len()).map(|index| self.input(index)).collect::<Vec<_>>();
-                let gradients = derived.gradients(self.output(), &arguments, &self.needed[1..], g);
+                let known = |id: &NodeId| Tensor { graph: self.graph, id: *id };
+                let [y, arguments @ ..] = &self.node.inputs.iter().map(known).collect::<Vec<_>>()[..] else {
+                    unreachable!("its shape rule asks for a value")
+                };
+                let value = |tensor: Tensor<'g>| self.value(tensor.id);
+                let gradients = derived.gradients(*y, arguments, &self.needed[1..], g, &value);
                 [None].into_iter().chain(gradients).collect()
             }
             // All outputs together: see `of_loop`.
@@ -287,7 +320,8 @@ impl<'g> Rule<'_, 'g> {
             // The largest elements share the gradient equally.
             Reduction::Max => {
                 let element_type = x.shape().element_type;
-                let is_max = x.compare(Comparison::Eq, spread(self.output())).convert(element_type);
+                // Of `x` itself, which may have been computed again.
+                let is_max = x.compare(Comparison::Eq, spread(x.max(dims))).convert(element_type);
                 spread(g / is_max.sum(dims)) * is_max
             }
         }

@@ -35,6 +35,12 @@ fn ours(program: &Program<'_>) -> HloModuleProto {
 
 /// The same with the factors of products as wide as their sums, which is what XLA's builder can be asked for.
 fn widened(program: &Program<'_>) -> HloModuleProto {
+    HloModuleProto::parse_proto(&program.to_widened_hlo_proto(), true)
+        .unwrap_or_else(|error| panic!("{error}\n{}", program.to_text()))
+}
+
+/// The module for XLA's CPU compiler.
+fn for_cpu(program: &Program<'_>) -> HloModuleProto {
     HloModuleProto::parse_proto(&program.to_cpu_hlo_proto(), true)
         .unwrap_or_else(|error| panic!("{error}\n{}", program.to_text()))
 }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::graph::{Graph, NodeId, Tensor};
 use super::op::{Comparison, Op};
 use super::program::Program;
+use super::remat::Residuals;
 use super::shape_rule::{require, same};
 use crate::shape::{ElementType, Shape};
 
@@ -331,7 +332,7 @@ impl Loop {
             let stacks = given.iter().map(|i| outputs[self.carries + i]).zip(gradients.iter().copied());
             let wrt = of_carried.iter().map(|i| taken[*i]).chain(of_scanned.iter().map(|i| scanned[*i]));
             let wrt = wrt.chain(of_invariant.iter().map(|i| trip.invariant[*i])).collect::<Vec<_>>();
-            let found = graph.pull_back(&left.chain(stacks).collect::<Vec<_>>(), &wrt);
+            let found = graph.pull_back(Residuals::All, &left.chain(stacks).collect::<Vec<_>>(), &wrt);
             let found = found
                 .into_iter()
                 .zip(&wrt)

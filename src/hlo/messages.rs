@@ -22,7 +22,7 @@ pub(super) fn write_attributes(
         Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => {}
         Op::DynamicUpdateSlice | Op::While { .. } => {}
         // No replica groups: all replicas are one group.
-        Op::AllReduce | Op::StopGradient | Op::Barrier | Op::Derived(_) => {}
+        Op::AllReduce | Op::StopGradient | Op::Barrier | Op::After | Op::Derived(_) => {}
         Op::AllGather { .. } | Op::ReduceScatter { .. } => instruction.dimensions = vec![0],
         Op::Constant(scalar) => instruction.literal = Some(literal(*scalar)),
         Op::Iota { dim, .. } | Op::Concatenate { dim } => instruction.dimensions = vec![*dim as i64],

@@ -114,6 +114,8 @@ pub enum Op {
     StopGradient,
     /// Its input, which is not computed again where it is used. Emitted for the CPU's compiler alone.
     Barrier,
+    /// The first of two inputs, once the second is there, and another value to the compiler.
+    After,
     /// `derived(value, arguments...)`: its first input, which is that function of the others; the gradient flows to those by
     /// the function's own rule. Not emitted.
     Derived(Derived),
@@ -280,7 +282,7 @@ impl Op {
             Op::AllToAll { .. } => "all-to-all",
             Op::While { .. } => "while",
             Op::StopGradient => "stop-gradient",
-            Op::Barrier => "opt-barrier",
+            Op::Barrier | Op::After => "opt-barrier",
             Op::Derived(_) => "derived",
         }
     }

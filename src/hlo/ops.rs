@@ -315,6 +315,12 @@ impl<'g> Tensor<'g> {
     pub fn barrier(self) -> Tensor<'g> {
         self.graph.insert(Op::Barrier, &[self])
     }
+
+    /// The same value, not before `other` is there: to the compiler it is another one, so that what is computed from it is
+    /// computed again.
+    pub fn after(self, other: Tensor<'g>) -> Tensor<'g> {
+        self.graph.insert(Op::After, &[self, other])
+    }
 }
 
 /// The start of what lies at `index` of the first of `rank` dimensions.

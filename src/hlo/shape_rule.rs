@@ -100,6 +100,7 @@ impl Op {
             Op::AllToAll { replicas } => all_to_all(*replicas, inputs),
             Op::While { body, output } => body.shape(*output, inputs),
             Op::StopGradient | Op::Barrier => arity(inputs).map(|[a]| (*a).clone()),
+            Op::After => arity(inputs).map(|[a, _]| (*a).clone()),
             Op::Derived(derived) => {
                 let (value, arguments) = inputs.split_first().ok_or("takes a value, given nothing")?;
                 require(arguments.len() == derived.arguments(), || {

@@ -205,6 +205,15 @@ fn instruction(graph: &Graph, name: &str, node: &Node, inputs: &[String]) -> Str
                  {name} = {shape} get-tuple-element({name}.generator), index=1"
             );
         }
+        Op::After => {
+            let shapes = node.inputs.iter().map(|input| graph.node(*input).shape.to_string());
+            let both = shapes.collect::<Vec<_>>().join(", ");
+            return format!(
+                "{name}.both = ({both}) tuple({operands})\n  \
+                 {name}.barrier = ({both}) opt-barrier({name}.both)\n  \
+                 {name} = {shape} get-tuple-element({name}.barrier), index=0"
+            );
+        }
         _ => {}
     }
     let mut text = format!("{name} = {shape} {}({operands}){}", node.op.name(), attributes(graph, node));
@@ -220,7 +229,9 @@ fn attributes(graph: &Graph, node: &Node) -> String {
             String::new()
         }
         Op::Select | Op::Convert(_) | Op::BitcastConvert(_) | Op::Reshape { .. } => String::new(),
-        Op::RngBitGenerator { .. } | Op::StopGradient | Op::Barrier | Op::Derived(_) => String::new(),
+        Op::RngBitGenerator { .. } | Op::StopGradient | Op::Barrier | Op::After | Op::Derived(_) => {
+            String::new()
+        }
         Op::DynamicUpdateSlice | Op::While { .. } => String::new(),
         Op::AllReduce => ", replica_groups={}".into(),
         Op::AllGather { .. } | Op::ReduceScatter { .. } => ", replica_groups={}, dimensions={0}".into(),

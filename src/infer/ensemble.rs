@@ -87,13 +87,9 @@ impl Ensemble {
     /// If they are not as many as there are models.
     pub fn probabilities_of(&self, tokens: &[Tokens]) -> Result<Vec<f32>> {
         assert_eq!(tokens.len(), self.members.len(), "each model has tokens of its own");
-        let mut mean = vec![];
-        for (member, tokens) in self.members.iter().zip(tokens) {
-            let probabilities = member.labelled(&member.predictor.probabilities_of(tokens)?);
-            mean.resize(probabilities.len(), 0.0);
-            mean.iter_mut().zip(probabilities).for_each(|(mean, p)| *mean += member.share * f64::from(p));
-        }
-        Ok(mean.into_iter().map(|p| p as f32).collect())
+        weighted(self.members.iter().zip(tokens).map(|(member, tokens)| {
+            Ok((member.share, member.labelled(&member.predictor.probabilities_of(tokens)?)))
+        }))
     }
 
     /// Loss and probabilities of `texts`, whose labels are `classes` of [`labels`](Self::labels).
@@ -134,7 +130,23 @@ impl Tokenizers<'_> {
 impl Member {
     /// Of its `probabilities` `[rows, num_classes]`, those of the ensemble's labels, in their order.
     fn labelled(&self, probabilities: &[f32]) -> Vec<f32> {
-        let rows = probabilities.chunks(self.predictor.model().head.num_classes());
-        rows.flat_map(|row| self.classes.iter().map(|class| row[*class as usize])).collect()
+        labelled(probabilities, self.predictor.model().head.num_classes(), &self.classes)
     }
+}
+
+/// Of `probabilities` `[rows, num_classes]`, those of `classes`, in their order.
+pub(super) fn labelled(probabilities: &[f32], num_classes: usize, classes: &[u32]) -> Vec<f32> {
+    let rows = probabilities.chunks(num_classes);
+    rows.flat_map(|row| classes.iter().map(|class| row[*class as usize])).collect()
+}
+
+/// The mean of what models answer, each with its share.
+pub(super) fn weighted(answers: impl Iterator<Item = Result<(f64, Vec<f32>)>>) -> Result<Vec<f32>> {
+    let mut mean: Vec<f64> = vec![];
+    for answer in answers {
+        let (share, probabilities) = answer?;
+        mean.resize(probabilities.len(), 0.0);
+        mean.iter_mut().zip(probabilities).for_each(|(mean, p)| *mean += share * f64::from(p));
+    }
+    Ok(mean.into_iter().map(|p| p as f32).collect())
 }

@@ -4,12 +4,14 @@ mod encoder;
 mod ensemble;
 mod lengths;
 mod predictor;
+mod prepared;
 mod programs;
 mod upload;
 
 pub use encoder::Encoder;
 pub use ensemble::{Ensemble, Scores, Tokenizers};
 pub use predictor::Predictor;
+pub use prepared::{Prepared, Prompt};
 pub use programs::{EncodeProgram, EvalProgram, Evaluation, PredictProgram};
 pub use upload::{MeetInput, upload_batch, upload_weights};
 
@@ -34,6 +36,11 @@ pub enum Error {
     Data(#[from] DataError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
+}
+
+/// Whether a model's answers are numbers.
+fn check(probabilities: &[f32]) -> Result<()> {
+    if probabilities.iter().all(|p| p.is_finite()) { Ok(()) } else { Err(Error::NotNumbers) }
 }
 
 impl Error {

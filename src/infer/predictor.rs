@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::lengths::Lengths;
 use super::programs::{EvalProgram, Evaluation, PredictProgram};
 use super::upload::upload_weights;
-use super::{Error, Result};
+use super::{Error, Result, check};
 use crate::data::{Dataset, LabelMap, Order, Padding, Tokenizer, Tokens};
 use crate::exec::{Fingerprint, Replicas, State, hash_files};
 use crate::hlo::Graph;
@@ -168,8 +168,4 @@ impl Predictor {
         lengths.dedup();
         lengths
     }
-}
-
-fn check(probabilities: &[f32]) -> Result<()> {
-    if probabilities.iter().all(|p| p.is_finite()) { Ok(()) } else { Err(Error::NotNumbers) }
 }

@@ -185,7 +185,7 @@ struct Runner {
 }
 
 /// Builds a step for texts of a length.
-type StepOfLength = Box<dyn for<'g> Fn(&'g Graph, usize) -> Step<'g>>;
+type StepOfLength = Box<dyn for<'g> Fn(&'g Graph, usize) -> Step<'g> + Send + Sync>;
 
 impl Runner {
     fn new(batch_size: usize, step: StepOfLength) -> Self {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::error::{Error, Result};
 use super::platform::{Backend, Build, Member, Wheel};
 use super::plugin::Plugin;
-use crate::storage::sha256;
+use crate::storage::{file_name, sha256};
 
 /// Where a plugin lies, and whether it was there before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -307,10 +307,6 @@ fn set_mode(file: &File, mode: Option<u32>) -> io::Result<()> {
 #[cfg(not(unix))]
 fn set_mode(_: &File, _: Option<u32>) -> io::Result<()> {
     Ok(())
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

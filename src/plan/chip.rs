@@ -7,6 +7,9 @@ use crate::step::Precision;
 
 const GIB: u64 = 1 << 30;
 
+/// Elements of a row of a TPU's tile.
+pub const LANES: usize = 128;
+
 /// A chip's published figures, each for one *device*, which is what a replica runs on. Vendors print capacities in
 /// powers of two, whichever unit they write.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -10,7 +10,7 @@ pub mod target;
 pub mod text;
 mod traffic;
 
-pub use chip::{Bound, Chip, Roofline, Slice, TOPOLOGIES};
+pub use chip::{Bound, Chip, LANES, Roofline, Slice, TOPOLOGIES};
 pub use gpu_target::GpuTarget;
 pub use module::{Analysis, Collective, Fusions, Group, Instruction, LibraryCall, ModuleError};
 pub use step::{MOST_ROWS, Memory, StepPlan, largest_batch};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
 use super::{ReportError, Result, one_line};
 
@@ -120,12 +121,13 @@ fn average(scores: &[ClassScore], weight: impl Fn(&ClassScore) -> f64) -> Averag
 impl fmt::Display for Classification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let labels = self.per_class.iter().map(|score| one_line(&score.label)).collect::<Vec<_>>();
-        let lengths = labels.iter().map(|label| label.chars().count());
+        let lengths = labels.iter().map(|label| label.width());
         let width = lengths.chain(["weighted avg".len()]).max().unwrap_or(0);
 
         writeln!(f, "{:width$}  precision  recall  f1-score  support\n", "label")?;
         for (label, ClassScore { precision, recall, f1, support, .. }) in labels.iter().zip(&self.per_class) {
-            writeln!(f, "{label:>width$}  {precision:9.4}  {recall:6.4}  {f1:8.4}  {support:7}")?;
+            let label = right(label, width);
+            writeln!(f, "{label}  {precision:9.4}  {recall:6.4}  {f1:8.4}  {support:7}")?;
         }
         writeln!(f, "\n{:>width$}  {:27.4}  {:7}", "accuracy", self.accuracy, self.rows)?;
         let averages = [("macro avg", self.macro_average), ("weighted avg", self.weighted_average)];
@@ -142,6 +144,11 @@ impl fmt::Display for Classification {
     }
 }
 
+/// `text` at the right of so many columns of a terminal, of which some characters take two.
+fn right(text: &str, columns: usize) -> String {
+    format!("{}{text}", " ".repeat(columns.saturating_sub(text.width())))
+}
+
 /// A column of `labels` and a row of them; the column is so wide.
 fn write_confusion(
     f: &mut fmt::Formatter<'_>,
@@ -150,15 +157,15 @@ fn write_confusion(
     confusion: &[Vec<u64>],
 ) -> fmt::Result {
     let counts = confusion.iter().flatten().map(|count| count.to_string().len());
-    let cell = labels.iter().map(|label| label.chars().count()).chain(counts).max().unwrap_or(0) + 2;
+    let cell = labels.iter().map(|label| label.width()).chain(counts).max().unwrap_or(0) + 2;
 
     writeln!(f, "\n{:width$}  predicted", "confusion")?;
     write!(f, "{:>width$}", "true")?;
     for label in labels {
-        write!(f, "{label:>cell$}")?;
+        f.write_str(&right(label, cell))?;
     }
     for (label, row) in labels.iter().zip(confusion) {
-        write!(f, "\n{label:>width$}")?;
+        write!(f, "\n{}", right(label, width))?;
         for count in row {
             write!(f, "{count:>cell$}")?;
         }
@@ -229,6 +236,15 @@ mod tests {
         let printed = report.to_string();
         assert_eq!(printed.lines().filter(|line| line.contains(r"two\nlines 1  ")).count(), 3, "{printed}");
         assert!(!printed.contains("two\n"), "{printed}");
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let name = |class: u32| ["負面的", "negative"][class as usize].to_owned();
+        let printed = Classification::new(&[0, 1], &[0, 1], 0.0, name).unwrap().to_string();
+        let lines =
+            ["      負面的     1.0000", "    negative     1.0000", "        true    負面的  negative"];
+        assert!(lines.iter().all(|line| printed.contains(&format!("\n{line}"))), "{printed}");
     }
 
     #[test]

@@ -27,8 +27,11 @@ pub use ensemble::{Ensemble, is_ensemble};
 pub use names::{attempt, started};
 pub use predictions::{DevPredictions, Submission, WrongRows, write_submission};
 pub use progress::{Best, Difference, Progress, Terms, Within, differences, flatten};
-pub use reader::{Run, model_files, model_folder, read_json, read_probabilities, settings};
-pub use runs::Runs;
+pub use reader::{
+    Run, checkpoint_name, model_files, model_folder, read_card, read_json, read_probabilities, read_told,
+    settings,
+};
+pub use runs::{Runs, state};
 pub use snapshot::{Description, Snapshot, Tensor};
 pub use steps::StepLog;
 pub use tensorboard::TensorBoard;

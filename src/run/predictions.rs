@@ -112,19 +112,32 @@ pub struct Submission<'a> {
     has_header: bool,
 }
 
-impl Submission<'_> {
-    /// Adds rows: the id of each and the label of its class, among `labels`; if they are given, its `probabilities` of the
-    /// labels, `[rows, labels]`.
+impl<'a> Submission<'a> {
+    /// One that begins.
+    pub fn new(writer: &'a mut dyn Write) -> Self {
+        Self { writer, has_header: false }
+    }
+
+    /// One that goes on after its header.
+    pub fn rest(writer: &'a mut dyn Write) -> Self {
+        Self { writer, has_header: true }
+    }
+
+    /// Adds rows: the id of each and the label of its class, among `labels`; if they are given, its text, and its
+    /// `probabilities` of the labels, `[rows, labels]`.
     pub fn add(
         &mut self,
         ids: &[String],
+        texts: Option<&[String]>,
         labels: &LabelMap,
         answers: &[u32],
         probabilities: Option<&[f32]>,
     ) -> io::Result<()> {
         let names = answers.iter().map(|class| labels.name_of(*class)).collect::<Vec<_>>();
         let names = names.iter().map(AsRef::as_ref).collect::<Vec<&str>>();
-        let mut columns = vec![Column::new("ID".into(), ids), Column::new("label".into(), names)];
+        let mut columns = vec![Column::new("ID".into(), ids)];
+        columns.extend(texts.map(|texts| Column::new("text".into(), texts)));
+        columns.push(Column::new("label".into(), names));
         if let Some(probabilities) = probabilities {
             columns.extend(probability_columns(labels, labels.classes(), probabilities));
         }
@@ -150,9 +163,7 @@ pub fn write_submission<E: From<FileError>>(
             Self::Disk(error)
         }
     }
-    let written = write_atomic(path, |file| {
-        fill(&mut Submission { writer: file, has_header: false }).map_err(Failure::Caller)
-    });
+    let written = write_atomic(path, |file| fill(&mut Submission::new(file)).map_err(Failure::Caller));
     written.map_err(|failure| match failure {
         Failure::Disk(error) => FileError::new("can't write", path)(error).into(),
         Failure::Caller(error) => error,

@@ -144,6 +144,8 @@ pub fn model_files(model: &str, revision: Option<&str>, weights: bool, hub: &Hub
 pub struct Run {
     /// Its folder.
     pub path: PathBuf,
+    /// The name of the checkpoint that it was opened at, if it has any.
+    pub checkpoint: Option<String>,
     pub model: ClassifierConfig,
     pub labels: LabelMap,
     /// The one that the model was trained with.
@@ -160,7 +162,13 @@ impl Run {
     /// A folder that is not a run's, or whose files don't fit together.
     pub fn open(root: &Path) -> Result<Self> {
         check_is_there(root)?;
+        let before = checkpoint_name(root)?;
         let files = model_files(&root.to_string_lossy(), None, true, &Hub::from_env()?)?;
+        let checkpoint = match checkpoint_name(root)? {
+            same if same == before => same,
+            // A run that goes on has put a newer one in its place.
+            _ => return Self::open(root),
+        };
         let error = |message: String| Error::Input { path: files.config.clone(), message };
         let bert = BertConfig::read(&files.config)?;
         let config = read_json(&files.config)?;
@@ -168,7 +176,7 @@ impl Run {
         let weights = open_weights(&files, &model)?;
         InitialValues::Trained(&weights).check(&model.weights())?;
         let tokenizer = open_tokenizer::<Error>(&files, &model.bert, model.max_length)?;
-        Ok(Self { path: root.to_owned(), model, labels, tokenizer, config, weights })
+        Ok(Self { path: root.to_owned(), checkpoint, model, labels, tokenizer, config, weights })
     }
 
     /// A `config.json` that says of the model what transformers understands.
@@ -220,6 +228,37 @@ pub fn read_probabilities(root: &Path) -> Result<Vec<(usize, Vec<f64>)>> {
         folder.read(DEV_PREDICTIONS)?.ok_or_else(|| error("there is no such file".to_owned()))
     };
     predictions::parse(with_checkpoint(&Folder::new(root), read)?).map_err(error)
+}
+
+/// Files of the run in `root` that tell of its training, up to the epoch whose model counts; `None` where there is none of a name.
+///
+/// # Errors
+/// A run that can't be read.
+pub fn read_told<const N: usize>(root: &Path, names: [&str; N]) -> Result<[Option<Vec<u8>>; N]> {
+    with_checkpoint(&Folder::new(root), |folder, _| {
+        let mut told = names.map(|_| None);
+        for (told, name) in told.iter_mut().zip(names) {
+            *told = folder.read(name)?;
+        }
+        Ok(told)
+    })
+}
+
+/// The name of the checkpoint that the run in `root` answers with now; `None` for a run without any.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn checkpoint_name(root: &Path) -> Result<Option<String>> {
+    let pointer = Pointer::read(&Folder::new(root))?;
+    Ok(pointer.and_then(|pointer| Some(name(&pointer.checkpoint?)?.to_owned())))
+}
+
+/// The card of the run in `root`, which people may have written anew. `None` where there is none.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn read_card(root: &Path) -> Result<Option<Vec<u8>>> {
+    Ok(Folder::new(root).read(CARD)?)
 }
 
 /// Reads a JSON file.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::ensemble::{EnsembleFile, is_inside};
-use super::layout::{CHECKPOINTS, ENSEMBLE, WRITTEN};
+use super::layout::{CHECKPOINTS, ENSEMBLE, RUN, WRITTEN};
 use super::reader::check_is_there;
 use super::{Error, Result, Run};
 use crate::data::LabelMap;
@@ -76,6 +76,19 @@ impl Runs {
     fn first(&self) -> &Run {
         &self.members[0].0
     }
+}
+
+/// What tells the state of the runs that a folder stands for from those before and after it: their folders, each with the
+/// bytes of what names its checkpoint.
+///
+/// # Errors
+/// A folder that is no run's, or that can't be read.
+pub fn state(root: &Path) -> Result<Vec<(PathBuf, Option<Vec<u8>>)>> {
+    let of_member = |path: PathBuf| {
+        let pointer = Folder::new(&path).read(RUN)?;
+        Ok((path, pointer))
+    };
+    members_of(root)?.into_iter().map(of_member).collect()
 }
 
 /// The runs that a folder stands for: the members that its `ensemble.json` lists, or itself.

@@ -3,7 +3,7 @@
 use super::StepConfig;
 use super::forward::{Examples, Loss, Targets, Texts};
 use super::held::{Given, Held, Replicas, pass};
-use crate::hlo::{Function, Scan, Tensor};
+use crate::hlo::{Function, Residuals, Scan, Tensor};
 use crate::model::Classifier;
 use crate::nn::{Mode, Randomness};
 use crate::shape::{ElementType, Shape};
@@ -14,6 +14,7 @@ pub(super) struct Forward<'g> {
     mean: Tensor<'g>,
     /// `f32[]` each: of losses, and of correct answers.
     pub sums: [Tensor<'g>; 2],
+    residuals: Residuals,
 }
 
 impl<'g> Forward<'g> {
@@ -31,7 +32,8 @@ impl<'g> Forward<'g> {
         let scores = examples.texts.scores(model, &mode);
         examples.labels.graph().scope("loss", || {
             let loss = Loss::new(scores, examples, targets);
-            Self { mean: loss.sum / total(), sums: [loss.sum, loss.correct] }
+            let residuals = config.execution.residuals;
+            Self { mean: loss.sum / total(), sums: [loss.sum, loss.correct], residuals }
         })
     }
 
@@ -40,7 +42,7 @@ impl<'g> Forward<'g> {
         let trained = pick(given, is_trained);
         let read = trained.iter().map(|given| given.read).collect::<Vec<_>>();
         let graph = self.mean.graph();
-        let gradients = graph.gradients(self.mean, &read);
+        let gradients = graph.gradients_from(self.residuals, self.mean, &read);
         let own =
             trained.iter().zip(gradients).map(|(given, gradient)| gradient.map(|all| given.own_part(all)));
         let mut own = graph.scope("adam/exchange", || own.collect::<Vec<_>>()).into_iter();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::hlo::Residuals;
 use crate::nn::DropoutBits;
 use crate::shape::ElementType;
 
@@ -16,6 +17,8 @@ pub struct Execution {
     /// In which the replicas' gradients of matrices travel.
     pub gradient_precision: Precision,
     pub dropout_bits: DropoutBits,
+    /// What training keeps of its forward pass for the backward pass.
+    pub residuals: Residuals,
 }
 
 /// Everything in `f32`, on every replica: the recipe's.
@@ -26,6 +29,7 @@ impl Default for Execution {
             sharded: false,
             gradient_precision: Precision::F32,
             dropout_bits: DropoutBits::default(),
+            residuals: Residuals::All,
         }
     }
 }
@@ -74,6 +78,7 @@ pub struct ExecutionOptions {
     pub mirrored: bool,
     pub gradient_precision: Option<Precision>,
     pub dropout_bits: DropoutBits,
+    pub residuals: Residuals,
 }
 
 impl ExecutionOptions {
@@ -86,6 +91,7 @@ impl ExecutionOptions {
             sharded: !self.mirrored && replicas.is_multiple_of(2),
             gradient_precision: self.gradient_precision.unwrap_or(precision),
             dropout_bits: self.dropout_bits,
+            residuals: self.residuals,
         }
     }
 }

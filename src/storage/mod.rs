@@ -52,6 +52,11 @@ impl FileError {
     }
 }
 
+/// The last part of a path.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
 /// Whether a network, a server or a disk has failed, so that nothing that was given is at fault.
 pub fn is_outage(error: &io::Error) -> bool {
     use io::ErrorKind::{NotConnected, Other, StorageFull, TimedOut};

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::cadence::Cadence;
 use super::recipe::{ClassWeights, Recipe, Warmup};
 use super::{EpochMetrics, StepMetrics, TrainOptions};
-use crate::data::{Buckets, Dataset, Table, Tokenizer, Tokens};
+use crate::data::{Buckets, DataError, Dataset, Order, Padding, Table, Tokenizer, Tokens};
 use crate::exec::Replicas;
 use crate::hlo::Graph;
 use crate::model::ClassifierConfig;
@@ -182,6 +182,25 @@ impl Job {
             Some(options) => options.resolve(lengths, tokens.max_length()),
             None => Buckets::one(tokens.max_length()),
         }
+    }
+
+    /// What an epoch on `train` computes.
+    pub(super) fn padding(&self, train: &Dataset<'_>) -> Padding {
+        let rows = self.recipe.examples_per_step();
+        let lengths = train.batches(rows, Order::Sequential).lengths().collect::<Vec<_>>();
+        Padding::of(train.lengths().sum(), &lengths, [rows, self.source.model.max_length])
+    }
+
+    /// In words, the lengths of its batches and what they save, of which it is known once the table is tokenized.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn describe_buckets(&self) -> Result<String, DataError> {
+        let tokens = self.source.tokenizer.encode(&self.source.table.texts)?;
+        let [train, _] = self.datasets(&tokens);
+        let lengths = self.batch_lengths(&tokens).iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let saved = self.padding(&train).saved().unwrap_or_else(|| "nothing is saved".to_owned());
+        Ok(format!("Batches of {lengths} tokens: {saved}"))
     }
 
     /// Those that they have, from the shortest on.

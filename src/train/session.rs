@@ -18,7 +18,7 @@ use super::stop::Stop;
 use super::terms::{Fed, older_data, terms};
 use super::trainer::Trainer;
 use super::{Error, Result};
-use crate::data::{Dataset, Order, Padding, Tokens};
+use crate::data::Tokens;
 use crate::exec::{Fingerprint, Replicas};
 use crate::hlo::Graph;
 use crate::infer::Predictor;
@@ -164,7 +164,7 @@ impl Session {
             _ => None,
         };
         let [train, _] = &job.datasets(&tokens);
-        if let Some(saved) = padding(train, &job).saved() {
+        if let Some(saved) = job.padding(train).saved() {
             observer.note(&format!("Batches of {buckets} tokens, a program each: in an epoch, {saved}"));
         }
         let trainer = trainer(&job, shared, saved)?;
@@ -273,13 +273,6 @@ fn agree(job: &Job, fed: &Fed, replicas: &Replicas, save: &impl Debug) -> Result
             Fingerprint::weights(fed.weights.clone()),
         ])
     })
-}
-
-/// What an epoch computes.
-fn padding(train: &Dataset<'_>, job: &Job) -> Padding {
-    let rows = job.recipe.examples_per_step();
-    let lengths = train.batches(rows, Order::Sequential).lengths().collect::<Vec<_>>();
-    Padding::of(train.lengths().sum(), &lengths, [rows, job.source.model.max_length])
 }
 
 /// Where training goes on, and what is different from then on.

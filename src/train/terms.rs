@@ -100,8 +100,9 @@ pub(super) fn terms(
     ];
     let free = free.into_iter().chain(precisions.map(|(name, value)| (name, json!(value.to_string()))));
     // Rounding is other then.
+    let remat = recipe.execution.residuals.name().map(|name| ("remat", json!(name)));
     let mirrored = (recipe.execution.mirrored && replicas.count() > 1).then_some(("mirrored", json!(true)));
-    let free = free.chain(runtime).chain(mirrored);
+    let free = free.chain(runtime).chain(mirrored).chain(remat);
     Terms { fixed, free: free.map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 

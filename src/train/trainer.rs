@@ -1,4 +1,4 @@
-//! The training loop: the state on the devices, one execution per step, and the metrics read one step late.
+//! The training loop: the state on the devices, one execution per step, and the metrics read one step late, but on a CPU.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::exec::{Inputs, Replicas, State};
 use crate::infer::{Evaluation, MeetInput, upload_batch};
 use crate::model::ClassifierConfig;
 use crate::nn::Weight;
+use crate::pjrt::Backend;
 use crate::run::Tensor;
 use crate::step::{Execution, InputId, LeafId, Moment, StepConfig, Training};
 
@@ -150,10 +151,18 @@ impl Trainer {
             progress(&step, metrics);
             Ok::<_, Error>(asking)
         };
-        // The next step is queued before the last one's metrics are read, so that the device never waits.
+        // The next step is queued before the last one's metrics are read, so that the device never waits. Not on a CPU, where
+        // memory for its temporaries might be taken before the last one's was given back, and a step takes longer than that saves.
+        let queues = self.replicas().backend() != Backend::Cpu;
         let mut ahead: Option<PendingStep> = None;
         let (mut pause, mut meeting) = (Pause::EpochEnds, false);
         for batch in data.batches(self.programs.examples_per_step(), order).skip(done) {
+            if let Some(last) = ahead.take_if(|_| !queues) {
+                meeting |= finish(last, None)?;
+                if meeting {
+                    break;
+                }
+            }
             let asks = asks();
             if asks && !self.replicas().is_shared() {
                 meeting = true;

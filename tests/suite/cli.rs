@@ -115,6 +115,11 @@ fn a_dry_run_counts_the_parameters_and_writes_nothing() {
     );
     let stdout = text(stdout);
     assert!(status.success() && stdout.contains(&format!("Total params: {total}\n")), "{stdout}");
+    let arguments = ["--dry-run", "--mask", "--buckets", "8,16"];
+    let Output { status, stderr, .. } = train(&output, &arguments).output().unwrap();
+    let stderr = text(stderr);
+    assert!(status.success() && stderr.contains("Batches of 8, 16, 24 tokens: "), "{stderr}");
+    assert!(stderr.contains(" % fewer than at full length"), "{stderr}");
     assert!(!output.exists());
 }
 

@@ -291,8 +291,9 @@ fn told<V: AsRef<str>>(folder: &str, variables: &[(&'static str, V)]) -> String 
 #[test]
 fn a_pod_waits_for_its_metadata_server() {
     let server = Gcs::start();
-    // Free, so that connections are refused until somebody listens.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Connections are refused until somebody listens. Of an address and below the ports that are given out, so that no other
+    // test's server listens there meanwhile.
+    let address = "127.0.12.1:8980";
     thread::spawn(move || {
         thread::sleep(Duration::from_secs(12));
         for stream in TcpListener::bind(address).unwrap().incoming() {
@@ -305,11 +306,10 @@ fn a_pod_waits_for_its_metadata_server() {
             let _ = write!(stream, "{head} {}\r\n\r\n{body}", body.len());
         }
     });
-    let address = address.to_string();
     let variables = [
         ("GOOGLE_BASE_URL", &*server.url),
-        ("GCE_METADATA_HOST", &address),
-        ("GCE_METADATA_IP", &address),
+        ("GCE_METADATA_HOST", address),
+        ("GCE_METADATA_IP", address),
         ("HOME", "/nonexistent"),
         ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
     ];
@@ -373,7 +373,7 @@ fn what_is_missing_is_told_in_a_line_that_says_what_to_do() {
     assert_eq!(
         said,
         format!(
-            "can't write to gs://runs/run: there are no credentials for Google Cloud, and nothing that gives any answered: {login}"
+            "can't write to gs://runs/run: there are no credentials for Google Cloud, or Google was not reached: {login}"
         )
     );
     let broken = [("GOOGLE_APPLICATION_CREDENTIALS", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))];

@@ -1,7 +1,7 @@
 //! Every primitive of the graph, run through XLA against ndarray.
 
-use crate::common::graph::{Checks, HostArray, dot_reference, uniform, uniform_f32};
-use bert_xla::hlo::{Comparison, DotDimensions, Graph, Op, Tensor};
+use crate::common::graph::{Checks, Compiled, HostArray, dot_reference, uniform, uniform_f32};
+use bert_xla::hlo::{Comparison, DotDimensions, Graph, Op, Program, Tensor};
 use bert_xla::shape::{ElementType, Shape};
 use half::bf16;
 use ndarray::{Array, Array1, Array2, ArrayD, Axis, Slice, array, concatenate, s};
@@ -405,4 +405,27 @@ fn stop_gradient_is_its_input() {
     checks.equal("value", x.stop_gradient().stop_gradient(), &base);
     checks.equal("by hand", graph.apply(Op::StopGradient, &[x * 2.0]).unwrap(), &(&base * 2.0));
     checks.run();
+}
+
+/// The CPU's own form of a product of a few rows and a weight, against the definition.
+#[test]
+fn products_of_few_rows_are_those_of_many() {
+    for (outer, outputs) in [(&[1][..], 128), (&[2, 3], 200), (&[3, 1, 2], 128), (&[600], 128), (&[], 128)] {
+        let graph = Graph::new();
+        let rows = uniform_f32(1, &[outer, &[160]].concat(), -1.0, 1.0);
+        let weight = uniform_f32(2, &[outputs, 160], -1.0, 1.0);
+        let [x, w] = [&rows, &weight].map(|value| HostArray::from(&**value));
+        let (x_in, w_in) = (graph.parameter("x", x.shape.clone()), graph.parameter("w", w.shape.clone()));
+        let product = x_in.linear(w_in);
+        let program = Program::new("product", vec![x_in, w_in], vec![product]);
+        let found = Compiled::for_cpu(&program, 1).run(&[x, w])[0].to_f64();
+        let last = outer.len();
+        let dims =
+            DotDimensions { lhs_contracting: vec![last], rhs_contracting: vec![1], ..Default::default() };
+        let [rows, weight] = [rows, weight].map(|values| values.mapv(f64::from));
+        let expected = dot_reference(&rows, &weight, &dims);
+        assert_eq!(found.shape(), expected.shape());
+        let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(far < 1e-4, "{outer:?}: {far}");
+    }
 }

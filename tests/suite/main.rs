@@ -49,6 +49,7 @@ mod pjrt_table;
 mod plan;
 mod plugins;
 mod rehearsals;
+mod remat;
 mod replaced_members;
 mod replicas;
 mod resume;
@@ -57,6 +58,10 @@ mod resume_folders;
 mod resume_signals;
 mod resume_slices;
 mod runs;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "serve")]
+mod serve_ends;
 mod session;
 mod sharded;
 mod slices;

@@ -12,7 +12,7 @@ use bert_xla::nn::Weight;
 use bert_xla::pjrt::Backend;
 use bert_xla::pjrt::install::is_installed;
 use bert_xla::step::{StepConfig, train_step};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::common::cli::{asset, command, fails, text, works};
 use crate::common::empty_folder;
@@ -326,6 +326,11 @@ fn targets_are_compared_side_by_side() {
     assert!(fs::read(chart).unwrap().starts_with(b"\x89PNG"));
     let alone = plan(&["--topology", "v3-8", "--step", "train"]);
     assert_eq!(alone["steps"][0]["step_seconds"].as_f64().unwrap(), seconds[0]);
+    for found in [&compared, &alone] {
+        assert_eq!((&found["model"], &found["max_length"]), (&json!("tiny"), &json!(24)), "{found}");
+    }
+    // A row of 24 in a tile of 128.
+    assert_eq!(alone["tiles_in_use"], 0.1875);
     let text = works(&[&["plan", "--size", "tiny"], &targets[..]].concat());
     assert!(text.contains("~ ") && text.contains(">= ") && text.contains("h100"), "{text}");
 }

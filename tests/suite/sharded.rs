@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bert_xla::data::Dataset;
-use bert_xla::hlo::Graph;
+use bert_xla::hlo::{Graph, Residuals};
 use bert_xla::model::{ClassifierConfig, HeadConfig, Size};
 use bert_xla::nn::DropoutBits;
 use bert_xla::run::Tensor;
@@ -21,6 +21,7 @@ const SHARDED: Execution = Execution {
     sharded: true,
     gradient_precision: Precision::F32,
     dropout_bits: DropoutBits::Sixteen,
+    residuals: Residuals::All,
 };
 
 /// A trainer of the tiny model without dropout, for batches of 8.

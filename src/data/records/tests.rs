@@ -57,3 +57,34 @@ fn chunks_dont_matter_to_json() {
         assert_eq!(read(chunk), (records.clone(), summary.clone()), "{chunk}");
     }
 }
+
+#[test]
+fn a_pass_ends_when_it_is_not_to_go_on() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    // Its first row makes all of it unusable: none is given, and still it is asked.
+    let file = "id,text\n1\n".to_owned() + &"2,x\n".repeat(1000);
+    let (source, path) = (Box::new(Cursor::new(file)), Path::new("rows.csv"));
+    let limits = Limits { chunk: 100, row: 100 };
+    let records =
+        Records::of_stream(path, source, &TableOptions::default(), Purpose::Predict, limits).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let mut records = records.while_so(move |_| count.fetch_add(1, Ordering::Relaxed) < 5);
+    assert!(matches!(records.next(), Some(Err(DataError::Stopped { .. }))));
+    assert!(records.next().is_none());
+    assert_eq!(asked.load(Ordering::Relaxed), 6);
+}
+
+#[test]
+fn an_object_of_very_many_members_is_no_row() {
+    let many = |count: usize| format!("{{\"text\":\"x\"{}}}\n", ",\"\":0".repeat(count));
+    let file = many(100) + &many(1 << 14);
+    let (source, path) = (Box::new(Cursor::new(file)), Path::new("rows.jsonl"));
+    let options = TableOptions { skip_bad_rows: true, ..TableOptions::default() };
+    let mut records =
+        Records::of_stream(path, source, &options, Purpose::Predict, Limits::default()).unwrap();
+    assert_eq!(records.by_ref().count(), 1);
+    assert_eq!(records.summary().skipped, 1);
+}

@@ -89,7 +89,7 @@ impl Builder {
             }
             Op::AllReduce => inputs[0].all_reduce(&reducer(Reduction::Sum, &inputs[0])?),
             Op::While { body, output } => return Ok(while_loop(self, body, &[*output], inputs)?.remove(0)),
-            Op::StopGradient | Op::Barrier | Op::Derived(_) => Ok(inputs[0].clone()),
+            Op::StopGradient | Op::Barrier | Op::After | Op::Derived(_) => Ok(inputs[0].clone()),
         };
         Ok(built?)
     }

@@ -9,7 +9,7 @@ use xla::{HloModuleProto, XlaComputation};
 use super::bench::Bench;
 use super::builder::{Builder, Refusal};
 use super::values::{Array, INTEGERS, TYPES};
-use super::{CLIENT, ours, parsed, run, same_module, same_results};
+use super::{CLIENT, for_cpu, ours, parsed, run, same_module, same_results};
 use crate::hlo::program::Program;
 use crate::hlo::{Binary, Graph, Op};
 use crate::proto;
@@ -230,4 +230,25 @@ fn of_several_replicas() {
     is_verified(&Op::AllGather { replicas: 1 }, std::slice::from_ref(&shape));
     is_verified(&Op::ReduceScatter { replicas: 1 }, std::slice::from_ref(&shape));
     is_verified(&Op::AllToAll { replicas: 1 }, &[shape]);
+}
+
+/// What keeps a compiler from computing values again, or at once: values pass through, on the CPU in a way of its own.
+#[test]
+fn fences() {
+    for element_type in [ElementType::F32, ElementType::Bf16, ElementType::F16] {
+        let graph = Graph::new();
+        let mut bench = Bench::new(&graph);
+        let mut expected = vec![];
+        for dims in [&[][..], &[5], &[0, 2], &[3, 1, 2]] {
+            let a = bench.input(element_type, dims);
+            let value = bench.values[bench.values.len() - 1].clone();
+            let other = bench.any(&[2, 3]);
+            bench.case(Op::Barrier, &[a]);
+            bench.case(Op::After, &[a, other]);
+            expected.extend([value.clone(), value]);
+        }
+        judge(&bench, &expected);
+        let program = bench.program();
+        same_results(&run(&for_cpu(&program), &program, &bench.values), &expected, &program);
+    }
 }

@@ -111,9 +111,9 @@ pub fn no_credentials(error: Option<&Error>, kind: ErrorKind) -> io::Error {
                 "this VM has no service account, which would be its credentials for Google Cloud: {LOGIN}"
             )
         }
-        Some(_) => format!("there are no credentials for Google Cloud, or Google was not reached: {LOGIN}"),
-        None => {
-            format!("there are no credentials for Google Cloud, and nothing that gives any answered: {LOGIN}")
+        // Whether tries or their time run out first is chance: their pauses are random.
+        Some(_) | None => {
+            format!("there are no credentials for Google Cloud, or Google was not reached: {LOGIN}")
         }
     };
     io::Error::new(kind, message)

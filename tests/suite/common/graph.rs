@@ -12,7 +12,7 @@ use ndarray::{ArrayD, ArrayRef, Dimension, IxDyn};
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostArray {
     pub shape: Shape,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// A Rust type that stands for an element type.
@@ -127,7 +127,16 @@ pub struct Compiled(pub LoadedExecutable);
 
 impl Compiled {
     pub fn new(program: &Program<'_>, replicas: usize) -> Self {
-        let (code, parameters) = (program.to_hlo_proto(), program.parameter_shapes());
+        Self::from_code(program, program.to_hlo_proto(), replicas)
+    }
+
+    /// As programs for the CPU are compiled.
+    pub fn for_cpu(program: &Program<'_>, replicas: usize) -> Self {
+        Self::from_code(program, program.to_cpu_hlo_proto(), replicas)
+    }
+
+    fn from_code(program: &Program<'_>, code: Vec<u8>, replicas: usize) -> Self {
+        let parameters = program.parameter_shapes();
         let module = pjrt::Module { format: ModuleFormat::Hlo, code: &code, parameters: &parameters };
         let compiled = client().compile(&module, &CompileOptions::replicas(replicas));
         let loaded = compiled.unwrap_or_else(|error| panic!("{error}\n{}", program.to_text()));

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod metadata;
 pub mod minilm;
 pub mod runs;
+pub mod server;
 pub mod slice;
 pub mod tpu_api;
 pub mod tpu_vm;
