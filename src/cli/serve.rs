@@ -135,13 +135,6 @@ fn bytes() -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(1000..=1 << 40)
 }
 
-/// As requests are compared with it: a port isn't part of the name.
-fn without_port(host: &str) -> String {
-    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let name = host.rsplit_once(':').filter(|(name, port)| is_port(port) && !name.contains(':'));
-    name.map_or(host, |(name, _)| name).trim_end_matches('.').to_owned()
-}
-
 fn origin(text: &str) -> std::result::Result<String, String> {
     let is_origin = |text: &str| {
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
@@ -223,7 +216,7 @@ impl ServeArgs {
         // Where a step takes as long as its tokens, none should be padding.
         let sizes: &[usize] = if backend == Backend::Cpu { &[1, 2, 4, 8, 16, 32] } else { &[1, 8, 32] };
         let Limits { time_out, read_time_out, drain_time_out, .. } = self.limits;
-        let mut hosts = self.access.allow_host.iter().map(|host| without_port(host)).collect::<Vec<_>>();
+        let mut hosts = self.access.allow_host.clone();
         hosts.extend(rustix::system::uname().nodename().to_str().ok().map(str::to_owned));
         Options {
             sizes: self.batch_sizes.clone().unwrap_or_else(|| sizes.to_vec()),

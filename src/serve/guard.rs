@@ -192,22 +192,24 @@ fn host(request: &Request) -> Option<&str> {
     }
 }
 
-/// Without the port.
+/// Without the port, and without the dot of a name that no other is searched for by.
 fn name_of(host: &str) -> &str {
-    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address;
     }
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    // An address without brackets has more colons.
+    let name = host.rsplit_once(':').filter(|(name, port)| is_port(port) && !name.contains(':'));
+    let name = name.map_or(host, |(name, _)| name);
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// A page elsewhere can have its own name stand for this machine's address, but not an address, nor these names.
 fn is_known(options: &Options, name: &str) -> bool {
-    // As a name that no other is searched for by.
-    let name = name.strip_suffix('.').unwrap_or(name);
     let is_address = name.parse::<IpAddr>().is_ok() || name.parse::<Ipv6Addr>().is_ok();
     is_address
         || name.eq_ignore_ascii_case("localhost")
-        || options.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+        || options.allowed_hosts.iter().any(|allowed| name_of(allowed).eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -218,5 +220,7 @@ mod tests {
     fn names_are_told_from_ports() {
         let names = ["localhost:8080", "[::1]:80", "a.example", "127.0.0.1:1", "[fe80::1]"].map(name_of);
         assert_eq!(names, ["localhost", "::1", "a.example", "127.0.0.1", "fe80::1"]);
+        let names = ["a.example.:80", "a.example.", "a:", "::1", "a:b"].map(name_of);
+        assert_eq!(names, ["a.example", "a.example", "a", "::1", "a:b"]);
     }
 }

@@ -1,5 +1,6 @@
 //! Connections: how many, for how long, and how they end.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt::set_tcp_user_timeout;
+use socket2::{SockFilter, SockRef};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
@@ -98,12 +100,24 @@ impl Server {
         /// is closed while a request is on its way would lose it.
         const LAST: Duration = Duration::from_secs(1);
         const STEP: Duration = Duration::from_millis(10);
+        /// A program for the system's packet filter: `BPF_RET | BPF_K`, of no byte of a packet.
+        const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+        // Who comes from now on is left to try again, and is refused once there is no listener: a connection that were made
+        // between the last look and the listener's end would be lost with what was sent on it.
+        let _ = SockRef::from(&listener).attach_filter(&[DROP]);
         // Those that the system has taken for us: nobody else will answer them.
-        while let Ok((stream, _)) = listener.accept() {
-            if stream.set_nonblocking(true).is_ok()
-                && let Ok(stream) = TcpStream::from_std(stream)
-            {
-                self.take(stream, None);
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        self.take(stream, None);
+                    }
+                }
+                // One that has gone again.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(_) => break,
             }
         }
         drop(listener);

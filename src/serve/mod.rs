@@ -67,7 +67,7 @@ pub struct Options {
     pub drain_time_out: Duration,
     /// Origins of pages elsewhere that may ask; `*` is any.
     pub allowed_origins: Vec<String>,
-    /// Names that the server is called by, besides addresses, `localhost` and the machine's own.
+    /// Names that the server is called by, with a port or without, besides addresses, `localhost` and the machine's own.
     pub allowed_hosts: Vec<String>,
     /// How often is looked for newer checkpoints.
     pub watch: Option<Duration>,

@@ -331,9 +331,7 @@ fn a_table_leaves_others_room_and_a_pause_ends_it() {
     let table = "id,text\n".to_owned() + &"1,a b c d e f g h\n".repeat(3000);
     thread::scope(|scope| {
         let labelled = scope.spawn(|| server.post("/predict.csv", table.as_bytes()));
-        while server.figure("bert_xla_queue_texts") < 8.0 {
-            thread::sleep(Duration::from_millis(1));
-        }
+        server.wait_for_figure("bert_xla_queue_texts", |texts| texts >= 8.0);
         for _ in 0..30 {
             assert_eq!(server.post("/predict", br#"{"inputs": "x"}"#).status, 200);
         }
@@ -364,13 +362,9 @@ fn what_nobody_waits_for_is_not_computed() {
         stream
     });
     let streams = streams.collect::<Vec<_>>();
-    while server.figure("bert_xla_queue_texts") < 3000.0 {
-        thread::sleep(Duration::from_millis(1));
-    }
+    server.wait_for_figure("bert_xla_queue_texts", |texts| texts >= 3000.0);
     drop(streams);
-    while server.figure("bert_xla_queue_texts") > 0.0 {
-        thread::sleep(Duration::from_millis(10));
-    }
+    server.wait_for_figure("bert_xla_queue_texts", |texts| texts == 0.0);
     let computed = server.figure("bert_xla_texts_total");
     assert!(computed < 6000.0, "{computed} of 8000 texts");
     // Those who have gone are counted and logged all the same.

@@ -144,9 +144,7 @@ fn what_isnt_answered_in_time_is_given_up() {
         stream
     });
     let _streams = streams.collect::<Vec<_>>();
-    while server.figure("bert_xla_queue_texts") < 10_000.0 {
-        thread::sleep(Duration::from_millis(1));
-    }
+    server.wait_for_figure("bert_xla_queue_texts", |texts| texts >= 10_000.0);
     let asked = Instant::now();
     server.signal("TERM");
     assert_eq!(server.end(), Some(0));
@@ -227,10 +225,11 @@ fn a_newer_model_takes_over_without_a_lost_request() {
     let arguments = ["--batch-sizes", "1,8", "--watch", "0.1", "--log", "none"];
     let server = Server::start(&run, &folder.join("log"), &arguments);
     let labels = ["-1", "0", "1"];
-    let before = server.probabilities(&["text number 1"], &labels);
-    let wait = |loads: u64| {
+    let answer = || server.probabilities(&["text number 1"], &labels);
+    let (before, mut after) = (answer(), vec![]);
+    let wait = |is_so: &dyn Fn() -> bool| {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while server.get("/info").json()["loads"].as_u64().unwrap() < loads {
+        while !is_so() {
             assert!(Instant::now() < deadline, "{}", server.log());
             thread::sleep(Duration::from_millis(5));
         }
@@ -238,37 +237,35 @@ fn a_newer_model_takes_over_without_a_lost_request() {
     under_load(&server.host, &|_| (), |_| {
         for loads in 2..8 {
             server.signal("HUP");
-            wait(loads);
+            wait(&|| server.get("/info").json()["loads"].as_u64() >= Some(loads));
         }
         // Trained on, which is seen.
         let arguments = ["--epochs", "2", "--mask", "--learning-rate", "1e-3"];
         let output = train(&run, &arguments).output().unwrap();
         assert!(output.status.success(), "{}", text(output.stderr));
-        wait(8);
+        wait(&|| answer() != before);
+        after = answer();
     });
-    let after = server.probabilities(&["text number 1"], &labels);
-    assert_ne!(before, after);
     // Another run in its place, which may have as many steps.
-    let loads = server.get("/info").json()["loads"].as_u64().unwrap();
     let other = folder.join("other");
     let arguments = ["--epochs", "2", "--mask", "--learning-rate", "1e-3", "--seed", "7"];
     let output = train(&other, &arguments).output().unwrap();
     assert!(output.status.success(), "{}", text(output.stderr));
     fs::rename(&run, folder.join("old")).unwrap();
     fs::rename(&other, &run).unwrap();
-    wait(loads + 1);
-    let replaced = server.probabilities(&["text number 1"], &labels);
-    assert_ne!(replaced, after);
-    let after = replaced;
+    wait(&|| answer() != after);
+    let after = answer();
     assert!(server.get("/info").json()["models"][0]["checkpoint"].as_str().unwrap().starts_with("step-"));
     // What can't be read changes nothing.
     let config = run.join("run.json");
     fs::write(&config, "{").unwrap();
     server.signal("HUP");
-    while server.get("/metrics").body.contains("outcome=\"failed\"}").eq(&false) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !server.get("/metrics").body.contains("outcome=\"failed\"}") {
+        assert!(Instant::now() < deadline, "{}", server.log());
         thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(server.probabilities(&["text number 1"], &labels), after);
+    assert_eq!(answer(), after);
     assert_eq!(server.get("/health").status, 200);
 }
 
@@ -371,11 +368,7 @@ fn nobody_is_kept_from_an_answer_by_others() {
     assert!(answered > 100, "{answered}");
     assert!(held.len() > 300);
     // Those who don't ask in time are let go.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while server.figure("bert_xla_connections") > 5.0 {
-        assert!(Instant::now() < deadline, "{} connections", server.figure("bert_xla_connections"));
-        thread::sleep(Duration::from_millis(100));
-    }
+    server.wait_for_figure("bert_xla_connections", |connections| connections <= 5.0);
     let length = 34.to_string();
     let request = head(&server.host, "POST", "/predict", &[("content-length", &length)]);
     let again = ask(&server.host, &request, br#"{"inputs": ["text number 3", "x"]}"#).unwrap();

@@ -123,6 +123,20 @@ impl Server {
         line.unwrap_or_else(|| panic!("no {name}: {text}")).rsplit_once(' ').unwrap().1.parse().unwrap()
     }
 
+    /// Waits until a figure is as it should be.
+    #[track_caller]
+    pub fn wait_for_figure(&self, name: &str, is_so: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let figure = self.figure(name);
+            if is_so(figure) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is {figure}: {}", self.log());
+            sleep(Duration::from_millis(2));
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
