@@ -15,6 +15,7 @@ const SUM: &str =
 
 #[test]
 fn many_executions_do_not_grow_the_process() {
+    const ROUNDS: usize = 100_000;
     let client = cpu_client(1);
     let device = client.addressable_device(0).unwrap();
     let parameters = vec![Shape::new(ElementType::F32, [256]); 2];
@@ -32,11 +33,11 @@ fn many_executions_do_not_grow_the_process() {
     };
     (0..500).for_each(|_| step());
     let before = resident_bytes();
-    (0..10_000).for_each(|_| step());
+    (0..ROUNDS).for_each(|_| step());
     let grown = resident_bytes().saturating_sub(before);
-    eprintln!("10,000 rounds grew the process by {grown} bytes");
-    // One lost object of 100 bytes in each round would be 1 MB.
-    assert!(grown < 1 << 19, "10,000 rounds grew the process by {grown} bytes");
+    eprintln!("{ROUNDS} rounds grew the process by {grown} bytes");
+    // One lost object of 100 bytes in each round would be 10 MB. The system may make pages large meanwhile, of 2 MB each.
+    assert!(grown < 5_000_000, "{ROUNDS} rounds grew the process by {grown} bytes");
 }
 
 fn resident_bytes() -> u64 {

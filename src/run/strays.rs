@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use super::card::is_ours;
 use super::layout::{CARD, CHECKPOINTS, FILES, PROGRESS, RUN, STEPS, TENSORBOARD, TRAINING_FILES, step};
 use super::reader::Pointer;
@@ -35,6 +37,11 @@ pub(super) fn remove_run(root: &Folder) -> Result<()> {
         Ok(None) | Err(Error::Input { .. }) => return Ok(()),
         Err(failure) => return Err(failure),
     };
+    if !root.is_local() {
+        // A process that still writes it finds that it may not any more, and not that files are missing.
+        let nobodys = Pointer { writer: None, ..pointer.clone() };
+        root.write(RUN, format!("{:#}\n", json!(nobodys)).as_bytes())?;
+    }
     let checkpoints = root.folder(CHECKPOINTS);
     // A link leads to where other runs may have theirs.
     if !checkpoints.is_local() || !checkpoints.path().is_symlink() {

@@ -207,10 +207,18 @@ impl Writer {
     /// The one before stays for those who are reading it, until the next commit.
     ///
     /// # Errors
-    /// Values that are no numbers: a checkpoint is there to go on from.
+    /// Values that are no numbers: a checkpoint is there to go on from. Another process has taken over.
     pub fn commit(&mut self, description: &Description, snapshot: &Snapshot<'_>) -> Result<()> {
-        let Snapshot { progress, predictions, .. } = snapshot;
         snapshot.check_finite()?;
+        self.write(description, snapshot).map_err(|error| match self.check_hold() {
+            // What is missing then, that one has removed.
+            Err(taken @ Error::TakenOver { .. }) => taken,
+            _ => error,
+        })
+    }
+
+    fn write(&mut self, description: &Description, snapshot: &Snapshot<'_>) -> Result<()> {
+        let Snapshot { progress, predictions, .. } = snapshot;
         self.check_hold()?;
         let before = self.pointer.checkpoint.clone();
         let checkpoints = self.root.folder(CHECKPOINTS);

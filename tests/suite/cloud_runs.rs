@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -213,12 +215,18 @@ fn what_has_changed_since_it_was_looked_at_is_looked_at_again() {
     let gcs = Gcs::start();
     let older = Training::until(training(&gcs, &FLAGS), 5, || steps(&gcs));
     older.signal("STOP");
-    gcs.fail("GET", layout::MOMENTS[0], Fault::Late(Duration::from_secs(12)));
+    let has_ended = Arc::<AtomicBool>::default();
+    let moments = layout::MOMENTS[0];
+    gcs.fail("GET", moments, Fault::Held(has_ended.clone()));
     let newer = std::thread::scope(|scope| {
         let newer = scope.spawn(|| run(&mut training(&gcs, &FLAGS)));
-        sleep(Duration::from_secs(2));
+        let is_held = || gcs.requests("GET", &[]).iter().any(|request| request.name.ends_with(moments));
+        while !is_held() && !newer.is_finished() {
+            sleep(Duration::from_millis(5));
+        }
         older.signal("CONT");
         let (code, stderr) = older.end();
+        has_ended.store(true, Ordering::Relaxed);
         assert_eq!(code, Some(0), "{stderr}");
         newer.join().unwrap()
     });
@@ -271,13 +279,30 @@ fn a_checkpoint_is_removed_from_its_manifest_to_its_progress() {
 fn an_ensemble_in_a_bucket_is_the_last_ones() {
     let gcs = Gcs::start();
     let list = |gcs: &Gcs| -> Json { serde_json::from_slice(&objects(gcs)["run/ensemble.json"]).unwrap() };
-    let has_second = || objects(&gcs).keys().any(|name| name.starts_with("run/members/seed-1/checkpoints/"));
-    let first = training(&gcs, &["--seeds", "2", "--epochs", "20", "--checkpoint-every", "5"]);
-    let first = Training::until(first, 1, || vec![has_second().into()]);
+    // Where it gives the second member's model to readers, what it copies is removed; not yet what says whose it is.
+    let [is_removed, has_ended] = [(); 2].map(|()| Arc::<AtomicBool>::default());
+    gcs.fail("GET", "/runs/run/members/seed-1/checkpoints/", Fault::Held(is_removed.clone()));
+    gcs.fail("DELETE", "/runs/run/members/seed-1/steps.jsonl", Fault::Held(has_ended.clone()));
+    let asked = |method: &str, start: &str| {
+        gcs.requests(method, &[]).iter().any(|request| request.name.starts_with(start))
+    };
+    let copies = || asked("GET", "run/members/seed-1/checkpoints/");
+    let first = training(&gcs, &["--seeds", "2", "--epochs", "2", "--checkpoint-every", "5"]);
+    let first = Training::until(first, 1, || vec![copies().into()]);
     assert_eq!(list(&gcs)["training"], json!(["members/seed-0", "members/seed-1"]));
-    let (code, stderr) = run(&mut training(&gcs, &["--seeds", "1", "--epochs", "1", "--overwrite"]));
-    assert_eq!(code, Some(0), "{stderr}");
-    let (code, stderr) = first.end();
+    let other = ["--seeds", "1", "--epochs", "1", "--overwrite"];
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| run(&mut training(&gcs, &other)));
+        while !asked("DELETE", "run/members/seed-1/steps.jsonl") && !second.is_finished() {
+            sleep(Duration::from_millis(5));
+        }
+        is_removed.store(true, Ordering::Relaxed);
+        let first = first.end();
+        has_ended.store(true, Ordering::Relaxed);
+        (first, second.join().unwrap())
+    });
+    assert_eq!(second.0, Some(0), "{}", second.1);
+    let (code, stderr) = first;
     assert!(code == Some(1) && stderr.contains("another process has taken the run over"), "{stderr}");
     let list = list(&gcs);
     assert_eq!(list["members"], json!(["members/seed-0"]));

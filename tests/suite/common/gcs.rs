@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -62,8 +63,8 @@ pub enum Fault {
     CutAfter(usize),
     /// It is done, but the connection ends before the answer.
     LoseAnswer,
-    /// The answer comes so much later.
-    Late(Duration),
+    /// The answer comes once this is so.
+    Held(Arc<AtomicBool>),
 }
 
 impl Gcs {
@@ -207,7 +208,11 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     };
     match fault {
         Some(Fault::LoseAnswer) => return Ok(()),
-        Some(Fault::Late(time)) => thread::sleep(time),
+        Some(Fault::Held(ref until)) => {
+            while !until.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
         _ => {}
     }
     let head = format!(
