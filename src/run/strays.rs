@@ -9,7 +9,7 @@ use super::layout::{CARD, CHECKPOINTS, FILES, PROGRESS, RUN, STEPS, TENSORBOARD,
 use super::reader::Pointer;
 use super::tensorboard::remove_events;
 use super::{Error, Result};
-use crate::storage::{Folder, MANIFEST, Manifest, PART};
+use crate::storage::{Folder, MANIFEST, Manifest, PART, Replaced};
 
 /// Whether a folder is a checkpoint of ours, finished or not: by its name, by holding nothing else, and by what no other
 /// program writes; one that was hardly begun holds nothing.
@@ -31,16 +31,23 @@ pub(super) fn is_checkpoint(checkpoints: &Folder, name: &str) -> Result<bool> {
 
 /// Removes a run with all that is known to be of it; whatever else is there is somebody's, and stays. When it is cut short, what
 /// is left is known to be a run's.
+///
+/// # Errors
+/// In a bucket, another process has taken it over meanwhile.
 pub(super) fn remove_run(root: &Folder) -> Result<()> {
+    let version = root.read_versioned(RUN)?.map(|(_, version)| version);
     let pointer = match Pointer::read(root) {
         Ok(Some(pointer)) => pointer,
         Ok(None) | Err(Error::Input { .. }) => return Ok(()),
         Err(failure) => return Err(failure),
     };
-    if !root.is_local() {
+    if !root.is_local() && pointer.writer.is_some() {
         // A process that still writes it finds that it may not any more, and not that files are missing.
         let nobodys = Pointer { writer: None, ..pointer.clone() };
-        root.write(RUN, format!("{:#}\n", json!(nobodys)).as_bytes())?;
+        let text = format!("{:#}\n", json!(nobodys));
+        if let Replaced::Outdated = root.replace(RUN, text.as_bytes(), version.as_ref())? {
+            return Err(Error::TakenOver { path: root.path().to_owned() });
+        }
     }
     let checkpoints = root.folder(CHECKPOINTS);
     // A link leads to where other runs may have theirs.

@@ -16,7 +16,7 @@ use super::snapshot::{Description, Snapshot};
 use super::strays::{is_checkpoint, is_part, remove_checkpoint};
 use super::vacancy::{check_has_no_folders, held};
 use super::{Error, Result};
-use crate::storage::{Commit, Folder, Logged, MANIFEST, Manifest, Replaced, Version};
+use crate::storage::{Commit, Folder, Logged, MANIFEST, Manifest, Replaced, Version, is_damage};
 
 /// The one that writes to a run folder.
 pub struct Writer {
@@ -122,11 +122,15 @@ impl Writer {
         if !self.take_over(&before)? {
             return Ok(None);
         }
+        self.tidy().map_err(|error| self.reason(error))?;
+        Ok(Some(from.run.clone()))
+    }
+
+    fn tidy(&mut self) -> Result<()> {
         if !self.is_fresh()? {
             self.refresh()?;
         }
-        self.remove_strays(None)?;
-        Ok(Some(from.run.clone()))
+        self.remove_strays(None)
     }
 
     /// Leaves a run as it is that has nothing to go on to, but for what a commit that was cut short has left to do. In a bucket,
@@ -210,11 +214,16 @@ impl Writer {
     /// Values that are no numbers: a checkpoint is there to go on from. Another process has taken over.
     pub fn commit(&mut self, description: &Description, snapshot: &Snapshot<'_>) -> Result<()> {
         snapshot.check_finite()?;
-        self.write(description, snapshot).map_err(|error| match self.check_hold() {
-            // What is missing then, that one has removed.
+        self.write(description, snapshot).map_err(|error| self.reason(error))
+    }
+
+    /// Why something has failed: what is missing, another process may have removed that has taken over.
+    fn reason(&self, error: Error) -> Error {
+        let is_missing = matches!(&error, Error::File(failure) if is_damage(failure));
+        match if is_missing { self.check_hold() } else { Ok(()) } {
             Err(taken @ Error::TakenOver { .. }) => taken,
             _ => error,
-        })
+        }
     }
 
     fn write(&mut self, description: &Description, snapshot: &Snapshot<'_>) -> Result<()> {

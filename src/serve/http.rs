@@ -102,8 +102,9 @@ impl Server {
         const STEP: Duration = Duration::from_millis(10);
         /// A program for the system's packet filter: `BPF_RET | BPF_K`, of no byte of a packet.
         const DROP: SockFilter = SockFilter::new(0x06, 0, 0, 0);
-        // Who comes from now on is left to try again, and is refused once there is no listener: a connection that were made
-        // between the last look and the listener's end would be lost with what was sent on it.
+        let end = Instant::now() + LAST;
+        // Who asks to connect from now on is left to ask again, and is refused once there is no listener: a connection that were
+        // made between the last look and the listener's end would be lost with what was sent on it.
         let _ = SockRef::from(&listener).attach_filter(&[DROP]);
         // Those that the system has taken for us: nobody else will answer them.
         loop {
@@ -115,13 +116,12 @@ impl Server {
                         self.take(stream, None);
                     }
                 }
-                // One that has gone again.
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
-                Err(_) => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock || Instant::now() > end => break,
+                // One that has gone again, or there are no file descriptors just now.
+                Err(_) => sleep(STEP).await,
             }
         }
         drop(listener);
-        let end = Instant::now() + LAST;
         while self.graceful.count() > 0 && Instant::now() < end {
             sleep(STEP).await;
         }
