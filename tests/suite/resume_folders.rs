@@ -98,7 +98,7 @@ fn a_run_that_is_replaced_stays_until_there_is_another() {
 fn a_run_goes_on_without_the_checkpoint_of_its_last_epoch() {
     let root = empty_folder("resume_removed").join("run");
     let more = ["--epochs", "3", "--checkpoint-every", "5"];
-    Training::start(train(&root, &more), &root, 25).kill();
+    Training::start(train(&root, &more), &root, 30).kill();
     let newest = *steps(&root).last().unwrap();
     assert!(newest < 46);
     fs::remove_dir_all(root.join("checkpoints/step-23")).unwrap();

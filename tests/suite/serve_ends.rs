@@ -267,7 +267,7 @@ fn a_newer_model_takes_over_without_a_lost_request() {
         assert!(Instant::now() < deadline, "{}", server.log());
         thread::sleep(Duration::from_millis(10));
     }
-    assert!(!differ(&answer(), &after));
+    assert_eq!(answer(), after);
     assert_eq!(server.get("/health").status, 200);
 }
 
@@ -370,7 +370,9 @@ fn nobody_is_kept_from_an_answer_by_others() {
     assert!(answered > 100, "{answered}");
     assert!(held.len() > 300);
     // Those who don't ask in time are let go.
+    let left = Instant::now();
     server.wait_for_figure("bert_xla_connections", |connections| connections <= 5.0);
+    assert!(left.elapsed() < Duration::from_secs(20), "{:?}", left.elapsed());
     let length = 34.to_string();
     let request = head(&server.host, "POST", "/predict", &[("content-length", &length)]);
     let again = ask(&server.host, &request, br#"{"inputs": ["text number 3", "x"]}"#).unwrap();
